@@ -1,0 +1,66 @@
+"""Checks shared by the operators and the modules, with the project's one form of message.
+
+A message reads ``who: what was given and the rule, with numbers. What to do.``
+"""
+
+from math import gcd
+
+import torch
+from torch import Tensor
+
+
+def check_blocks(who: str, channels: dict[str, int], *, groups: int, blocks: int) -> None:
+    """Check that ``blocks * groups`` divides every count in ``channels`` (name → count).
+
+    Raises:
+        ValueError: if ``blocks``, ``groups`` or a count is below 1, or if one count is not divisible.
+    """
+    for name, value in {"blocks": blocks, "groups": groups, **channels}.items():
+        if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+            raise TypeError(f"{who}: {name} must be an int, got {value!r} ({type(value).__name__}).")
+        if value < 1:
+            raise ValueError(f"{who}: {name} must be at least 1, got {name}={value}.")
+    divisor = blocks * groups
+    for name, value in channels.items():
+        if value % divisor:
+            given = " and ".join(f"{n}={v}" for n, v in channels.items())
+            raise ValueError(
+                f"{who}: {name}={value} is not divisible by blocks * groups = {blocks} * {groups} = {divisor}. "
+                + _fitting_blocks(given, list(channels.values()), groups)
+            )
+
+
+def _fitting_blocks(given: str, counts: list[int], groups: int) -> str:
+    common = gcd(*counts)
+    if common % groups:
+        return f"No number of blocks fits {given} at groups={groups}: groups must divide both."
+    fitting = [b for b in range(1, common // groups + 1) if common // groups % b == 0]
+    return f"Blocks that fit {given} at groups={groups}: {', '.join(map(str, fitting))}."
+
+
+def check_floating(who: str, x: Tensor) -> None:
+    """Raise RuntimeError unless ``x`` has a floating-point or complex dtype, as torch's convolutions do."""
+    if not (x.is_floating_point() or x.is_complex()):
+        raise RuntimeError(
+            f"{who}: expected a floating-point input, got dtype={x.dtype}. Convert it, e.g. x.float() / 255 for images."
+        )
+
+
+def check_conv_input(who: str, x: Tensor, *, channels: int, spatial_dims: int) -> None:
+    """Check the rank, the channel count and the kind of dtype of a convolution's input.
+
+    Raises:
+        RuntimeError: with the shape that was given and the two shapes that are allowed.
+    """
+    rank_fits = x.dim() in (spatial_dims + 1, spatial_dims + 2)
+    if not rank_fits or x.shape[-spatial_dims - 1] != channels:
+        axes = ", ".join("DHW"[-spatial_dims:]) if spatial_dims > 1 else "L"
+        message = (
+            f"{who}: expected input (N, {channels}, {axes}) or ({channels}, {axes}), got {tuple(x.shape)}."
+        )
+        if rank_fits and x.shape[-1] == channels:
+            order = [*range(x.dim() - spatial_dims - 1), x.dim() - 1, *range(x.dim() - spatial_dims - 1, x.dim() - 1)]
+            message += f" The channels seem to be last: pass x.permute({', '.join(map(str, order))})"
+            message += ", which is the channels_last format without a copy." if x.dim() > 3 else "."
+        raise RuntimeError(message)
+    check_floating(who, x)

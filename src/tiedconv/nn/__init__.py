@@ -1,0 +1,7 @@
+"""Tied layers as modules with torch.nn's signatures, and attention built on them."""
+
+from .attention import TiedGlobalContext, TiedSE
+from .conv import TiedConv1d, TiedConv2d, TiedConv3d
+from .linear import TiedLinear
+
+__all__ = ["TiedConv1d", "TiedConv2d", "TiedConv3d", "TiedGlobalContext", "TiedLinear", "TiedSE"]

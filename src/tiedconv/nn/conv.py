@@ -1,0 +1,189 @@
+"""Tied block convolutions as modules with the signatures of ``torch.nn.Conv1d/2d/3d``."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, device, dtype, empty, nn
+
+from .. import _checks, ops
+from ..ops import layout
+from ..ops.functional import Padding, Size
+
+_PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
+
+class _TiedConvNd(nn.Module):
+    """What the three tied convolutions share; ``N`` and ``_op`` tell them apart."""
+
+    N: ClassVar[int]
+    _op: ClassVar[Callable[..., Tensor]]
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Padding = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: device | str | int | None = None,
+        dtype: dtype | None = None,
+        *,
+        blocks: int = 1,
+    ) -> None:
+        super().__init__()
+        who = type(self).__name__
+        channels = {"in_channels": in_channels, "out_channels": out_channels}
+        _checks.check_blocks(who, channels, groups=groups, blocks=blocks)
+        if padding_mode not in _PADDING_MODES:
+            raise ValueError(f"{who}: padding_mode must be one of {', '.join(_PADDING_MODES)}, got {padding_mode!r}.")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = self._per_dim("kernel_size", kernel_size, minimum=1)
+        self.stride = self._per_dim("stride", stride, minimum=1)
+        self.dilation = self._per_dim("dilation", dilation, minimum=1)
+        if isinstance(padding, str):
+            if padding not in ("same", "valid"):
+                raise ValueError(f'{who}: padding must be a number, "same" or "valid", got {padding!r}.')
+            if padding == "same" and any(s != 1 for s in self.stride):
+                raise ValueError(
+                    f'{who}: padding="same" needs stride 1, got stride={stride}. Give the padding as numbers.'
+                )
+            self.padding: tuple[int, ...] | str = padding
+        else:
+            self.padding = self._per_dim("padding", padding, minimum=0)
+        self.groups = groups
+        self.blocks = blocks
+        self.padding_mode = padding_mode
+
+        rows, columns = out_channels // blocks, in_channels // (blocks * groups)
+        self.weight = nn.Parameter(empty(rows, columns, *self.kernel_size, device=device, dtype=dtype))
+        if bias:
+            self.bias = nn.Parameter(empty(rows, device=device, dtype=dtype))
+        else:
+            self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    def _per_dim(self, name: str, value: Size, *, minimum: int) -> tuple[int, ...]:
+        values = tuple(value) if isinstance(value, Sequence) else (value,) * self.N
+        who = type(self).__name__
+        if len(values) != self.N:
+            raise ValueError(f"{who}: {name} must be one int or {self.N} of them, got {value!r}.")
+        if any(v < minimum for v in values):
+            raise ValueError(f"{who}: {name} must be at least {minimum}, got {value!r}.")
+        return values
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias as ``torch.nn.Conv2d`` does for the fan-in of one block.
+
+        An output channel of block b sees that block's C_i/(B·G) input channels and nothing else. Its variance is set by
+        those inputs, so the bound is 1/sqrt(C_i/(B·G)·k_H·k_W), which is what torch's rule gives for this weight; that the
+        same numbers serve B blocks changes no output's variance.
+        """
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            fan_in = self.weight[0].numel()
+            nn.init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+
+    def forward(self, x: Tensor) -> Tensor:
+        _checks.check_conv_input(type(self).__name__, x, channels=self.in_channels, spatial_dims=self.N)
+        padding: Any = self.padding
+        if self.padding_mode != "zeros":
+            x, padding = self._pad(x), 0
+        return type(self)._op(
+            x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups, blocks=self.blocks
+        )
+
+    def _pad(self, x: Tensor) -> Tensor:
+        """Pad with ``padding_mode``, in the memory format of ``x``."""
+        amounts: list[int] = []  # (before, after), last dimension first, as F.pad wants them
+        for i in reversed(range(self.N)):
+            if self.padding == "same":
+                total = self.dilation[i] * (self.kernel_size[i] - 1)
+                amounts += [total // 2, total - total // 2]
+            else:
+                amount = 0 if isinstance(self.padding, str) else self.padding[i]
+                amounts += [amount, amount]
+        return layout.match_format(F.pad(x, amounts, mode=self.padding_mode), like=x)
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]
+        if self.padding != (0,) * self.N:
+            parts.append(f"padding={self.padding!r}")
+        if self.dilation != (1,) * self.N:
+            parts.append(f"dilation={self.dilation}")
+        if self.groups != 1:
+            parts.append(f"groups={self.groups}")
+        if self.bias is None:
+            parts.append("bias=False")
+        if self.padding_mode != "zeros":
+            parts.append(f"padding_mode={self.padding_mode!r}")
+        parts.append(f"blocks={self.blocks}")
+        return ", ".join(parts)
+
+
+class TiedConv2d(_TiedConvNd):
+    r"""2-D convolution whose ``blocks`` channel blocks share one thin filter bank.
+
+    Each group's input channels are split into ``blocks`` equal parts, and every part is convolved with that group's
+    filters (paper, eq. 3; with ``groups`` > 1, eq. 4). Written :math:`B` = ``blocks`` and :math:`G` = ``groups``, the
+    layer has :math:`B^2` times fewer weights and needs :math:`B` times fewer multiply-adds than ``torch.nn.Conv2d`` with
+    the same ``groups``. With ``blocks=1`` it is that layer, weights included.
+
+    Args:
+        in_channels: channels of the input, a multiple of ``blocks * groups``.
+        out_channels: channels of the output, a multiple of ``blocks * groups``.
+        kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype: as in ``torch.nn.Conv2d``.
+        blocks: how many channel blocks share the filters, at least 1. Default 1: nothing is shared.
+
+    Shape:
+        - Input: :math:`(N, C_i, H, W)` or :math:`(C_i, H, W)`, contiguous or channels_last; :math:`N` may be 0.
+        - Output: :math:`(N, C_o, H', W')` or :math:`(C_o, H', W')`, in the input's memory format, with
+          :math:`H' = \lfloor (H + 2p - d(k_H - 1) - 1) / s \rfloor + 1` pixels; :math:`W'` likewise.
+
+    Attributes:
+        weight: :math:`(C_o / B,\; C_i / (BG),\; k_H, k_W)`; rows are ordered by group. Initialised as in
+            ``torch.nn.Conv2d``, with fan-in :math:`C_i k_H k_W / (BG)`, the number of inputs an output really sees.
+        bias: :math:`(C_o / B)`, shared by the blocks like the weight, or ``None``.
+
+    Channel order is group-major: group 0's blocks, then group 1's. Cost: :math:`C_i C_o k_H k_W H' W' / (BG)` MACs per
+    image. Computed by :func:`tiedconv.ops.tied_conv2d`.
+
+    Raises:
+        ValueError: at construction, if ``blocks * groups`` does not divide both channel counts or ``blocks`` is below 1.
+        RuntimeError: at the call, if the input is not 3-D or 4-D or has another number of channels.
+
+    Example:
+        >>> conv = TiedConv2d(64, 128, 3, padding=1, blocks=4)
+        >>> conv.weight.shape, conv.bias.shape
+        (torch.Size([32, 16, 3, 3]), torch.Size([32]))
+        >>> conv(torch.zeros(8, 64, 56, 56)).shape
+        torch.Size([8, 128, 56, 56])
+        >>> sum(p.numel() for p in conv.parameters())  # torch.nn.Conv2d: 73856
+        4640
+    """
+
+    N = 2
+    _op = staticmethod(ops.tied_conv2d)
+
+
+class TiedConv1d(_TiedConvNd):
+    r"""As :class:`TiedConv2d`, for sequences :math:`(N, C_i, L)` or :math:`(C_i, L)`."""
+
+    N = 1
+    _op = staticmethod(ops.tied_conv1d)
+
+
+class TiedConv3d(_TiedConvNd):
+    r"""As :class:`TiedConv2d`, for volumes :math:`(N, C_i, D, H, W)` or :math:`(C_i, D, H, W)`."""
+
+    N = 3
+    _op = staticmethod(ops.tied_conv3d)

@@ -1,0 +1,90 @@
+"""The ways to compute one tied convolution. All take the same arguments and return the same numbers.
+
+Every path gets a batched input (N, C_i, *space), per-dimension tuples for ``stride``, ``padding`` and ``dilation``, and
+arguments that are already checked. None promises a memory format: the caller restores the input's.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import layout
+
+CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+class ConvArgs(NamedTuple):
+    """Geometry of a convolution, one entry a spatial dimension, and how its channels are shared out."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    blocks: int
+
+    def is_pointwise(self, weight: Tensor) -> bool:
+        """Whether each output position reads exactly the input position at the same place."""
+        return (
+            all(k == 1 for k in weight.shape[2:])
+            and all(s == 1 for s in self.stride)
+            and all(p == 0 for p in self.padding)
+        )
+
+
+Path = Callable[[Tensor, Tensor, Tensor | None, ConvArgs], Tensor]
+
+
+def view(x: Tensor, weight: Tensor, bias: Tensor | None, args: ConvArgs) -> Tensor:
+    """Blocks as samples: one small convolution on (N·B, C_i/B, *space). Free of copies on contiguous input, G = 1."""
+    blocks_as_samples = layout.split_blocks(x, groups=args.groups, blocks=args.blocks)
+    conv = CONV[x.dim() - 2]
+    y = conv(blocks_as_samples, weight, bias, args.stride, args.padding, args.dilation, args.groups)
+    return layout.join_blocks(y, groups=args.groups, blocks=args.blocks)
+
+
+def grouped(x: Tensor, weight: Tensor, bias: Tensor | None, args: ConvArgs) -> Tensor:
+    """The definition: a convolution with B·G groups whose filters are repeated for every block."""
+    repeated = layout.repeat_for_groups(weight, groups=args.groups, blocks=args.blocks)
+    if bias is not None:
+        bias = layout.repeat_for_groups(bias, groups=args.groups, blocks=args.blocks)
+    conv = CONV[x.dim() - 2]
+    return conv(x, repeated, bias, args.stride, args.padding, args.dilation, args.groups * args.blocks)
+
+
+def depth(x: Tensor, weight: Tensor, bias: Tensor | None, args: ConvArgs) -> Tensor:
+    """Blocks as the depth of a 3-D convolution with kernel (kH, kW, 1). For 2-D input and G = 1.
+
+    In channels_last memory the blocks are the innermost axis but one, (N, H, W, B, C_i/B). Seen as (N, C_i/B, H, W, B)
+    that is a channels_last_3d tensor without moving a byte, and so is the output.
+    """
+    blocks_as_depth = x.permute(0, 2, 3, 1).unflatten(3, (args.blocks, -1)).permute(0, 4, 1, 2, 3)
+    y = F.conv3d(
+        blocks_as_depth, weight.unsqueeze(-1), bias, (*args.stride, 1), (*args.padding, 0), (*args.dilation, 1)
+    )
+    return y.permute(0, 2, 3, 4, 1).flatten(3).permute(0, 3, 1, 2)
+
+
+def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, args: ConvArgs) -> Tensor:
+    """A pointwise convolution with one group as a single matrix product, in whichever order the channels lie."""
+    filters = weight.flatten(1)
+    if layout.is_channels_last(x):
+        y = F.linear(x.movedim(1, -1).unflatten(-1, (args.blocks, -1)), filters, bias)
+        return y.flatten(-2).movedim(-1, 1)
+    y = torch.matmul(filters, layout.split_blocks(x, groups=1, blocks=args.blocks).flatten(2))
+    if bias is not None:
+        y = y + bias.unsqueeze(-1)
+    return layout.join_blocks(y, groups=1, blocks=args.blocks).unflatten(2, x.shape[2:])
+
+
+def applicable(x: Tensor, weight: Tensor, args: ConvArgs) -> dict[str, Path]:
+    """Every path that can compute this call, by name. ``grouped`` and ``view`` always can."""
+    paths: dict[str, Path] = {"view": view, "grouped": grouped}
+    if args.groups == 1:
+        if x.dim() == 4:
+            paths["depth"] = depth
+        if args.is_pointwise(weight):
+            paths["matmul"] = matmul
+    return paths

@@ -1,0 +1,198 @@
+"""Tied block convolution and tied linear maps as functions on tensors, with the signatures of ``torch.nn.functional``."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import _checks
+from . import layout
+from ._dispatch import choose
+from ._paths import ConvArgs
+
+Size = int | Sequence[int]
+Padding = Size | Literal["same", "valid"]
+
+
+def tied_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    blocks: int = 1,
+) -> Tensor:
+    r"""Convolve every channel block of a batch of images with the same thin filter bank.
+
+    Paper, eq. 3; with ``groups`` > 1, eq. 4: each group has its own filters, shared by the group's blocks. Written
+    :math:`B` = ``blocks`` and :math:`G` = ``groups``, the call costs
+    :math:`C_i C_o k_H k_W H' W' / (BG)` multiply-adds per image. With ``blocks=1`` it is ``F.conv2d``.
+
+    Args:
+        x: :math:`(N, C_i, H, W)` or :math:`(C_i, H, W)`, in any memory format; :math:`N` may be 0.
+        weight: :math:`(C_o / B,\; C_i / (BG),\; k_H, k_W)`, rows ordered by group.
+        bias: :math:`(C_o / B)`, shared by the blocks like the weight.
+        stride, padding, dilation, groups: as in ``F.conv2d``; ``padding`` may be ``"same"`` or ``"valid"``.
+        blocks: how many channel blocks of each group share the filters.
+
+    Returns:
+        :math:`(N, C_o, H', W')` or :math:`(C_o, H', W')` in the memory format of ``x``. Channels are group-major: group
+        0's blocks, then group 1's.
+
+    Raises:
+        ValueError: if an argument is out of range, or the weight's rows cannot be shared out to the groups.
+        RuntimeError: if shapes or dtypes of the tensors do not fit together.
+
+    Example:
+        >>> x, weight = torch.ones(1, 4, 2, 2), torch.ones(3, 2, 1, 1)
+        >>> tied_conv2d(x, weight, blocks=2).shape
+        torch.Size([1, 6, 2, 2])
+    """
+    return _tied_conv("tied_conv2d", 2, x, weight, bias, stride, padding, dilation, groups, blocks)
+
+
+def tied_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    blocks: int = 1,
+) -> Tensor:
+    r"""As :func:`tied_conv2d`, for sequences: ``x`` :math:`(N, C_i, L)`, ``weight`` :math:`(C_o/B, C_i/(BG), k)`."""
+    return _tied_conv("tied_conv1d", 1, x, weight, bias, stride, padding, dilation, groups, blocks)
+
+
+def tied_conv3d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    blocks: int = 1,
+) -> Tensor:
+    r"""As :func:`tied_conv2d`, for volumes: ``x`` :math:`(N, C_i, D, H, W)`, in any memory format."""
+    return _tied_conv("tied_conv3d", 3, x, weight, bias, stride, padding, dilation, groups, blocks)
+
+
+def tied_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, blocks: int = 1) -> Tensor:
+    r"""Apply one thin linear map to every block of features (TFC of the paper, section 1).
+
+    Args:
+        x: :math:`(*, C_i)`, any number of leading dimensions.
+        weight: :math:`(C_o / B,\; C_i / B)` with :math:`B` = ``blocks``.
+        bias: :math:`(C_o / B)`, shared by the blocks.
+        blocks: how many feature blocks share the map.
+
+    Returns:
+        :math:`(*, C_o)`.
+
+    Raises:
+        ValueError: if ``blocks`` is below 1.
+        RuntimeError: if shapes or dtypes of the tensors do not fit together.
+
+    Example:
+        >>> tied_linear(torch.ones(8, 6), torch.ones(5, 2), blocks=3).shape
+        torch.Size([8, 15])
+    """
+    who = "tied_linear"
+    _checks.check_blocks(who, {}, groups=1, blocks=blocks)
+    if weight.dim() != 2:
+        raise RuntimeError(f"{who}: expected weight (C_o/B, C_i/B), got {tuple(weight.shape)}.")
+    features = weight.shape[1] * blocks
+    if x.dim() < 1 or x.shape[-1] != features:
+        raise RuntimeError(
+            f"{who}: expected input (..., {features}), as the weight is {tuple(weight.shape)} and blocks={blocks}, "
+            f"got {tuple(x.shape)}."
+        )
+    _check_tensors(who, x, weight, bias)
+    return F.linear(x.unflatten(-1, (blocks, -1)), weight, bias).flatten(-2)
+
+
+def _tied_conv(
+    who: str,
+    spatial_dims: int,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Size,
+    padding: Padding,
+    dilation: Size,
+    groups: int,
+    blocks: int,
+) -> Tensor:
+    _checks.check_blocks(who, {}, groups=groups, blocks=blocks)
+    if weight.dim() != spatial_dims + 2:
+        raise RuntimeError(
+            f"{who}: expected a weight of {spatial_dims + 2} dimensions, (C_o/B, C_i/(B*G), *kernel), "
+            f"got {tuple(weight.shape)}."
+        )
+    if weight.shape[0] % groups:
+        raise ValueError(f"{who}: the weight's {weight.shape[0]} rows are not divisible by groups={groups}.")
+    _checks.check_conv_input(who, x, channels=weight.shape[1] * groups * blocks, spatial_dims=spatial_dims)
+    _check_tensors(who, x, weight, bias)
+
+    unbatched = x.dim() == spatial_dims + 1
+    if unbatched:
+        x = x.unsqueeze(0)
+    strides = _per_dim(who, "stride", stride, spatial_dims, minimum=1)
+    dilations = _per_dim(who, "dilation", dilation, spatial_dims, minimum=1)
+    if isinstance(padding, str):
+        paddings, extra = _named_padding(who, padding, weight.shape[2:], strides, dilations)
+    else:
+        paddings, extra = _per_dim(who, "padding", padding, spatial_dims, minimum=0), None
+    padded = x if extra is None else F.pad(x, extra)
+    args = ConvArgs(strides, paddings, dilations, groups, blocks)
+    y = layout.match_format(choose(padded, weight, args)(padded, weight, bias, args), like=x)
+    return y.squeeze(0) if unbatched else y
+
+
+def _check_tensors(who: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise RuntimeError(
+            f"{who}: expected bias ({weight.shape[0]},), one entry a row of the weight and shared by the blocks, "
+            f"got {tuple(bias.shape)}."
+        )
+    _checks.check_floating(who, x)
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise RuntimeError(
+            f"{who}: the input is {x.dtype} and the weight {weight.dtype}. Convert one of them, or use torch.autocast."
+        )
+
+
+def _per_dim(who: str, name: str, value: Size, dims: int, *, minimum: int) -> tuple[int, ...]:
+    """One int for all dimensions, a sequence of one, or one a dimension, as torch.nn.functional takes them."""
+    values = (value,) * dims if isinstance(value, (int, torch.SymInt)) else tuple(value)
+    if len(values) == 1:
+        values *= dims
+    if len(values) != dims:
+        raise RuntimeError(f"{who}: {name} must be one int or {dims} of them, got {value!r}.")
+    if any(v < minimum for v in values):
+        raise RuntimeError(f"{who}: {name} must be at least {minimum}, got {value!r}.")
+    return values
+
+
+def _named_padding(
+    who: str, padding: str, kernel: Sequence[int], stride: tuple[int, ...], dilation: tuple[int, ...]
+) -> tuple[tuple[int, ...], list[int] | None]:
+    """``"same"`` or ``"valid"`` → padding on both sides, and what the far sides need beyond it for ``F.pad``."""
+    if padding == "valid":
+        return (0,) * len(kernel), None
+    if padding != "same":
+        raise RuntimeError(f'{who}: padding must be an int, a tuple of ints, "same" or "valid", got {padding!r}.')
+    if any(s != 1 for s in stride):
+        raise RuntimeError(f'{who}: padding="same" needs stride 1, got stride={stride}. Give the padding as numbers.')
+    total = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+    extra = [amount for t in reversed(total) for amount in (0, t % 2)]
+    return tuple(t // 2 for t in total), extra if any(extra) else None

@@ -1,0 +1,63 @@
+"""Channel order and memory formats: the only place that knows how blocks lie in a tensor.
+
+Channels are ordered group-major (paper, eq. 4): channel ``(g * B + b) * c + i`` is channel ``i`` of block ``b`` of group
+``g``. Weight rows are ordered by group.
+"""
+
+import torch
+from torch import Tensor
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether the channels of ``x`` (N, C, H, W) or (N, C, D, H, W) lie innermost in memory; slices count too.
+
+    Read off the strides, because ``Tensor.is_contiguous(memory_format=...)`` is refused under ``torch.func.vmap``. As in
+    torch, a tensor that fits both orders, such as one with a single channel or a single pixel, counts as contiguous.
+    """
+    if x.dim() not in _CHANNELS_LAST or 0 in x.shape:
+        return False
+    innermost = x.stride(1)
+    reach = 0  # how far in memory the dimensions seen so far extend
+    for dim in (1, *range(x.dim() - 1, 1, -1), 0):
+        stride = x.stride(dim)
+        if stride < reach or stride == 0 or (dim == 0 and reach == innermost):
+            return False
+        reach = stride * x.shape[dim]
+    return True
+
+
+def match_format(y: Tensor, like: Tensor) -> Tensor:
+    """Return ``y`` in the memory format of ``like`` (same rank), copied only where it is in the other one."""
+    if is_channels_last(like):
+        return y if is_channels_last(y) else y.contiguous(memory_format=_CHANNELS_LAST[y.dim()])
+    return y.contiguous()
+
+
+def repeat_for_groups(weight: Tensor, *, groups: int, blocks: int) -> Tensor:
+    """Tied weight (C_o/B, C_i/(BG), *kernel) → the weight (C_o, C_i/(BG), *kernel) of a convolution with B·G groups.
+
+    Works for a bias (C_o/B,) → (C_o,) as well.
+    """
+    if blocks == 1:
+        return weight
+    per_group = weight.unflatten(0, (groups, 1, -1))
+    return per_group.expand(-1, blocks, *(-1,) * (per_group.dim() - 2)).flatten(0, 2)
+
+
+def split_blocks(x: Tensor, *, groups: int, blocks: int) -> Tensor:
+    """(N, C, *space) → (N·B, C/B, *space): the blocks become samples, each with its G groups side by side.
+
+    Free of copies for a contiguous ``x`` with one group.
+    """
+    if groups == 1:
+        return x.reshape(x.shape[0] * blocks, x.shape[1] // blocks, *x.shape[2:])
+    return x.unflatten(1, (groups, blocks, -1)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+
+
+def join_blocks(y: Tensor, *, groups: int, blocks: int) -> Tensor:
+    """The inverse of :func:`split_blocks`, for an output of any channel count."""
+    if groups == 1:
+        return y.reshape(y.shape[0] // blocks, y.shape[1] * blocks, *y.shape[2:])
+    return y.unflatten(0, (-1, blocks)).unflatten(2, (groups, -1)).transpose(1, 2).flatten(1, 3)
