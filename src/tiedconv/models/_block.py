@@ -1,0 +1,236 @@
+"""The tied bottleneck, which TiedResNet, TiedResNeXt and TiedSENet share."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from timm.layers import create_aa, create_attn
+from torch import Tensor, device, dtype, nn
+
+from ..nn import TiedConv2d
+
+Mixer = Literal["sum", "concatenate"]
+
+
+class TiedBottleneck(nn.Module):
+    r"""Bottleneck whose 3x3 convolution is shared out to thin splits, each tied in its own way (paper, section 2).
+
+    A block class for ``timm.models.resnet.ResNet``; what timm's own blocks have not arrives by its ``block_args``. With
+    :math:`s` splits, :math:`w` = ``base_width * planes / 64`` channels each, and batch norm after every convolution:
+
+    1. entry: 1x1, :math:`C_i → sw`, tied by ``shared_blocks``, activation;
+    2. split ``i``: 3x3 on channels :math:`[iw, (i+1)w)`, tied by ``blocks[i]``, with the block's stride, activation;
+    3. mixer: 3x3, :math:`w → w` on the splits' sum (or :math:`sw → w` on their concatenation), tied by
+       ``shared_blocks``, activation: here information crosses the splits;
+    4. exit: 1x1, :math:`(s + 1) w → 4` ``planes``, untied, on the splits' and the mixer's outputs; attention;
+    5. plus the shortcut, activation. A stage's first shortcut is tied by ``shared_blocks``.
+
+    The paper does not print the block; this structure agrees with its prose and with Table 1's counts.
+
+    Args:
+        inplanes: channels of the input, :math:`C_i`.
+        planes: a quarter of the output's channels.
+        stride: of the splits and of the shortcut.
+        downsample: the shortcut that timm builds; its convolution is exchanged for a tied one of the same shape.
+        cardinality: convolution groups of all splits together (TGC, eq. 4). Above 1 it is a multiple of ``splits``;
+            every split, and the mixer, has ``cardinality / splits`` groups.
+        base_width: width of a split at 64 planes, the ``w`` of the paper's "4s x 32w".
+        reduce_first: timm's argument for SENet-154; only 1 is supported.
+        dilation, first_dilation: of the mixer and of the splits.
+        act_layer, norm_layer, attn_layer, aa_layer, drop_block, drop_path: as in timm's ``Bottleneck``.
+        device, dtype: as in ``torch.nn.Conv2d``.
+        splits: how many splits, :math:`s`.
+        blocks: blocks of each split's convolution, one number a split.
+        mixer: how the splits' outputs are fused, ``"sum"`` or ``"concatenate"`` (Table 6).
+        shared_blocks: blocks of the entry, the mixer and the shortcut.
+
+    Shape:
+        - Input: :math:`(N, C_i, H, W)`.
+        - Output: :math:`(N, 4` ``planes`` :math:`, ⌈H / stride⌉, ⌈W / stride⌉)`, in the input's memory format.
+
+    Raises:
+        ValueError: at construction, if ``mixer`` is unknown, ``blocks`` has not ``splits`` entries, or a width is not
+            divisible by its groups and blocks.
+
+    Example:
+        >>> block = TiedBottleneck(256, 64, base_width=32)
+        >>> block(torch.zeros(2, 256, 56, 56)).shape
+        torch.Size([2, 256, 56, 56])
+        >>> sum(p.numel() for p in block.parameters())  # timm's Bottleneck(256, 64): 70400
+        64784
+    """
+
+    expansion = 4
+
+    def __init__(
+        self,
+        inplanes: int,
+        planes: int,
+        stride: int = 1,
+        downsample: nn.Module | None = None,
+        cardinality: int = 1,
+        base_width: int = 32,
+        reduce_first: int = 1,
+        dilation: int = 1,
+        first_dilation: int | None = None,
+        act_layer: type[nn.Module] = nn.ReLU,
+        norm_layer: type[nn.Module] = nn.BatchNorm2d,
+        attn_layer: Any = None,
+        aa_layer: Any = None,
+        drop_block: Any = None,
+        drop_path: nn.Module | None = None,
+        device: device | str | int | None = None,
+        dtype: dtype | None = None,
+        *,
+        splits: int = 4,
+        blocks: Sequence[int] = (1, 2, 4, 8),
+        mixer: Mixer = "sum",
+        shared_blocks: int = 2,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        if reduce_first != 1:
+            raise ValueError(f"TiedBottleneck: block_reduce_first must be 1, got {reduce_first}.")
+        if mixer not in get_args(Mixer):
+            raise ValueError(f"TiedBottleneck: mixer must be one of {', '.join(get_args(Mixer))}, got {mixer!r}.")
+        if len(blocks) != splits:
+            raise ValueError(
+                f"TiedBottleneck: blocks={tuple(blocks)} has {len(blocks)} entries for splits={splits}. "
+                "Give one number of blocks a split."
+            )
+        width = _split_width(planes, base_width)
+        groups = _groups_of_a_split(cardinality, splits)
+        outplanes = planes * self.expansion
+        first_dilation = first_dilation or dilation
+        blurred = aa_layer is not None and (stride == 2 or first_dilation != dilation)
+
+        self.conv1 = TiedConv2d(inplanes, splits * width, 1, bias=False, blocks=shared_blocks, **dd)
+        self.bn1 = norm_layer(splits * width, **dd)
+        self.act1 = act_layer(inplace=True)
+        self.split_convs = nn.ModuleList(
+            TiedConv2d(
+                width,
+                width,
+                3,
+                stride=1 if blurred else stride,
+                padding=first_dilation,
+                dilation=first_dilation,
+                groups=groups,
+                bias=False,
+                blocks=b,
+                **dd,
+            )
+            for b in blocks
+        )
+        self.split_bns = nn.ModuleList(norm_layer(width, **dd) for _ in blocks)
+        self.split_act = act_layer(inplace=True)
+        self.aa: Any = create_aa(aa_layer, channels=width, stride=stride, enable=blurred, **dd)
+
+        self.mixer = mixer
+        self.mix_conv = TiedConv2d(
+            width if mixer == "sum" else splits * width,
+            width,
+            3,
+            padding=dilation,
+            dilation=dilation,
+            groups=groups,
+            bias=False,
+            blocks=shared_blocks,
+            **dd,
+        )
+        self.mix_bn = norm_layer(width, **dd)
+        self.mix_act = act_layer(inplace=True)
+        self.drop_block = drop_block() if drop_block is not None else nn.Identity()
+
+        self.conv3 = nn.Conv2d((splits + 1) * width, outplanes, 1, bias=False, **dd)
+        self.bn3 = norm_layer(outplanes, **dd)
+        self.se = create_attn(attn_layer, outplanes, **dd)
+        self.act3 = act_layer(inplace=True)
+        self.downsample = None if downsample is None else tie_shortcut(downsample, blocks=shared_blocks, **dd)
+        self.stride = stride
+        self.dilation = dilation
+        self.drop_path = drop_path
+
+    def zero_init_last(self) -> None:
+        """Set the last norm's scale to zero, so that the block starts as its shortcut (timm's ``zero_init_last``)."""
+        scale = getattr(self.bn3, "weight", None)
+        if scale is not None:
+            nn.init.zeros_(scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+
+        x = self.act1(self.bn1(self.conv1(x)))
+        # The chunks are views; every split's convolution reads its slice where it lies.
+        parts = [
+            self.aa(self.split_act(bn(conv(part))))
+            for conv, bn, part in zip(
+                self.split_convs, self.split_bns, x.chunk(len(self.split_convs), dim=1), strict=True
+            )
+        ]
+        parts.append(self.mix_act(self.mix_bn(self.mix_conv(self._mix(parts)))))
+        # DropBlock masks and rescales by a positive number, so here it does what it does before a ReLU.
+        x = self.bn3(self.conv3(self.drop_block(torch.cat(parts, dim=1))))
+
+        if self.se is not None:
+            x = self.se(x)
+        if self.drop_path is not None:
+            x = self.drop_path(x)
+        x += shortcut
+        return self.act3(x)
+
+    def _mix(self, parts: list[Tensor]) -> Tensor:
+        if self.mixer == "concatenate":
+            return torch.cat(parts, dim=1)
+        total = parts[0]
+        for i, part in enumerate(parts[1:]):
+            # One buffer for the sum: from the second addition on it is ours to write to, and no gradient needs it.
+            total = total + part if i == 0 else total.add_(part)
+        return total
+
+
+def tie_shortcut(
+    downsample: nn.Module, *, blocks: int, device: device | str | int | None = None, dtype: dtype | None = None
+) -> nn.Sequential:
+    """Return the shortcut that timm built (pool?, convolution, norm) with its convolution tied; weights start anew."""
+    return nn.Sequential(
+        *(
+            TiedConv2d(
+                layer.in_channels,
+                layer.out_channels,
+                layer.kernel_size,
+                layer.stride,
+                layer.padding,  # type: ignore[arg-type]
+                layer.dilation,
+                layer.groups,
+                bias=layer.bias is not None,
+                device=device,
+                dtype=dtype,
+                blocks=blocks,
+            )
+            if isinstance(layer, nn.Conv2d)
+            else layer
+            for layer in downsample.children()
+        )
+    )
+
+
+def _split_width(planes: int, base_width: int) -> int:
+    width, rest = divmod(planes * base_width, 64)
+    if rest or width < 1:
+        raise ValueError(
+            f"TiedBottleneck: a split of base_width={base_width} at planes={planes} has planes * base_width / 64 = "
+            f"{planes * base_width / 64:g} channels. Choose a base_width that gives whole channels in every stage."
+        )
+    return width
+
+
+def _groups_of_a_split(cardinality: int, splits: int) -> int:
+    if cardinality == 1:
+        return 1
+    if cardinality % splits:
+        raise ValueError(
+            f"TiedBottleneck: cardinality={cardinality} is not divisible by splits={splits}. The groups are shared out "
+            "evenly to the splits."
+        )
+    return cardinality // splits

@@ -1,0 +1,83 @@
+"""The project's models by name: timm's registry, limited to the names registered here."""
+
+import difflib
+import fnmatch
+from collections.abc import Callable
+from typing import Any
+
+import timm
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import is_model, register_model
+from torch import nn
+
+Builder = Callable[..., nn.Module]
+
+_names: set[str] = set()
+
+
+def register(builder: Builder) -> Builder:
+    """Register ``builder`` with timm under its own name; its module's ``default_cfgs`` describes the input.
+
+    timm itself would replace an older model of that name and only warn.
+
+    Raises:
+        ValueError: if the name is taken, by a model of this project or of timm.
+    """
+    name = builder.__name__
+    if is_model(name):
+        owner = timm.model_entrypoint(name).__module__
+        raise ValueError(f"register: the name {name!r} is taken by {owner}. Rename one of the two.")
+    _names.add(name)
+    return register_model(builder)
+
+
+def create_model(name: str, **kwargs: Any) -> nn.Module:
+    """Build one of the project's models, as ``timm.create_model`` does after ``import tiedconv``.
+
+    Args:
+        name: one of :func:`list_models`.
+        kwargs: as timm's: ``num_classes``, ``in_chans``, ``features_only``, ``drop_path_rate``, ``global_pool``, ...
+
+    Raises:
+        ValueError: if the name is unknown, with the names nearest to it.
+
+    Example:
+        >>> create_model("tiedresnet_tiny", num_classes=10, in_chans=1).num_features
+        512
+    """
+    if name not in _names:
+        nearest = difflib.get_close_matches(name, sorted(_names), n=3, cutoff=0.0)
+        advice = "timm.create_model builds it." if is_model(name) else "tiedconv.list_models() gives all names."
+        raise ValueError(
+            f"create_model: {name!r} is not one of the {len(_names)} models of tiedconv. "
+            f"Nearest names: {', '.join(nearest)}. {advice}"
+        )
+    return timm.create_model(name, **kwargs)
+
+
+def list_models(filter: str = "*") -> list[str]:
+    """Return the project's model names that match a shell-style pattern, sorted.
+
+    Example:
+        >>> list_models("*tiny")
+        ['resnet_tiny', 'tiedresnet_tiny']
+    """
+    return sorted(fnmatch.filter(_names, filter))
+
+
+def imagenet_cfg(**changes: Any) -> dict[str, Any]:
+    """Return timm's ``default_cfg`` for 224x224 ImageNet crops, with ``changes``; there are no weights to load."""
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bilinear",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "conv1",
+        "classifier": "fc",
+        "license": "mit",
+        **changes,
+    }

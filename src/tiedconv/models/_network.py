@@ -1,0 +1,82 @@
+"""timm's ResNet, taught to initialise tied convolutions, and its variant for small images."""
+
+import math
+from typing import Any
+
+from timm.models import build_model_with_cfg
+from timm.models.resnet import ResNet
+from torch import device, dtype, nn
+
+from ..nn import TiedConv2d
+
+
+class TiedResNet(ResNet):
+    """timm's ``ResNet`` whose tied convolutions are initialised too.
+
+    All arguments, methods and module names are timm's. timm's ``init_weights`` knows ``torch.nn.Conv2d`` alone.
+    """
+
+    def init_weights(self, zero_init_last: bool = True) -> None:
+        """Draw the convolutions' weights as timm does, Kaiming normal by fan-out, for one block of one group.
+
+        An input channel of a tied convolution reaches the :math:`C_o/(BG)` outputs of its own block and group and no
+        others, so :math:`C_o k^2/(BG)` is the fan-out that keeps the gradient's variance; that B blocks use the same
+        numbers changes no variance. Fan-in shrinks as fan-out does, so forward signals start as strong as untied ones.
+        """
+        for module in self.modules():
+            if isinstance(module, TiedConv2d):
+                fan_out = module.weight.shape[0] // module.groups * math.prod(module.kernel_size)
+                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+        super().init_weights(zero_init_last=zero_init_last)
+
+
+class SmallResNet(TiedResNet):
+    """As :class:`TiedResNet`, for images of 8 to 64 pixels: the stem is one 3x3 convolution and nothing is pooled.
+
+    The stem has ``2 * stem_width`` channels and stride 2, the stages strides 2, 4, 8 and 16, half of timm's ResNet.
+    ``output_stride`` is counted accordingly: 16, 8 or 4.
+    """
+
+    def __init__(
+        self,
+        block: Any,
+        layers: tuple[int, ...],
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        output_stride: int = 16,
+        *,
+        stem_width: int = 16,
+        device: device | str | int | None = None,
+        dtype: dtype | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if output_stride not in (4, 8, 16):
+            raise ValueError(f"SmallResNet: output_stride must be 4, 8 or 16, got {output_stride}.")
+        # timm lets nobody choose the width of a plain stem, so a deep one is asked for and replaced below.
+        super().__init__(
+            block,
+            layers,
+            num_classes,
+            in_chans,
+            2 * output_stride,
+            stem_type="deep",
+            stem_width=stem_width,
+            device=device,
+            dtype=dtype,
+            **kwargs,
+        )
+        stem: Any = nn.Conv2d(in_chans, 2 * stem_width, 3, stride=2, padding=1, bias=False, device=device, dtype=dtype)
+        nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+        no_pool: Any = nn.Identity()
+        self.conv1, self.maxpool = stem, no_pool
+        stages: list[dict[str, Any]] = self.feature_info[1:]
+        for stage in stages:
+            stage["reduction"] //= 2
+
+
+def build(
+    variant: str, pretrained: bool, kwargs: dict[str, Any], *, network: type[ResNet] = TiedResNet, **defaults: Any
+) -> ResNet:
+    """Build a variant from its ``defaults``, overridden by the caller's ``kwargs``; ``block_args`` entry by entry."""
+    block_args = {**defaults.get("block_args", {}), **(kwargs.get("block_args") or {})}
+    return build_model_with_cfg(network, variant, pretrained, **{**defaults, **kwargs, "block_args": block_args})
