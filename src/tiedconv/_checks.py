@@ -3,7 +3,9 @@
 A message reads ``who: what was given and the rule, with numbers. What to do.``
 """
 
+from collections.abc import Iterable, Sequence
 from math import gcd
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -13,10 +15,11 @@ def check_blocks(who: str, channels: dict[str, int], *, groups: int, blocks: int
     """Check that ``blocks * groups`` divides every count in ``channels`` (name → count).
 
     Raises:
+        TypeError: if ``blocks``, ``groups`` or a count is no integer; ``True`` is none.
         ValueError: if ``blocks``, ``groups`` or a count is below 1, or if one count is not divisible.
     """
     for name, value in {"blocks": blocks, "groups": groups, **channels}.items():
-        if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        if not _is_int(value):
             raise TypeError(f"{who}: {name} must be an int, got {value!r} ({type(value).__name__}).")
         if value < 1:
             raise ValueError(f"{who}: {name} must be at least 1, got {name}={value}.")
@@ -38,6 +41,33 @@ def _fitting_blocks(given: str, counts: list[int], groups: int) -> str:
     return f"Blocks that fit {given} at groups={groups}: {', '.join(map(str, fitting))}."
 
 
+def per_dim(
+    who: str, name: str, value: int | Sequence[int], dims: int, *, minimum: int, error: type[Exception]
+) -> tuple[int, ...]:
+    """Return ``value`` with one entry a spatial dimension. One int, or a sequence of one, counts for all dimensions.
+
+    Raises:
+        TypeError: if an entry is no integer.
+        error: if there is another number of entries, or one is below ``minimum``. Modules raise ValueError when they
+            are built, functions RuntimeError when they are called, as torch's do.
+    """
+    values = tuple(value) if isinstance(value, Iterable) else (value,)
+    if not all(_is_int(v) for v in values):
+        raise TypeError(f"{who}: {name} must be one int or {dims} of them, got {value!r}.")
+    if len(values) == 1:
+        values *= dims
+    if len(values) != dims:
+        raise error(f"{who}: {name} must be one int or {dims} of them, got {value!r}.")
+    if any(v < minimum for v in values):
+        raise error(f"{who}: {name} must be at least {minimum}, got {value!r}.")
+    return values
+
+
+def _is_int(value: object) -> bool:
+    # NumPy's integers count, as in torch.nn; SymInt stands for an int while torch traces.
+    return isinstance(value, (Integral, torch.SymInt)) and not isinstance(value, bool)
+
+
 def check_floating(who: str, x: Tensor) -> None:
     """Raise RuntimeError unless ``x`` has a floating-point or complex dtype, as torch's convolutions do."""
     if not (x.is_floating_point() or x.is_complex()):
@@ -55,9 +85,7 @@ def check_conv_input(who: str, x: Tensor, *, channels: int, spatial_dims: int) -
     rank_fits = x.dim() in (spatial_dims + 1, spatial_dims + 2)
     if not rank_fits or x.shape[-spatial_dims - 1] != channels:
         axes = ", ".join("DHW"[-spatial_dims:]) if spatial_dims > 1 else "L"
-        message = (
-            f"{who}: expected input (N, {channels}, {axes}) or ({channels}, {axes}), got {tuple(x.shape)}."
-        )
+        message = f"{who}: expected input (N, {channels}, {axes}) or ({channels}, {axes}), got {tuple(x.shape)}."
         if rank_fits and x.shape[-1] == channels:
             order = [*range(x.dim() - spatial_dims - 1), x.dim() - 1, *range(x.dim() - spatial_dims - 1, x.dim() - 1)]
             message += f" The channels seem to be last: pass x.permute({', '.join(map(str, order))})"

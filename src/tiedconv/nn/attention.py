@@ -38,6 +38,8 @@ class TiedSE(nn.Module):
         RuntimeError: at the call, if the input is not :math:`(N, C, H, W)`.
 
     Example:
+        >>> import torch
+        >>> from tiedconv.nn import TiedSE
         >>> se = TiedSE(256, reduction=16, blocks=2)
         >>> se(torch.zeros(2, 256, 7, 7)).shape
         torch.Size([2, 256, 7, 7])
@@ -73,8 +75,8 @@ class TiedGlobalContext(nn.Module):
     r"""Global context block (GCNet) whose two 1x1 transforms are tied (paper, Table 4: TiedGCB).
 
     A 1x1 convolution gives every pixel one attention logit; the softmax-weighted mean of the pixels passes through
-    :class:`TiedConv2d` to ``channels / reduction``, layer norm, ReLU and :class:`TiedConv2d` back, and is added to every
-    pixel. ``blocks=1`` is the untied block.
+    :class:`TiedConv2d` to ``channels / reduction``, layer norm, ReLU and :class:`TiedConv2d` back, and is added to
+    every pixel. ``blocks=1`` is the untied block.
 
     Args:
         channels: channels of the input, a multiple of ``blocks``.
@@ -93,6 +95,8 @@ class TiedGlobalContext(nn.Module):
         RuntimeError: at the call, if the input is not :math:`(N, C, H, W)`.
 
     Example:
+        >>> import torch
+        >>> from tiedconv.nn import TiedGlobalContext
         >>> gcb = TiedGlobalContext(512, reduction=4, blocks=2)
         >>> gcb(torch.zeros(2, 512, 7, 7)).shape
         torch.Size([2, 512, 7, 7])

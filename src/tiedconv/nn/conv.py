@@ -1,7 +1,7 @@
 """Tied block convolutions as modules with the signatures of ``torch.nn.Conv1d/2d/3d``."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
@@ -47,9 +47,9 @@ class _TiedConvNd(nn.Module):
             raise ValueError(f"{who}: padding_mode must be one of {', '.join(_PADDING_MODES)}, got {padding_mode!r}.")
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.kernel_size = self._per_dim("kernel_size", kernel_size, minimum=1)
-        self.stride = self._per_dim("stride", stride, minimum=1)
-        self.dilation = self._per_dim("dilation", dilation, minimum=1)
+        self.kernel_size = _checks.per_dim(who, "kernel_size", kernel_size, self.N, minimum=1, error=ValueError)
+        self.stride = _checks.per_dim(who, "stride", stride, self.N, minimum=1, error=ValueError)
+        self.dilation = _checks.per_dim(who, "dilation", dilation, self.N, minimum=1, error=ValueError)
         if isinstance(padding, str):
             if padding not in ("same", "valid"):
                 raise ValueError(f'{who}: padding must be a number, "same" or "valid", got {padding!r}.')
@@ -59,7 +59,7 @@ class _TiedConvNd(nn.Module):
                 )
             self.padding: tuple[int, ...] | str = padding
         else:
-            self.padding = self._per_dim("padding", padding, minimum=0)
+            self.padding = _checks.per_dim(who, "padding", padding, self.N, minimum=0, error=ValueError)
         self.groups = groups
         self.blocks = blocks
         self.padding_mode = padding_mode
@@ -72,21 +72,12 @@ class _TiedConvNd(nn.Module):
             self.register_parameter("bias", None)
         self.reset_parameters()
 
-    def _per_dim(self, name: str, value: Size, *, minimum: int) -> tuple[int, ...]:
-        values = tuple(value) if isinstance(value, Sequence) else (value,) * self.N
-        who = type(self).__name__
-        if len(values) != self.N:
-            raise ValueError(f"{who}: {name} must be one int or {self.N} of them, got {value!r}.")
-        if any(v < minimum for v in values):
-            raise ValueError(f"{who}: {name} must be at least {minimum}, got {value!r}.")
-        return values
-
     def reset_parameters(self) -> None:
         """Draw weight and bias as ``torch.nn.Conv2d`` does for the fan-in of one block.
 
         An output channel of block b sees that block's C_i/(B·G) input channels and nothing else. Its variance is set by
-        those inputs, so the bound is 1/sqrt(C_i/(B·G)·k_H·k_W), which is what torch's rule gives for this weight; that the
-        same numbers serve B blocks changes no output's variance.
+        those inputs, so the bound is 1/sqrt(C_i/(B·G)·k_H·k_W), which is what torch's rule gives for this weight; that
+        the same numbers serve B blocks changes no output's variance.
         """
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
@@ -135,8 +126,8 @@ class TiedConv2d(_TiedConvNd):
 
     Each group's input channels are split into ``blocks`` equal parts, and every part is convolved with that group's
     filters (paper, eq. 3; with ``groups`` > 1, eq. 4). Written :math:`B` = ``blocks`` and :math:`G` = ``groups``, the
-    layer has :math:`B^2` times fewer weights and needs :math:`B` times fewer multiply-adds than ``torch.nn.Conv2d`` with
-    the same ``groups``. With ``blocks=1`` it is that layer, weights included.
+    layer has :math:`B^2` times fewer weights and needs :math:`B` times fewer multiply-adds than ``torch.nn.Conv2d``
+    with the same ``groups``. With ``blocks=1`` it is that layer, weights included.
 
     Args:
         in_channels: channels of the input, a multiple of ``blocks * groups``.
@@ -158,10 +149,13 @@ class TiedConv2d(_TiedConvNd):
     image. Computed by :func:`tiedconv.ops.tied_conv2d`.
 
     Raises:
-        ValueError: at construction, if ``blocks * groups`` does not divide both channel counts or ``blocks`` is below 1.
+        ValueError: at construction, if ``blocks * groups`` does not divide both channel counts, or for an argument
+            that is out of range.
         RuntimeError: at the call, if the input is not 3-D or 4-D or has another number of channels.
 
     Example:
+        >>> import torch
+        >>> from tiedconv.nn import TiedConv2d
         >>> conv = TiedConv2d(64, 128, 3, padding=1, blocks=4)
         >>> conv.weight.shape, conv.bias.shape
         (torch.Size([32, 16, 3, 3]), torch.Size([32]))

@@ -32,6 +32,8 @@ class TiedLinear(nn.Module):
         RuntimeError: at the call, if the input's last dimension is not ``in_features``.
 
     Example:
+        >>> import torch
+        >>> from tiedconv.nn import TiedLinear
         >>> fc = TiedLinear(256, 64, blocks=4)
         >>> fc.weight.shape, fc(torch.zeros(8, 10, 256)).shape
         (torch.Size([16, 64]), torch.Size([8, 10, 64]))

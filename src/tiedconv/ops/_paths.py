@@ -75,7 +75,7 @@ def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, args: ConvArgs) -> Te
         return y.flatten(-2).movedim(-1, 1)
     y = torch.matmul(filters, layout.split_blocks(x, groups=1, blocks=args.blocks).flatten(2))
     if bias is not None:
-        y = y + bias.unsqueeze(-1)
+        y = y + bias.to(y.dtype).unsqueeze(-1)  # under autocast the product is in the lower precision
     return layout.join_blocks(y, groups=1, blocks=args.blocks).unflatten(2, x.shape[2:])
 
 

@@ -1,4 +1,4 @@
-"""Tied block convolution and tied linear maps as functions on tensors, with the signatures of ``torch.nn.functional``."""
+"""Tied convolutions and tied linear maps as functions on tensors, with the signatures of ``torch.nn.functional``."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -45,10 +45,13 @@ def tied_conv2d(
         0's blocks, then group 1's.
 
     Raises:
-        ValueError: if an argument is out of range, or the weight's rows cannot be shared out to the groups.
-        RuntimeError: if shapes or dtypes of the tensors do not fit together.
+        ValueError: if ``blocks`` or ``groups`` is below 1, or ``groups`` does not divide the weight's rows.
+        RuntimeError: if shapes or dtypes of the tensors do not fit together, or for a stride, padding or dilation that
+            ``F.conv2d`` refuses.
 
     Example:
+        >>> import torch
+        >>> from tiedconv.ops import tied_conv2d
         >>> x, weight = torch.ones(1, 4, 2, 2), torch.ones(3, 2, 1, 1)
         >>> tied_conv2d(x, weight, blocks=2).shape
         torch.Size([1, 6, 2, 2])
@@ -103,6 +106,8 @@ def tied_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, blocks
         RuntimeError: if shapes or dtypes of the tensors do not fit together.
 
     Example:
+        >>> import torch
+        >>> from tiedconv.ops import tied_linear
         >>> tied_linear(torch.ones(8, 6), torch.ones(5, 2), blocks=3).shape
         torch.Size([8, 15])
     """
@@ -117,6 +122,8 @@ def tied_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, blocks
             f"got {tuple(x.shape)}."
         )
     _check_tensors(who, x, weight, bias)
+    if blocks == 1:
+        return F.linear(x, weight, bias)
     return F.linear(x.unflatten(-1, (blocks, -1)), weight, bias).flatten(-2)
 
 
@@ -146,12 +153,13 @@ def _tied_conv(
     unbatched = x.dim() == spatial_dims + 1
     if unbatched:
         x = x.unsqueeze(0)
-    strides = _per_dim(who, "stride", stride, spatial_dims, minimum=1)
-    dilations = _per_dim(who, "dilation", dilation, spatial_dims, minimum=1)
+    strides = _checks.per_dim(who, "stride", stride, spatial_dims, minimum=1, error=RuntimeError)
+    dilations = _checks.per_dim(who, "dilation", dilation, spatial_dims, minimum=1, error=RuntimeError)
     if isinstance(padding, str):
         paddings, extra = _named_padding(who, padding, weight.shape[2:], strides, dilations)
     else:
-        paddings, extra = _per_dim(who, "padding", padding, spatial_dims, minimum=0), None
+        paddings = _checks.per_dim(who, "padding", padding, spatial_dims, minimum=0, error=RuntimeError)
+        extra = None
     padded = x if extra is None else F.pad(x, extra)
     args = ConvArgs(strides, paddings, dilations, groups, blocks)
     y = layout.match_format(choose(padded, weight, args)(padded, weight, bias, args), like=x)
@@ -165,22 +173,17 @@ def _check_tensors(who: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> 
             f"got {tuple(bias.shape)}."
         )
     _checks.check_floating(who, x)
-    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
-        raise RuntimeError(
-            f"{who}: the input is {x.dtype} and the weight {weight.dtype}. Convert one of them, or use torch.autocast."
-        )
+    for name, tensor in {"weight": weight, "bias": bias}.items():
+        if tensor is not None and tensor.dtype != x.dtype and not _autocasts(x):
+            raise RuntimeError(
+                f"{who}: the input is {x.dtype} and the {name} {tensor.dtype}. Convert one of them, or use "
+                "torch.autocast."
+            )
 
 
-def _per_dim(who: str, name: str, value: Size, dims: int, *, minimum: int) -> tuple[int, ...]:
-    """One int for all dimensions, a sequence of one, or one a dimension, as torch.nn.functional takes them."""
-    values = (value,) * dims if isinstance(value, (int, torch.SymInt)) else tuple(value)
-    if len(values) == 1:
-        values *= dims
-    if len(values) != dims:
-        raise RuntimeError(f"{who}: {name} must be one int or {dims} of them, got {value!r}.")
-    if any(v < minimum for v in values):
-        raise RuntimeError(f"{who}: {name} must be at least {minimum}, got {value!r}.")
-    return values
+def _autocasts(x: Tensor) -> bool:
+    # Asking is_autocast_enabled about a device without autocast, such as meta, is an error of its own.
+    return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
 
 
 def _named_padding(

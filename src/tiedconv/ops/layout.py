@@ -1,22 +1,19 @@
 """Channel order and memory formats: the only place that knows how blocks lie in a tensor.
 
-Channels are ordered group-major (paper, eq. 4): channel ``(g * B + b) * c + i`` is channel ``i`` of block ``b`` of group
-``g``. Weight rows are ordered by group.
+Channels are ordered group-major (paper, eq. 4): channel ``(g * B + b) * c + i`` is channel ``i`` of block ``b`` of
+group ``g``. Weight rows are ordered by group.
 """
 
-import torch
 from torch import Tensor
-
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def is_channels_last(x: Tensor) -> bool:
     """Whether the channels of ``x`` (N, C, H, W) or (N, C, D, H, W) lie innermost in memory; slices count too.
 
-    Read off the strides, because ``Tensor.is_contiguous(memory_format=...)`` is refused under ``torch.func.vmap``. As in
-    torch, a tensor that fits both orders, such as one with a single channel or a single pixel, counts as contiguous.
+    Read off the strides, as torch's convolutions do, because ``Tensor.is_contiguous(memory_format=...)`` is refused
+    under ``torch.func.vmap``. Where sizes of 1 leave both orders possible, the strides tell which one was meant.
     """
-    if x.dim() not in _CHANNELS_LAST or 0 in x.shape:
+    if x.dim() not in (4, 5) or 0 in x.shape:
         return False
     innermost = x.stride(1)
     reach = 0  # how far in memory the dimensions seen so far extend
@@ -31,7 +28,7 @@ def is_channels_last(x: Tensor) -> bool:
 def match_format(y: Tensor, like: Tensor) -> Tensor:
     """Return ``y`` in the memory format of ``like`` (same rank), copied only where it is in the other one."""
     if is_channels_last(like):
-        return y if is_channels_last(y) else y.contiguous(memory_format=_CHANNELS_LAST[y.dim()])
+        return y.movedim(1, -1).contiguous().movedim(-1, 1)  # vmap refuses contiguous(memory_format=...)
     return y.contiguous()
 
 
