@@ -1,0 +1,104 @@
+"""Where names stand in a figure: beside the line or the point that they name, and off each other."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from . import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
+
+# Offsets in points and the alignment that goes with them, the preferred side first.
+_SIDES = (
+    (8, 0, "left"),
+    (-8, 0, "right"),
+    (0, 11, "center"),
+    (0, -11, "center"),
+    (8, 11, "left"),
+    (-8, 11, "right"),
+    (8, -11, "left"),
+    (-8, -11, "right"),
+)
+_LINE = 10.5  # points from one line of text to the next
+
+
+def label_ends(ax: "Axes", ends: Mapping[str, tuple[int, float]]) -> None:
+    """Write names right of the axes at the heights where lines end: name → (place of the model, last value)."""
+    low, high = ax.get_ylim()
+    height = ax.get_window_extent().height / ax.figure.dpi * 72
+    wanted = [(value - low) / (high - low) for _, value in ends.values()]
+    placed = spread_out(wanted, _LINE / height)
+    for (label, (index, _)), old, new in zip(ends.items(), wanted, placed, strict=True):
+        ax.annotate(
+            style.short(label),
+            xy=(1, old),
+            xytext=(1.05, new),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            va="center",
+            fontsize=8,
+            color=style.INK,
+            arrowprops={"arrowstyle": "-", "color": style.series(index).colour, "linewidth": 0.8, "relpos": (0, 0.5)},
+        )
+
+
+def label_points(ax: "Axes", points: Mapping[str, tuple[float, float]]) -> None:
+    """Write names beside points, each on the first side where it hits no other name and no point."""
+    ax.figure.draw_without_rendering()  # type: ignore[union-attr]  # fixes the scales that the boxes are measured in
+    frame = ax.get_window_extent()
+    taken = [_around(ax, point) for point in points.values()]
+    for label, point in points.items():
+        text = ax.annotate(
+            style.short(label),
+            xy=point,
+            xytext=(0, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=style.INK,
+        )
+        for side in _SIDES:
+            box = _move(text, side)
+            if frame.x0 <= box.x0 and box.x1 <= frame.x1 and not any(box.overlaps(other) for other in taken):
+                break
+        else:
+            box = _move(text, _SIDES[0])
+        taken.append(box)
+
+
+def _around(ax: "Axes", point: tuple[float, float]) -> "Bbox":
+    x, y = ax.transData.transform(point)
+    radius = 4 * ax.figure.dpi / 72
+    return ax.bbox.frozen().from_extents(x - radius, y - radius, x + radius, y + radius)
+
+
+def _move(text: "Annotation", side: tuple[float, float, str]) -> "Bbox":
+    dx, dy, align = side
+    text.xyann = (dx, dy)
+    text.set_horizontalalignment(align)  # type: ignore[arg-type]
+    return text.get_window_extent()
+
+
+def spread_out(positions: Sequence[float], gap: float) -> list[float]:
+    """Move positions apart to at least ``gap`` from each other, keeping their order and each group's centre."""
+    order = sorted(range(len(positions)), key=lambda i: positions[i])
+    groups: list[list[int]] = []
+    centres: list[float] = []
+
+    def reach(k: int) -> float:
+        return (len(groups[k]) - 1) * gap / 2
+
+    for i in order:
+        groups.append([i])
+        centres.append(positions[i])
+        while len(groups) > 1 and centres[-1] - reach(-1) < centres[-2] + reach(-2) + gap - 1e-12:
+            last, before = groups.pop(), groups.pop()
+            groups.append(before + last)
+            centres[-2:] = [sum(positions[j] for j in groups[-1]) / len(groups[-1])]
+    moved = [0.0] * len(positions)
+    for k, group in enumerate(groups):
+        for n, i in enumerate(group):
+            moved[i] = centres[k] - reach(k) + n * gap
+    return moved

@@ -1,0 +1,210 @@
+"""Drawing functions: each draws numbers already computed on ``ax``, or on a new figure, and returns the axes.
+
+Where several models are drawn, the argument is a mapping from label to data. A model's place in the mapping gives it
+its colour, dash and marker; one without data keeps its place, so that colours agree between figures.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from .._extras import require
+from . import style
+from ._labels import label_ends, label_points
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class HistogramLike(Protocol):
+    """What :func:`plot_similarity` reads; :class:`tiedconv.analysis.Histogram` has it."""
+
+    @property
+    def edges(self) -> Sequence[float]: ...
+    @property
+    def counts(self) -> Sequence[int]: ...
+    @property
+    def mean(self) -> float: ...
+
+
+def plot_curves(
+    curves: Mapping[str, Sequence[Sequence[float]]],
+    ax: "Axes | None" = None,
+    *,
+    ylabel: str = "",
+    percent: bool = False,
+) -> "Axes":
+    """Draw what each model did over the epochs: the mean of its runs, in a band from the lowest to the highest.
+
+    Args:
+        curves: for each model its runs, each a value an epoch. Epochs that not every run has reached are not drawn.
+        ax: where to draw. None: on a new figure.
+        ylabel: what the values are, with the unit.
+        percent: whether the values are fractions 0-1, to be labelled in per cent.
+    """
+    ax = style.new_axes() if ax is None else ax
+    ends: dict[str, tuple[int, float]] = {}
+    for index, (label, runs) in enumerate(curves.items()):
+        by_epoch = list(zip(*runs, strict=False))
+        if not by_epoch:
+            continue
+        look = style.series(index)
+        epochs = range(1, len(by_epoch) + 1)
+        means = [statistics.fmean(values) for values in by_epoch]
+        if len(runs) > 1:
+            low, high = [min(values) for values in by_epoch], [max(values) for values in by_epoch]
+            ax.fill_between(epochs, low, high, color=look.colour, alpha=0.16, linewidth=0)
+        ax.plot(epochs, means, color=look.colour, linestyle=look.dash, linewidth=1.6)
+        ax.plot(epochs[-1], means[-1], color=look.colour, marker=look.marker, markersize=4, clip_on=False)
+        ends[label] = (index, means[-1])
+    style.tidy(ax, xlabel="Epoch", ylabel=ylabel)
+    ticker = require("matplotlib.ticker", extra="analysis")
+    ax.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
+    if percent:
+        ax.yaxis.set_major_formatter(ticker.FuncFormatter(style.percent))
+    ax.margins(x=0.01)
+    label_ends(ax, ends)
+    return ax
+
+
+def plot_tradeoff(
+    accuracies: Mapping[str, tuple[float, Sequence[float]]],
+    ax: "Axes | None" = None,
+    *,
+    xlabel: str = "",
+    ylabel: str = "",
+) -> "Axes":
+    """Draw accuracy against cost: the mean of each model's runs, with bars of one standard deviation.
+
+    Args:
+        accuracies: for each model its cost (parameters or MACs, above 0; the axis is logarithmic) and its runs'
+            accuracies, fractions 0-1. A single run has no bar.
+        ax, xlabel, ylabel: as in :func:`plot_curves`.
+    """
+    ax = style.new_axes() if ax is None else ax
+    points: dict[str, tuple[float, float]] = {}
+    for index, (label, (cost, values)) in enumerate(accuracies.items()):
+        if not values:
+            continue
+        look = style.series(index)
+        mean = statistics.fmean(values)
+        sd = statistics.stdev(values) if len(values) > 1 else None
+        ax.errorbar(cost, mean, yerr=sd, color=look.colour, marker=look.marker, markersize=6, elinewidth=1.2, capsize=0)
+        points[label] = (cost, mean)
+    style.tidy(ax, xlabel=xlabel, ylabel=ylabel, grid="both")
+    ticker = require("matplotlib.ticker", extra="analysis")
+    ax.yaxis.set_major_locator(ticker.MaxNLocator(5))
+    ax.yaxis.set_major_formatter(ticker.FuncFormatter(style.percent))
+    _log_costs(ax, [cost for cost, _ in points.values()])
+    ax.margins(y=0.25)
+    label_points(ax, points)
+    return ax
+
+
+def plot_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str] = (), ax: "Axes | None" = None) -> "Axes":
+    """Draw a confusion matrix: right answers in blue, mistakes in orange, as shares of the true class.
+
+    The depth of colour is the square root of the share, which lets rare mistakes be seen. Up to 20 classes are named
+    and counted in their cells; beyond 100, neighbouring classes share a cell, which shows the highest share in it.
+
+    Args:
+        matrix: ``matrix[i][j]`` images of class ``i`` taken for class ``j``.
+        classes: names of the classes. None given: their indices.
+        ax: as in :func:`plot_curves`.
+    """
+    import numpy as np
+
+    ax = style.new_axes(3.6, 3.6) if ax is None else ax
+    counts = np.asarray(matrix, dtype=float).reshape(len(matrix), -1)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    right, wrong = np.diag(np.diag(shares)), shares - np.diag(np.diag(shares))
+    pool = -(-len(counts) // 100)
+    if pool > 1:
+        starts = np.arange(0, len(counts), pool)
+        right, wrong = (np.maximum.reduceat(np.maximum.reduceat(m, starts), starts, axis=1) for m in (right, wrong))
+    to_rgba = require("matplotlib.colors", extra="analysis").to_rgba
+    cells = np.where((right >= wrong)[..., None], to_rgba(style.series(0).colour), to_rgba(style.series(1).colour))
+    cells[..., 3] = np.sqrt(np.maximum(right, wrong))
+    extent = (-0.5, len(counts) - 0.5, len(counts) - 0.5, -0.5)
+    ax.imshow(cells, interpolation="none", extent=extent)
+    style.tidy(ax, xlabel="Predicted class", grid="")
+    ax.set_ylabel("True class", fontsize=8, color=style.MUTED)
+    if len(counts) <= 20:
+        _name_cells(ax, matrix, [style.short(str(name), 12) for name in classes or range(len(counts))])
+    return ax
+
+
+def plot_similarity(histograms: Mapping[str, HistogramLike | None], ax: "Axes | None" = None) -> "Axes":
+    """Draw how similar the filters of one layer are: for each model the share of its filter pairs in each bin.
+
+    Args:
+        histograms: for each model its histogram, or None. One without pairs is not drawn.
+        ax: as in :func:`plot_curves`.
+    """
+    ax = style.new_axes() if ax is None else ax
+    names = []
+    for index, (label, histogram) in enumerate(histograms.items()):
+        if histogram is None or not sum(histogram.counts):
+            continue
+        look = style.series(index)
+        total = sum(histogram.counts)
+        shares = [count / total for count in histogram.counts]
+        ax.stairs(shares, histogram.edges, fill=True, color=look.colour, alpha=0.12, linewidth=0)
+        ax.stairs(
+            shares,
+            histogram.edges,
+            color=look.colour,
+            linestyle=look.dash,
+            linewidth=1.3,
+            label=f"model {index}",
+        )
+        names.append(f"{style.short(label)}, mean {histogram.mean:.2f}")
+        ax.plot(histogram.mean, 0, color=look.colour, marker=look.marker, markersize=5, clip_on=False, zorder=4)
+    style.tidy(ax, xlabel="Cosine similarity of two filters", ylabel="Share of filter pairs")
+    ticker = require("matplotlib.ticker", extra="analysis")
+    ax.yaxis.set_major_locator(ticker.MaxNLocator(4))
+    ax.yaxis.set_major_formatter(ticker.FuncFormatter(style.percent))
+    ax.set_xlim(-1, 1)
+    ax.set_xticks([-1, -0.5, 0, 0.5, 1], ["-1", "-0.5", "0", "0.5", "1"])
+    ax.set_ylim(bottom=0)
+    if names:
+        legend = ax.legend(
+            loc="lower left",
+            bbox_to_anchor=(-0.02, 1.1),
+            frameon=False,
+            fontsize=8,
+            labelcolor=style.INK,
+            borderpad=0,
+            borderaxespad=0,
+            handlelength=2.2,
+        )
+        for text, name in zip(legend.get_texts(), names, strict=True):
+            text.set_text(name)  # not as the label of the artist: matplotlib leaves out labels with a leading "_"
+    return ax
+
+
+def _log_costs(ax: "Axes", costs: Sequence[float]) -> None:
+    """Make the x axis logarithmic, with round ticks even when all costs lie within one decade."""
+    ax.set_xscale("log")
+    ticker = require("matplotlib.ticker", extra="analysis")
+    if costs:
+        pad = max((max(costs) / min(costs)) ** 0.35, 1.25)
+        ax.set_xlim(min(costs) / pad, max(costs) * pad)
+        wide = max(costs) / min(costs) > 20
+        ax.xaxis.set_major_locator(
+            ticker.LogLocator(subs=(1, 2, 5)) if wide else ticker.MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
+        )
+    ax.xaxis.set_minor_locator(ticker.NullLocator())
+    ax.xaxis.set_major_formatter(ticker.FuncFormatter(style.si))
+
+
+def _name_cells(ax: "Axes", matrix: Sequence[Sequence[int]], names: Sequence[str]) -> None:
+    turn = 90 if max(map(len, names), default=0) > 2 else 0
+    ax.set_xticks(range(len(names)), names, rotation=turn)
+    ax.set_yticks(range(len(names)), names)
+    size = 7 if len(names) <= 12 else 5.5
+    for i, row in enumerate(matrix):
+        for j, count in enumerate(row):
+            if count:
+                deep = count > 0.3 * sum(row)
+                ax.text(j, i, f"{count}", ha="center", va="center", fontsize=size, color="white" if deep else style.INK)
