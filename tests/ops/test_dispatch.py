@@ -1,0 +1,44 @@
+"""The choice of the path: one table of shapes, formats and settings."""
+
+import pytest
+import torch
+
+from tiedconv.ops import _paths
+from tiedconv.ops._dispatch import choose
+from tiedconv.ops._paths import ConvArgs
+
+LAST, FIRST = torch.channels_last, torch.contiguous_format
+
+
+@pytest.mark.parametrize(
+    ("memory_format", "kernel", "stride", "groups", "blocks", "expected"),
+    [
+        (FIRST, 3, 1, 1, 2, _paths.view),
+        (FIRST, 1, 1, 1, 2, _paths.view),
+        (LAST, 3, 1, 1, 2, _paths.depth),
+        (LAST, 1, 1, 1, 2, _paths.matmul),
+        (LAST, 1, 2, 1, 2, _paths.depth),
+        (FIRST, 3, 1, 2, 2, _paths.grouped),
+        (LAST, 1, 1, 2, 2, _paths.grouped),
+        (FIRST, 3, 1, 1, 1, _paths.grouped),
+        (LAST, 1, 1, 1, 1, _paths.grouped),
+    ],
+)
+def test_images(memory_format, kernel, stride, groups, blocks, expected):
+    x = torch.zeros(1, 4, 3, 3).contiguous(memory_format=memory_format)
+    weight = torch.zeros(4 // blocks, 4 // (blocks * groups), kernel, kernel)
+    assert choose(x, weight, ConvArgs((stride,) * 2, (0, 0), (1, 1), groups, blocks)) is expected
+
+
+@pytest.mark.parametrize(
+    ("memory_format", "kernel", "expected"),
+    [
+        (FIRST, 3, _paths.view),
+        (torch.channels_last_3d, 3, _paths.grouped),
+        (torch.channels_last_3d, 1, _paths.matmul),
+    ],
+)
+def test_volumes(memory_format, kernel, expected):
+    x = torch.zeros(1, 4, 3, 3, 3).contiguous(memory_format=memory_format)
+    weight = torch.zeros(2, 2, *(kernel,) * 3)
+    assert choose(x, weight, ConvArgs((1,) * 3, (0,) * 3, (1,) * 3, 1, 2)) is expected
