@@ -1,6 +1,16 @@
-"""Backbones and classifiers with tied convolutions, published as timm models."""
+"""Backbones and classifiers with tied convolutions, published as timm models; importing it registers them."""
 
-from . import tiedresnet
+from . import tiedefficientnet, tiedresnest, tiedresnet, tiedresnext, tiedsenet
+from ._block import TiedBottleneck
 from ._factory import create_model, list_models
 
-__all__ = ["create_model", "list_models", "tiedresnet"]
+__all__ = [
+    "TiedBottleneck",
+    "create_model",
+    "list_models",
+    "tiedefficientnet",
+    "tiedresnest",
+    "tiedresnet",
+    "tiedresnext",
+    "tiedsenet",
+]

@@ -32,8 +32,8 @@ class TiedBottleneck(nn.Module):
         planes: a quarter of the output's channels.
         stride: of the splits and of the shortcut.
         downsample: the shortcut that timm builds; its convolution is exchanged for a tied one of the same shape.
-        cardinality: convolution groups of all splits together (TGC, eq. 4). Above 1 it is a multiple of ``splits``;
-            every split, and the mixer, has ``cardinality / splits`` groups.
+        cardinality: convolution groups of all splits together (TGC, eq. 4): 1, or a multiple of ``splits``, which share
+            them out evenly. ``groups`` and ``mixer_groups`` say it in detail.
         base_width: width of a split at 64 planes, the ``w`` of the paper's "4s x 32w".
         reduce_first: timm's argument for SENet-154; only 1 is supported.
         dilation, first_dilation: of the mixer and of the splits.
@@ -43,14 +43,16 @@ class TiedBottleneck(nn.Module):
         blocks: blocks of each split's convolution, one number a split.
         mixer: how the splits' outputs are fused, ``"sum"`` or ``"concatenate"`` (Table 6).
         shared_blocks: blocks of the entry, the mixer and the shortcut.
+        groups: groups of each split's convolution, one number a split. Default: ``cardinality / splits`` each.
+        mixer_groups: groups of the mixer's convolution. Default: ``cardinality / splits``.
 
     Shape:
         - Input: :math:`(N, C_i, H, W)`.
         - Output: :math:`(N, 4` ``planes`` :math:`, ⌈H / stride⌉, ⌈W / stride⌉)`, in the input's memory format.
 
     Raises:
-        ValueError: at construction, if ``mixer`` is unknown, ``blocks`` has not ``splits`` entries, or a width is not
-            divisible by its groups and blocks.
+        ValueError: at construction, if ``mixer`` is unknown, ``blocks`` or ``groups`` has not ``splits`` entries, or a
+            width is not divisible by its groups and blocks.
 
     Example:
         >>> block = TiedBottleneck(256, 64, base_width=32)
@@ -86,6 +88,8 @@ class TiedBottleneck(nn.Module):
         blocks: Sequence[int] = (1, 2, 4, 8),
         mixer: Mixer = "sum",
         shared_blocks: int = 2,
+        groups: Sequence[int] | None = None,
+        mixer_groups: int | None = None,
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -93,13 +97,11 @@ class TiedBottleneck(nn.Module):
             raise ValueError(f"TiedBottleneck: block_reduce_first must be 1, got {reduce_first}.")
         if mixer not in get_args(Mixer):
             raise ValueError(f"TiedBottleneck: mixer must be one of {', '.join(get_args(Mixer))}, got {mixer!r}.")
-        if len(blocks) != splits:
-            raise ValueError(
-                f"TiedBottleneck: blocks={tuple(blocks)} has {len(blocks)} entries for splits={splits}. "
-                "Give one number of blocks a split."
-            )
+        even_share = _even_share(cardinality, splits)
+        groups = (even_share,) * splits if groups is None else groups
+        _check_one_a_split("blocks", blocks, splits)
+        _check_one_a_split("groups", groups, splits)
         width = _split_width(planes, base_width)
-        groups = _groups_of_a_split(cardinality, splits)
         outplanes = planes * self.expansion
         first_dilation = first_dilation or dilation
         blurred = aa_layer is not None and (stride == 2 or first_dilation != dilation)
@@ -115,12 +117,12 @@ class TiedBottleneck(nn.Module):
                 stride=1 if blurred else stride,
                 padding=first_dilation,
                 dilation=first_dilation,
-                groups=groups,
+                groups=split_groups,
                 bias=False,
-                blocks=b,
+                blocks=split_blocks,
                 **dd,
             )
-            for b in blocks
+            for split_groups, split_blocks in zip(groups, blocks, strict=True)
         )
         self.split_bns = nn.ModuleList(norm_layer(width, **dd) for _ in blocks)
         self.split_act = act_layer(inplace=True)
@@ -133,7 +135,7 @@ class TiedBottleneck(nn.Module):
             3,
             padding=dilation,
             dilation=dilation,
-            groups=groups,
+            groups=even_share if mixer_groups is None else mixer_groups,
             bias=False,
             blocks=shared_blocks,
             **dd,
@@ -146,7 +148,7 @@ class TiedBottleneck(nn.Module):
         self.bn3 = norm_layer(outplanes, **dd)
         self.se = create_attn(attn_layer, outplanes, **dd)
         self.act3 = act_layer(inplace=True)
-        self.downsample = None if downsample is None else tie_shortcut(downsample, blocks=shared_blocks, **dd)
+        self.downsample = None if downsample is None else tie_shortcut(downsample, blocks=shared_blocks)
         self.stride = stride
         self.dilation = dilation
         self.drop_path = drop_path
@@ -189,30 +191,33 @@ class TiedBottleneck(nn.Module):
         return total
 
 
-def tie_shortcut(
-    downsample: nn.Module, *, blocks: int, device: device | str | int | None = None, dtype: dtype | None = None
-) -> nn.Sequential:
-    """Return the shortcut that timm built (pool?, convolution, norm) with its convolution tied; weights start anew."""
-    return nn.Sequential(
-        *(
-            TiedConv2d(
-                layer.in_channels,
-                layer.out_channels,
-                layer.kernel_size,
-                layer.stride,
-                layer.padding,  # type: ignore[arg-type]
-                layer.dilation,
-                layer.groups,
-                bias=layer.bias is not None,
-                device=device,
-                dtype=dtype,
-                blocks=blocks,
-            )
-            if isinstance(layer, nn.Conv2d)
-            else layer
-            for layer in downsample.children()
-        )
+def tied_like(conv: nn.Conv2d, *, blocks: int, groups: int | None = None) -> TiedConv2d:
+    """Return a tied convolution of the shape of ``conv``, on its device; the weights start anew.
+
+    ``groups`` defaults to those of ``conv``.
+    """
+    return TiedConv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,  # type: ignore[arg-type]
+        conv.dilation,
+        conv.groups if groups is None else groups,
+        bias=conv.bias is not None,
+        padding_mode=conv.padding_mode,
+        device=conv.weight.device,
+        dtype=conv.weight.dtype,
+        blocks=blocks,
     )
+
+
+def tie_shortcut(downsample: nn.Module, *, blocks: int) -> nn.Sequential:
+    """Return the shortcut that timm built (pool?, convolution, norm) with its convolution tied."""
+    layers = (
+        tied_like(layer, blocks=blocks) if isinstance(layer, nn.Conv2d) else layer for layer in downsample.children()
+    )
+    return nn.Sequential(*layers)
 
 
 def _split_width(planes: int, base_width: int) -> int:
@@ -225,7 +230,15 @@ def _split_width(planes: int, base_width: int) -> int:
     return width
 
 
-def _groups_of_a_split(cardinality: int, splits: int) -> int:
+def _check_one_a_split(name: str, values: Sequence[int], splits: int) -> None:
+    if len(values) != splits:
+        raise ValueError(
+            f"TiedBottleneck: {name}={tuple(values)} has {len(values)} entries for splits={splits}. "
+            f"Give one number of {name} a split."
+        )
+
+
+def _even_share(cardinality: int, splits: int) -> int:
     if cardinality == 1:
         return 1
     if cardinality % splits:

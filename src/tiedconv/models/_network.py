@@ -7,26 +7,34 @@ from timm.models import build_model_with_cfg
 from timm.models.resnet import ResNet
 from torch import device, dtype, nn
 
-from ..nn import TiedConv2d
+from ..nn import TiedConv2d, TiedLinear
+
+
+def init_tied(model: nn.Module) -> None:
+    r"""Draw the weights of the tied layers in ``model``, Kaiming normal by the fan-out of one block of one group.
+
+    It is what timm does for the untied layers in their places. An input channel of a tied convolution reaches the
+    :math:`C_o/(BG)` outputs of its own block and group and no others, so :math:`C_o k^2/(BG)` is the fan-out that keeps
+    the gradient's variance; that B blocks use the same numbers changes no variance. Fan-in shrinks as fan-out does, so
+    forward signals start as strong as untied ones.
+    """
+    for module in model.modules():
+        if isinstance(module, TiedConv2d):
+            fan_out = module.weight.shape[0] // module.groups * math.prod(module.kernel_size)
+            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+        elif isinstance(module, TiedLinear):
+            nn.init.normal_(module.weight, std=math.sqrt(2 / module.weight.shape[0]))
 
 
 class TiedResNet(ResNet):
-    """timm's ``ResNet`` whose tied convolutions are initialised too.
+    """timm's ``ResNet`` whose tied layers are initialised too.
 
     All arguments, methods and module names are timm's. timm's ``init_weights`` knows ``torch.nn.Conv2d`` alone.
     """
 
     def init_weights(self, zero_init_last: bool = True) -> None:
-        """Draw the convolutions' weights as timm does, Kaiming normal by fan-out, for one block of one group.
-
-        An input channel of a tied convolution reaches the :math:`C_o/(BG)` outputs of its own block and group and no
-        others, so :math:`C_o k^2/(BG)` is the fan-out that keeps the gradient's variance; that B blocks use the same
-        numbers changes no variance. Fan-in shrinks as fan-out does, so forward signals start as strong as untied ones.
-        """
-        for module in self.modules():
-            if isinstance(module, TiedConv2d):
-                fan_out = module.weight.shape[0] // module.groups * math.prod(module.kernel_size)
-                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+        """Draw the weights of the tied layers by :func:`init_tied`, and the rest as timm does."""
+        init_tied(self)
         super().init_weights(zero_init_last=zero_init_last)
 
 

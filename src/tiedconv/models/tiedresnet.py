@@ -16,19 +16,74 @@ _SMALL = imagenet_cfg(input_size=(3, 32, 32), pool_size=(2, 2), crop_pct=1.0)
 default_cfgs = generate_default_cfgs(
     {
         "tiedresnet50": imagenet_cfg(),
-        "tiedresnet_tiny": _SMALL,
+        "tiedresnet101": imagenet_cfg(),
+        "tiedresnet50_s": imagenet_cfg(),
+        "tiedresnet101_s": imagenet_cfg(),
+        "tiedresnet50_2s48w": imagenet_cfg(),
+        "tiedresnet50_6s24w": imagenet_cfg(),
+        "tiedresnet50_8s18w": imagenet_cfg(),
+        "tiedresnet50_concat": imagenet_cfg(),
         "resnet_tiny": _SMALL,
+        "tiedresnet_tiny": _SMALL,
     }
 )
 
-_DEPTH_50 = (3, 4, 6, 3)
+_R50: dict[str, Any] = {"block": TiedBottleneck, "layers": (3, 4, 6, 3), "base_width": 32}
+_R101: dict[str, Any] = {**_R50, "layers": (3, 4, 23, 3)}
+# Neither 4 nor 8 divides splits of 18 channels. Of the blocks that do, these come nearest to the published counts.
+_S: dict[str, Any] = {"base_width": 18, "block_args": {"blocks": (1, 1, 2, 2)}}
 _TINY: dict[str, Any] = {"network": SmallResNet, "layers": (2, 2, 2, 2), "channels": (16, 32, 64, 128)}
 
 
 @register
 def tiedresnet50(pretrained: bool = False, **kwargs: Any) -> ResNet:
-    """TiedResNet-50, 4s x 32w."""
-    return build("tiedresnet50", pretrained, kwargs, block=TiedBottleneck, layers=_DEPTH_50, base_width=32)
+    """TiedResNet-50, 4s x 32w with 1, 2, 4 and 8 blocks (Table 1)."""
+    return build("tiedresnet50", pretrained, kwargs, **_R50)
+
+
+@register
+def tiedresnet101(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """TiedResNet-101, 4s x 32w with 1, 2, 4 and 8 blocks (Table 1)."""
+    return build("tiedresnet101", pretrained, kwargs, **_R101)
+
+
+@register
+def tiedresnet50_s(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """TiedResNet-50-S, 4s x 18w (Table 1)."""
+    return build("tiedresnet50_s", pretrained, kwargs, **{**_R50, **_S})
+
+
+@register
+def tiedresnet101_s(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """TiedResNet-101-S, 4s x 18w (Table 1)."""
+    return build("tiedresnet101_s", pretrained, kwargs, **{**_R101, **_S})
+
+
+@register
+def tiedresnet50_2s48w(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """TiedResNet-50 with two splits of 48 channels (Table 5)."""
+    block_args = {"splits": 2, "blocks": (1, 2)}
+    return build("tiedresnet50_2s48w", pretrained, kwargs, **{**_R50, "base_width": 48, "block_args": block_args})
+
+
+@register
+def tiedresnet50_6s24w(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """TiedResNet-50 with six splits of 24 channels (Table 5)."""
+    block_args = {"splits": 6, "blocks": (1, 1, 2, 2, 4, 4)}
+    return build("tiedresnet50_6s24w", pretrained, kwargs, **{**_R50, "base_width": 24, "block_args": block_args})
+
+
+@register
+def tiedresnet50_8s18w(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """TiedResNet-50 with eight splits of 18 channels (Table 5)."""
+    block_args = {"splits": 8, "blocks": (1, 1, 1, 1, 2, 2, 2, 2)}
+    return build("tiedresnet50_8s18w", pretrained, kwargs, **{**_R50, "base_width": 18, "block_args": block_args})
+
+
+@register
+def tiedresnet50_concat(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """TiedResNet-50 whose mixer concatenates the splits (Table 6)."""
+    return build("tiedresnet50_concat", pretrained, kwargs, **_R50, block_args={"mixer": "concatenate"})
 
 
 @register
@@ -36,7 +91,7 @@ def resnet_tiny(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """Bottleneck ResNet of 26 layers for small images (8 to 64 pixels), the untied twin of ``tiedresnet_tiny``.
 
     With one input channel and 10 classes it has 883 562 parameters, and 10.28 M MACs per 28x28 image. By timm's
-    argument, ``base_width=61`` gives it the twin's parameters (832 366) and ``base_width=71`` the twin's MACs (11.53 M).
+    argument, ``base_width=61`` gives it the twin's parameters (832 366), ``base_width=71`` the twin's MACs (11.53 M).
     """
     return build("resnet_tiny", pretrained, kwargs, block=Bottleneck, **_TINY)
 
@@ -49,7 +104,7 @@ def tiedresnet_tiny(pretrained: bool = False, **kwargs: Any) -> ResNet:
     splits have 1, 1, 2 and 2. With one input channel and 10 classes: 828 842 parameters, and 11.61 M MACs per 28x28
     image against the twin's 10.28 M; the next width that two blocks divide everywhere, ``base_width=24``, has 8.27 M.
     """
-    block_args = {"splits": 4, "blocks": (1, 1, 2, 2)}
+    block_args = {"blocks": (1, 1, 2, 2)}
     return build(
         "tiedresnet_tiny", pretrained, kwargs, block=TiedBottleneck, base_width=32, block_args=block_args, **_TINY
     )
