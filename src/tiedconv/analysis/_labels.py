@@ -26,9 +26,9 @@ _LINE = 10.5  # points from one line of text to the next
 
 def label_ends(ax: "Axes", ends: Mapping[str, tuple[int, float]]) -> None:
     """Write names right of the axes at the heights where lines end: name → (place of the model, last value)."""
-    low, high = ax.get_ylim()
+    to_axes = (ax.transData - ax.transAxes).transform
     height = ax.get_window_extent().height / ax.figure.dpi * 72
-    wanted = [(value - low) / (high - low) for _, value in ends.values()]
+    wanted = [float(to_axes((ax.get_xlim()[1], value))[1]) for _, value in ends.values()]
     placed = spread_out(wanted, _LINE / height)
     for (label, (index, _)), old, new in zip(ends.items(), wanted, placed, strict=True):
         ax.annotate(

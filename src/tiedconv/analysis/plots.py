@@ -33,6 +33,7 @@ def plot_curves(
     *,
     ylabel: str = "",
     percent: bool = False,
+    log: bool = False,
 ) -> "Axes":
     """Draw what each model did over the epochs: the mean of its runs, in a band from the lowest to the highest.
 
@@ -41,6 +42,7 @@ def plot_curves(
         ax: where to draw. None: on a new figure.
         ylabel: what the values are, with the unit.
         percent: whether the values are fractions 0-1, to be labelled in per cent.
+        log: whether the value axis is logarithmic, for values above 0.
     """
     ax = style.new_axes() if ax is None else ax
     ends: dict[str, tuple[int, float]] = {}
@@ -62,6 +64,11 @@ def plot_curves(
     ax.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
     if percent:
         ax.yaxis.set_major_formatter(ticker.FuncFormatter(style.percent))
+    if log:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_minor_locator(ticker.NullLocator())
+        ax.yaxis.set_major_formatter("{x:g}")
     ax.margins(x=0.01)
     label_ends(ax, ends)
     return ax
@@ -93,7 +100,7 @@ def plot_tradeoff(
         points[label] = (cost, mean)
     style.tidy(ax, xlabel=xlabel, ylabel=ylabel, grid="both")
     ticker = require("matplotlib.ticker", extra="analysis")
-    ax.yaxis.set_major_locator(ticker.MaxNLocator(5))
+    ax.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 5, 10]))
     ax.yaxis.set_major_formatter(ticker.FuncFormatter(style.percent))
     _log_costs(ax, [cost for cost, _ in points.values()])
     ax.margins(y=0.25)
@@ -162,21 +169,24 @@ def plot_similarity(histograms: Mapping[str, HistogramLike | None], ax: "Axes | 
         ax.plot(histogram.mean, 0, color=look.colour, marker=look.marker, markersize=5, clip_on=False, zorder=4)
     style.tidy(ax, xlabel="Cosine similarity of two filters", ylabel="Share of filter pairs")
     ticker = require("matplotlib.ticker", extra="analysis")
-    ax.yaxis.set_major_locator(ticker.MaxNLocator(4))
+    ax.yaxis.set_major_locator(ticker.MaxNLocator(4, steps=[1, 2, 5, 10]))
     ax.yaxis.set_major_formatter(ticker.FuncFormatter(style.percent))
     ax.set_xlim(-1, 1)
     ax.set_xticks([-1, -0.5, 0, 0.5, 1], ["-1", "-0.5", "0", "0.5", "1"])
     ax.set_ylim(bottom=0)
     if names:
+        above_title = require("matplotlib.transforms", extra="analysis").offset_copy(
+            ax.transAxes, ax.figure, x=-4, y=24, units="points"
+        )
         legend = ax.legend(
             loc="lower left",
-            bbox_to_anchor=(-0.02, 1.1),
+            bbox_to_anchor=(0, 1),
+            bbox_transform=above_title,
             frameon=False,
             fontsize=8,
             labelcolor=style.INK,
-            borderpad=0,
             borderaxespad=0,
-            handlelength=2.2,
+            borderpad=0.2,
         )
         for text, name in zip(legend.get_texts(), names, strict=True):
             text.set_text(name)  # not as the label of the artist: matplotlib leaves out labels with a leading "_"

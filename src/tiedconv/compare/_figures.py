@@ -52,7 +52,9 @@ def learning_curves(comparison: Comparison, writer: FigureWriter) -> list[str]:
         )
         if not last:
             continue
-        ax = plots.plot_curves(curves, ylabel=ylabel, percent=name == "top1")
+        losses = [value for runs in curves.values() for run in runs for value in run]
+        log = name != "top1" and min(losses) > 0  # losses fall by orders of magnitude
+        ax = plots.plot_curves(curves, _narrow(), ylabel=ylabel, percent=name == "top1", log=log)
         figures.append(writer.write(ax, title=title, alt=f"{title} by epoch. After the last epoch: {last}."))
     return figures
 
@@ -69,7 +71,7 @@ def tradeoffs(comparison: Comparison, writer: FigureWriter) -> list[str]:
             for model in comparison.models
             if getattr(model, field) > 0
         }
-        ax = plots.plot_tradeoff(points, xlabel=xlabel, ylabel="Top-1")
+        ax = plots.plot_tradeoff(points, style.new_axes(3.9, 2.5), xlabel=xlabel, ylabel="Top-1")
         read = "; ".join(f"{m}: {style.si(cost)}, {_mean(v) or 0:.1%}" for m, (cost, v) in points.items() if v)
         figures.append(writer.write(ax, title=title, alt=f"{title}, one point a model. {read}."))
     return figures
@@ -101,7 +103,7 @@ def similarities(comparison: Comparison, writer: FigureWriter) -> list[str]:
     figures = []
     for place, layers in enumerate(zip_longest(*pooled.values())):
         names = list(dict.fromkeys(layer.layer for layer in layers if layer))
-        ax = plots.plot_similarity(dict(zip(pooled, layers, strict=True)))
+        ax = plots.plot_similarity(dict(zip(pooled, layers, strict=True)), _narrow())
         means = ", ".join(f"{m} {s.mean:.2f}" for m, s in zip(pooled, layers, strict=True) if s and sum(s.counts))
         title = " · ".join(names) if len(names) < 3 else f"Measured layer {place + 1}"
         alt = f"Histogram of filter similarities in {', '.join(names)}. Means: {means or 'no pairs of filters'}."
@@ -147,6 +149,11 @@ def _commonest_mistakes(matrix: list[list[int]], classes: list[str]) -> str:
 def class_name(classes: list[str], index: int) -> str:
     """Return the name of a class, or its index if it has none."""
     return classes[index] if 0 <= index < len(classes) else f"class {index}"
+
+
+def _narrow() -> "Axes":
+    """Return axes for figures that stand three in a row, where letters must stay legible."""
+    return style.new_axes(3.5, 2.5)
 
 
 def _mean(values: list[float]) -> float | None:

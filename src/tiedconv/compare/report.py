@@ -102,7 +102,7 @@ def _results_note(comparison: Comparison) -> str:
     if images := validation_images(comparison):
         parts.append(f"One of the {images} validation images counts {100 / images:.2g} points.")
     if any(model.train_images_per_s or model.inference_images_per_s for model in comparison.models):
-        parts.append("Speeds are medians with the quartiles in brackets.")
+        parts.append("Speeds are medians, with the quartiles below.")
     return " ".join(parts)
 
 
@@ -188,7 +188,7 @@ def _spread(spread: Spread | None) -> str:
     median, q1, q3 = (
         _thousands(value) if value >= 100 else f"{value:.1f}" for value in (spread.median, spread.q1, spread.q3)
     )
-    return f"{median} <small>({q1}–{q3})</small>"
+    return f"{median}<small>{q1}–{q3}</small>"
 
 
 def _thousands(value: float) -> str:
@@ -199,7 +199,7 @@ def _samples(comparison: Comparison) -> str:
     first = [(model.label, model.runs[0]) for model in comparison.models if model.runs]
     items = [
         f'<li class="card sample">{_image(sample.png, number)}'
-        f"True class: <strong>{escape(_figures.class_name(comparison.classes, sample.label))}</strong>\n<ul>"
+        f"<p>True class <strong>{escape(_figures.class_name(comparison.classes, sample.label))}</strong></p>\n<ul>"
         + "".join(_prediction(label, run, number, sample.label, comparison.classes) for label, run in first)
         + "</ul></li>"
         for number, sample in enumerate(comparison.samples)
@@ -211,11 +211,12 @@ def _prediction(label: str, run: Run, number: int, truth: int, classes: list[str
     if number >= len(run.predictions):
         return ""
     predicted, probability = run.predictions[number]
-    answer = f"{escape(_figures.class_name(classes, predicted))}, {100 * probability:.0f} %"
-    model = f'<span class="model">{escape(label)}</span>'
-    if predicted == truth:
-        return f"<li>{model}✓ {answer}</li>"
-    return f'<li class="wrong">{model}<b>✗ wrong:</b> {answer}</li>'
+    name = escape(_figures.class_name(classes, predicted))
+    kind, verdict = ("right", f"✓ {name}") if predicted == truth else ("wrong", f"✗ {name} (wrong)")
+    return (
+        f'<li class="{kind}"><span class="model">{escape(label)}</span>'
+        f"<b>{verdict}</b> <span>{100 * probability:.0f} %</span></li>"
+    )
 
 
 def _image(png: str, number: int) -> str:
