@@ -1,0 +1,32 @@
+"""What a figure was measured on."""
+
+import os
+import platform
+from pathlib import Path
+
+import timm
+import torch
+
+
+def describe_machine(device: torch.device | str = "cpu") -> dict[str, str]:
+    """Return processor, threads, device and versions, each as text to print beside a figure."""
+    device = torch.device(device)
+    return {
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,82 @@
+"""``tiedconv compare``."""
+
+import sys
+from pathlib import Path
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from ..compare import Budget, ModelSpec
+from ..compare import compare as run_comparison
+from ..compare.results import Comparison, ModelResult, Spread
+from ..data import ClassificationData
+
+
+def compare(
+    models: list[str | ModelSpec],
+    data: ClassificationData,
+    budget: Budget = Budget(),  # noqa: B008  # frozen
+    seeds: tuple[int, ...] = (0, 1, 2),
+    output: Path = Path("runs/compare"),
+    title: str = "",
+) -> None:
+    """Train several models on the same data with the same seeds and budget, and write one report.
+
+    Prints a table and writes results.json and report.html into the output folder. Run it again after an interruption,
+    or with more seeds or models: what is finished there is kept.
+
+    Args:
+        models: names of timm models, tied or not; with arguments: {name: ..., label: ..., kwargs: {...}}.
+        data: a data module such as Digits, FashionMNIST, CIFAR10, ImageFolder or ImageNet.
+        budget: epochs, optimiser and schedule, the same for every model.
+        seeds: every model is trained once with each.
+        output: folder of results.json, report.html and the runs.
+        title: headline of the report.
+    """
+    console = Console()
+    comparison = run_comparison(
+        [ModelSpec(model) if isinstance(model, str) else model for model in models],
+        data,
+        budget,
+        seeds,
+        output,
+        title=title,
+        command=["tiedconv", *sys.argv[1:]],
+        say=lambda line: console.print(line, highlight=False, markup=False),
+    )
+    console.print(_table(comparison))
+    console.print(
+        f"Numbers: {output / 'results.json'}\nReport:  {output / 'report.html'}", highlight=False, markup=False
+    )
+
+
+def _table(comparison: Comparison) -> Table:
+    table = Table(
+        title=comparison.title,
+        caption=f"top-1: mean ± sd, {len(comparison.seeds)} seeds; train, infer: images/s; step: MiB a train step takes",
+        box=SIMPLE,
+    )
+    table.add_column("model", no_wrap=True)
+    for header in ("params", "MACs", "top-1 %", "train", "infer", "step"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for model in comparison.models:
+        table.add_row(
+            model.label,
+            f"{model.params / 1e6:.2f} M",
+            f"{model.macs / 1e6:.1f} M",
+            _accuracy(model),
+            _rate(model.train_images_per_s),
+            _rate(model.inference_images_per_s),
+            "-" if model.peak_memory_mib is None else f"{model.peak_memory_mib:.0f}",
+        )
+    return table
+
+
+def _accuracy(model: ModelResult) -> str:
+    sd = model.sd("top1")
+    return f"{100 * model.mean('top1'):.2f}" + ("" if sd is None else f" ± {100 * sd:.2f}")
+
+
+def _rate(spread: Spread | None) -> str:
+    return "-" if spread is None else f"{spread.median:.0f}"

@@ -1,0 +1,103 @@
+"""The command ``tiedconv``: wiring, nothing else."""
+
+import os
+import sys
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from inspect import cleandoc
+from typing import NamedTuple
+
+from jsonargparse import ArgumentParser
+
+from .. import __version__
+
+
+class _Command(NamedTuple):
+    """A subcommand: the function behind it, what it is for and how it is called."""
+
+    function: str
+    help: str
+    example: str
+
+
+_COMMANDS = {
+    "list": _Command("list.list_", "list the models", "tiedconv list --filter '*50*'"),
+    "figures": _Command("figures.figures", "the paper's counts beside ours", "tiedconv figures --json"),
+    "compare": _Command(
+        "compare.compare",
+        "train several models alike and report",
+        "tiedconv compare --config configs/digits/compare.yaml\n"
+        "  tiedconv compare --models '[resnet_tiny, tiedresnet_tiny]' --data Digits --budget.epochs 5",
+    ),
+}
+_TRAINING = {
+    "fit": "train a model",
+    "validate": "evaluate a checkpoint on the validation images",
+    "test": "evaluate a checkpoint on the test images",
+    "predict": "write a checkpoint's predictions for your own images",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ``tiedconv`` with ``arguments``, by default the command line's; mistakes end in a message and exit code 1."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    if given[0] == "--version":
+        print(f"tiedconv {__version__}")
+        return
+    name, rest = given[0], given[1:]
+    if name not in _COMMANDS and name not in _TRAINING:
+        near = get_close_matches(name, [*_COMMANDS, *_TRAINING])
+        sys.exit(
+            f"tiedconv: {name!r} is no subcommand."
+            + (f" Did you mean {near[0]!r}?" if near else "")
+            + "\n\n"
+            + _overview()
+        )
+    try:
+        if name in _TRAINING:
+            from .training import run
+
+            run(None if arguments is None else given)  # Lightning reads the command line itself
+        else:
+            _call(name, rest)
+    except KeyboardInterrupt:
+        sys.exit(f"tiedconv {name}: interrupted. What was finished is kept; the same command goes on from there.")
+    except (ValueError, RuntimeError, OSError, ModuleNotFoundError) as error:
+        # These messages say what to do; a trace of the insides would bury them.
+        if "TIEDCONV_TRACEBACK" in os.environ:
+            raise
+        sys.exit(f"tiedconv {name}: {error}\n(TIEDCONV_TRACEBACK=1 shows where it was raised)")
+
+
+def _call(name: str, arguments: list[str]) -> None:
+    """Parse the arguments of a function of ours and call it."""
+    command = _COMMANDS[name]
+    module, _, attribute = command.function.partition(".")
+    function = getattr(import_module(f".{module}", __package__), attribute)
+    parser = ArgumentParser(
+        prog=f"tiedconv {name}",
+        description=f"{cleandoc(function.__doc__ or '').partition('Args:')[0]}example:\n  {command.example}",
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    parser.add_function_arguments(function, as_group=False)
+    parsed = parser.parse_args(arguments)
+    options = parser.instantiate_classes(parsed)
+    options.pop("config", None)
+    function(**options.as_dict())
+
+
+def _overview() -> str:
+    rows = {**{name: command.help for name, command in _COMMANDS.items()}, **_TRAINING}
+    width = max(map(len, rows))
+    lines = "\n".join(f"  {name:<{width}}  {text}" for name, text in rows.items())
+    return (
+        "usage: tiedconv <subcommand> [options]\n\n"
+        f"subcommands:\n{lines}\n\n"
+        "tiedconv <subcommand> --help shows its options and an example; --version prints the version."
+    )

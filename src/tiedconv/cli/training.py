@@ -1,0 +1,86 @@
+"""``tiedconv fit | validate | test | predict``: Lightning's command line on our tasks and data."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import BasePredictionWriter, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from ..data import ClassificationData
+from ..tasks import ClassificationTask
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Write ``predictions.csv`` into the log folder: image, class, probability, best first, up to five a row."""
+
+    def __init__(self) -> None:
+        super().__init__("epoch")
+
+    def write_on_epoch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        predictions: Sequence[Any],
+        batch_indices: Sequence[Any],
+    ) -> None:
+        classes = trainer.datamodule.classes  # type: ignore[attr-defined]
+        rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
+        path = Path(trainer.log_dir or trainer.default_root_dir, f"predictions{rank}.csv")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shown = min(5, len(classes))
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(
+                ["image", *(f"{what}{i}" for i in range(1, shown + 1) for what in ("class", "probability"))]
+            )
+            for batch in predictions:
+                best = batch["probabilities"].topk(shown)
+                for source, values, indices in zip(batch["source"], *map(list, best), strict=True):
+                    pairs = zip(indices.tolist(), values.tolist(), strict=True)
+                    writer.writerow([source, *(x for i, p in pairs for x in (classes[i], f"{p:.4f}"))])
+        print(f"Predictions: {path}")
+
+
+class TrainingCLI(LightningCLI):
+    """LightningCLI with our defaults: which checkpoints are kept, and what the data tells the model."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": "val/top1",
+                "checkpoint.mode": "max",
+                "checkpoint.save_last": True,
+                "checkpoint.filename": "epoch={epoch}-top1={val/top1:.4f}",
+                "checkpoint.auto_insert_metric_name": False,
+            }
+        )
+        for name in ("num_classes", "in_chans"):
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        if self._get(self.config_init, "trainer.logger") in (None, True):
+            root = self._get(self.config_init, "trainer.default_root_dir")
+            tensorboard = TensorBoardLogger(root, name=self.subcommand)
+            # One folder for both: left to itself, each logger would take the next free version.
+            kwargs["logger"] = [CSVLogger(root, name=self.subcommand, version=tensorboard.version), tensorboard]
+        return super().instantiate_trainer(**kwargs)
+
+
+def run(arguments: Sequence[str] | None) -> None:
+    """Run one of Lightning's subcommands; ``arguments`` starts with its name, None takes the command line's."""
+    TrainingCLI(
+        model_class=ClassificationTask,
+        datamodule_class=ClassificationData,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        parser_kwargs={"prog": "tiedconv"},
+        trainer_defaults={"default_root_dir": "runs", "callbacks": [PredictionWriter()]},
+        args=None if arguments is None else list(arguments),
+    )

@@ -1,0 +1,6 @@
+"""Train several models on the same data, seeds and budget, and report what came out."""
+
+from .runner import compare
+from .training import Budget, ModelSpec
+
+__all__ = ["Budget", "ModelSpec", "compare"]

@@ -1,0 +1,167 @@
+"""The whole comparison: every model with every seed, then counts, timings, table data and report."""
+
+import base64
+import io
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torchvision.transforms.functional import to_pil_image
+
+from .._extras import require
+from ..analysis.counts import count
+from ..bench import describe_machine, throughput, train_step_peak_memory
+from ..data import ClassificationData
+from .report import write_report
+from .results import Comparison, ModelResult, Run, Sample, Spread, to_json
+from .training import Budget, ModelSpec, evenly_spaced, train_run, write_whole
+
+SAMPLES = 12
+TIMED_ROUNDS = 10
+
+
+def compare(
+    models: Sequence[ModelSpec],
+    data: ClassificationData,
+    budget: Budget,
+    seeds: Sequence[int],
+    output: Path,
+    *,
+    title: str = "",
+    command: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> Comparison:
+    """Train several models alike and write ``results.json`` and ``report.html`` into ``output``.
+
+    Every run has a folder ``output/runs/<label>/seed-<seed>``. What is finished there is not trained again, what is
+    unfinished goes on after its last whole epoch: call again after an interruption, or with more seeds or models.
+    Throughput and memory are measured at the end of every call.
+
+    Args:
+        models: what to compare; labels must differ.
+        data: training and validation images.
+        budget: what every run is given.
+        seeds: every model is trained once with each.
+        output: folder of the results.
+        title: headline of the report; default: the models' labels and the data set.
+        command: the command line that repeats it, printed in the report.
+        say: called with a line of progress after each run.
+
+    Raises:
+        ValueError: if there is no model or seed, one is given twice, or ``output`` holds runs with other settings.
+        ModuleNotFoundError: if the ``analysis`` extra is not installed.
+    """
+    _check(models, seeds)
+    for module in ("captum", "matplotlib"):  # before the training, not after it
+        require(module, extra="analysis")
+    data.prepare_data()
+    data.setup("fit")
+    validation = data.split(train=False)
+    sample_indices = evenly_spaced(len(validation), SAMPLES)  # type: ignore[arg-type]  # every split has a length
+
+    runs: dict[str, list[Run]] = {spec.label: [] for spec in models}
+    total = len(models) * len(seeds)
+    for number, (seed, spec) in enumerate(((s, m) for s in seeds for m in models), start=1):
+        folder = output / "runs" / spec.label / f"seed-{seed}"
+        say(f"[{number}/{total}] {spec.label}, seed {seed}")
+        run = train_run(spec, seed, data, budget, folder, sample_indices)
+        say(f"      top-1 {run.top1:.2%} after {run.seconds:.0f} s of training")
+        runs[spec.label].append(run)
+
+    say("measuring throughput and memory")
+    results = [_describe(spec, data, runs[spec.label]) for spec in models]
+    results = _measure(results, data, budget)
+    comparison = Comparison(
+        title=title or f"{', '.join(spec.label for spec in models)} on {type(data).__name__}",
+        command=shlex.join(command),
+        machine=describe_machine(_device()),
+        data={
+            "data set": type(data).__name__,
+            "training images": f"{len(data.split(train=True)):,}",  # type: ignore[arg-type]
+            "validation images": f"{len(validation):,}",  # type: ignore[arg-type]
+            "input": " x ".join(map(str, data.input_size)),
+        },
+        budget=_printable(budget, data),
+        classes=list(data.classes),
+        seeds=list(seeds),
+        samples=[_sample(data, i) for i in sample_indices],
+        models=results,
+    )
+    write_whole(output / "results.json", to_json(comparison))
+    write_report(comparison, output / "report.html")
+    return comparison
+
+
+def _check(models: Sequence[ModelSpec], seeds: Sequence[int]) -> None:
+    for what, values in (("models", [spec.label for spec in models]), ("seeds", [str(seed) for seed in seeds])):
+        if not values:
+            raise ValueError(f"compare: {what} is empty. Give at least one.")
+        twice = sorted({v for v in values if values.count(v) > 1})
+        if twice:
+            raise ValueError(f"compare: {what} has {', '.join(twice)} twice. Give each once; models may get a label.")
+    for spec in models:
+        if not timm.is_model(spec.name):
+            raise ValueError(
+                f"compare: no model is called {spec.name!r}. `tiedconv list` prints the tied ones, "
+                "timm.list_models() all."
+            )
+
+
+def _build(name: str, num_classes: int, in_chans: int, kwargs: dict[str, Any]) -> torch.nn.Module:
+    import tiedconv  # noqa: F401  # registers the models: a fresh process starts here
+
+    return timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **kwargs)
+
+
+def _describe(spec: ModelSpec, data: ClassificationData, runs: list[Run]) -> ModelResult:
+    counts = count(_build(spec.name, data.num_classes, data.in_chans, spec.kwargs), data.input_size)
+    return ModelResult(spec.label, spec.name, spec.kwargs, counts.params, counts.macs, runs=runs)
+
+
+def _measure(results: list[ModelResult], data: ClassificationData, budget: Budget) -> list[ModelResult]:
+    """Add throughput and memory, in float32 and without compilation, at the batch size of the training."""
+    memory_format = torch.channels_last if budget.channels_last else torch.contiguous_format
+    shape = (data.batch_size, *data.input_size)
+    device = _device()
+    images = torch.randn(shape, device=device).contiguous(memory_format=memory_format)
+    models = {
+        r.label: _build(r.name, data.num_classes, data.in_chans, r.kwargs).to(device).to(memory_format=memory_format)
+        for r in results
+    }
+    training = throughput(models, images, train=True, rounds=TIMED_ROUNDS)
+    inference = throughput(models, images, train=False, rounds=TIMED_ROUNDS)
+    return [
+        replace(
+            r,
+            train_images_per_s=Spread.of(training[r.label]),
+            inference_images_per_s=Spread.of(inference[r.label]),
+            peak_memory_mib=train_step_peak_memory(
+                _build, (r.name, data.num_classes, data.in_chans, r.kwargs), shape, budget.channels_last
+            ),
+        )
+        for r in results
+    ]
+
+
+def _printable(budget: Budget, data: ClassificationData) -> dict[str, str]:
+    options = {**asdict(budget), "batch_size": data.batch_size}
+    optimization = options.pop("optimization")
+    return {name.replace("_", " "): str(value) for name, value in {**options, **optimization}.items()}
+
+
+def _sample(data: ClassificationData, index: int) -> Sample:
+    image, label = data.split(train=False)[index]
+    mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
+    picture = to_pil_image((image * std + mean).clamp(0, 1))
+    picture.thumbnail((160, 160))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return Sample(base64.b64encode(buffer.getvalue()).decode(), int(label))
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

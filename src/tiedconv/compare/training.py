@@ -1,0 +1,248 @@
+"""One run of a comparison: one model trained with one seed, continued where an interruption left it."""
+
+import json
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from torch import Tensor
+
+from ..analysis.similarity import filter_similarity
+from ..data import ClassificationData
+from ..tasks import ClassificationTask, Optimization
+from .results import Epoch, Run, Similarity, read_run, to_json
+
+SIMILARITY_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every model of a comparison is given.
+
+    Attributes:
+        epochs: passes over the training images.
+        optimization: optimiser and schedule, see :class:`tiedconv.tasks.Optimization`.
+        label_smoothing, mixup, cutmix, channels_last, compile: as in :class:`tiedconv.tasks.ClassificationTask`.
+        precision: Lightning's name of the arithmetic, such as ``"32-true"`` or ``"bf16-mixed"``.
+    """
+
+    epochs: int = 10
+    optimization: Optimization = Optimization()  # noqa: RUF009  # frozen
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    channels_last: bool = False
+    compile: bool = False
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"Budget: epochs must be at least 1, got {self.epochs}.")
+
+    def task_options(self) -> dict[str, Any]:
+        """The part that :class:`tiedconv.tasks.ClassificationTask` takes."""
+        names = ("optimization", "label_smoothing", "mixup", "cutmix", "channels_last", "compile")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model of a comparison.
+
+    Attributes:
+        name: a timm model, tied or not.
+        label: what to call it in tables; default: the name and the arguments.
+        kwargs: more arguments for ``timm.create_model``.
+    """
+
+    name: str
+    label: str = ""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.label:
+            arguments = ",".join(f"{k}={v}" for k, v in self.kwargs.items())
+            object.__setattr__(self, "label", f"{self.name}({arguments})" if arguments else self.name)
+        if any(c in self.label for c in "/\\\0") or self.label in (".", ".."):
+            raise ValueError(f"ModelSpec: label={self.label!r} names a folder too and must be one without slashes.")
+
+
+def train_run(
+    spec: ModelSpec, seed: int, data: ClassificationData, budget: Budget, folder: Path, sample_indices: list[int]
+) -> Run:
+    """Train ``spec`` with ``seed`` in ``folder``, or read the result if it is there already.
+
+    An unfinished run goes on from its last epoch and ends with the numbers it would have had without the interruption.
+
+    Raises:
+        ValueError: if the folder holds a run of another model, data set or budget.
+        KeyboardInterrupt: if the user stopped it; the next call goes on.
+    """
+    _check_same_run(folder, _describe_run(spec, data, budget))
+    result = folder / "result.json"
+    if result.exists():
+        return read_run(result)
+
+    L.seed_everything(seed, verbose=False)
+    task = ClassificationTask(
+        spec.name, data.num_classes, data.in_chans, model_kwargs=spec.kwargs, **budget.task_options()
+    )
+    history = _History()
+    # Its own name, not "last": Lightning would number a second file when the folder holds one already.
+    checkpoint = ModelCheckpoint(
+        folder,
+        filename="checkpoint",
+        save_top_k=1,
+        every_n_epochs=1,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    with quiet_lightning():
+        trainer = L.Trainer(
+            max_epochs=budget.epochs,
+            precision=budget.precision,  # type: ignore[arg-type]  # Lightning checks the name
+            devices=1,
+            logger=False,
+            callbacks=[history, checkpoint, RichProgressBar(leave=False)],
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+        saved = folder / "checkpoint.ckpt"
+        trainer.fit(task, data, ckpt_path=saved if saved.exists() else None, weights_only=True)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+    run = _evaluate(task, data, history, seed, sample_indices)
+    write_whole(result, to_json(run))
+    return run
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a kill leaves the old one or the new one, never a half."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's tips and its advice on loader processes out of a table that is being printed."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers")
+            warnings.filterwarnings("ignore", message=".*smaller than the logging interval")
+            warnings.filterwarnings("ignore", message=".*is deprecated, use `isinstance")
+            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+class _History(L.Callback):
+    """Epoch by epoch results; they travel in the checkpoint."""
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, Any]] = []
+        self.seconds = 0.0
+        self._start = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.seconds += time.perf_counter() - self._start
+        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        self.epochs.append(
+            {
+                "epoch": trainer.current_epoch,
+                "train_loss": metrics["train/loss"],
+                "val_loss": metrics["val/loss"],
+                "top1": metrics["val/top1"],
+            }
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": self.epochs, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.epochs = list(state_dict["epochs"])
+        self.seconds = state_dict["seconds"]
+
+
+def _describe_run(spec: ModelSpec, data: ClassificationData, budget: Budget) -> dict[str, Any]:
+    return {
+        "model": {"name": spec.name, "kwargs": spec.kwargs},
+        "data": {"name": type(data).__name__, **data.hparams},
+        "budget": asdict(budget),
+    }
+
+
+def _check_same_run(folder: Path, description: dict[str, Any]) -> None:
+    file = folder / "run.json"
+    description = json.loads(json.dumps(description))
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps(description, indent=1))
+        return
+    found = json.loads(file.read_text())
+    if found != description:
+        differing = [
+            f"{part}.{name} = {found[part].get(name)!r} there, {description[part].get(name)!r} now"
+            for part in description
+            for name in {**found[part], **description[part]}
+            if found[part].get(name) != description[part].get(name)
+        ]
+        raise ValueError(
+            f"compare: {folder} holds a run with other settings: {'; '.join(differing)}. Choose another output folder, "
+            "or remove this one to train again."
+        )
+
+
+@torch.inference_mode()
+def _predict(task: ClassificationTask, data: ClassificationData) -> tuple[Tensor, Tensor]:
+    probabilities, labels = [], []
+    for images, targets in data.val_dataloader():
+        probabilities.append(task(images.to(task.device)).float().softmax(-1).cpu())
+        labels.append(targets)
+    return torch.cat(probabilities), torch.cat(labels)
+
+
+def _evaluate(
+    task: ClassificationTask, data: ClassificationData, history: _History, seed: int, sample_indices: list[int]
+) -> Run:
+    task.eval()
+    probabilities, labels = _predict(task, data)
+    ranked = probabilities.topk(min(5, data.num_classes)).indices
+    hits = ranked == labels[:, None]
+    pairs = labels * data.num_classes + ranked[:, 0]
+    confusion = pairs.bincount(minlength=data.num_classes**2).reshape(data.num_classes, -1)
+    images = torch.stack([data.split(train=False)[i][0] for i in evenly_spaced(len(labels), SIMILARITY_IMAGES)])
+    similarity = [
+        Similarity(**asdict(layer.histogram())) for layer in filter_similarity(task.model, None, images.to(task.device))
+    ]
+    return Run(
+        seed=seed,
+        top1=hits[:, 0].double().mean().item(),
+        top5=hits.any(1).double().mean().item(),
+        seconds=history.seconds,
+        history=[Epoch(**epoch) for epoch in history.epochs],
+        confusion=confusion.tolist(),
+        predictions=[(int(ranked[i, 0]), probabilities[i, ranked[i, 0]].item()) for i in sample_indices],
+        similarity=similarity,
+    )
+
+
+def evenly_spaced(length: int, count: int) -> list[int]:
+    """At most ``count`` indices below ``length``, evenly spaced."""
+    count = min(length, count)
+    return [i * length // count for i in range(count)]

@@ -1,0 +1,154 @@
+"""What every classification data set has in common: two splits, loaders, an order of images that a resume repeats."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.transforms import v2
+
+Transform = Callable[[Any], torch.Tensor]
+
+
+def global_seed() -> int:
+    """Return the seed that ``lightning.seed_everything`` was last given, 0 before it was called."""
+    return int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+
+class ClassificationData(L.LightningDataModule):
+    """Base of the data modules: a subclass names its classes and builds its two splits.
+
+    A subclass sets ``classes``, ``input_size`` (C, H, W), ``mean`` and ``std`` (one entry a channel) and implements
+    :meth:`build`; everything else is here. The accuracy that training reports is measured on the ``val`` split.
+
+    The order of an epoch's training images depends on the seed of ``lightning.seed_everything`` and the epoch alone, so
+    that a resumed training sees the images that an uninterrupted one would have seen.
+
+    Args:
+        batch_size: images a step and device.
+        num_workers: loader processes; 0 loads in the training process.
+        predict_path: an image or a folder of images for ``tiedconv predict``; default: the ``val`` split.
+    """
+
+    classes: Sequence[str]
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        predict_path: str | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value, minimum in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+            if value < minimum:
+                raise ValueError(f"{type(self).__name__}: {name} must be at least {minimum}, got {value}.")
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.predict_path = predict_path
+        self._splits: dict[bool, Dataset[Any]] = {}
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    def in_chans(self) -> int:
+        """Channels of an image."""
+        return self.input_size[0]
+
+    def build(self, train: bool) -> Dataset[Any]:
+        """Return the training or the validation split, (image, class index) pairs with transforms applied."""
+        raise NotImplementedError
+
+    def split(self, train: bool) -> Dataset[Any]:
+        """Return a split, built at first use."""
+        if train not in self._splits:
+            self._splits[train] = self.build(train)
+        return self._splits[train]
+
+    def eval_transform(self) -> Transform:
+        """Transform of an image that is not trained on: resize, to [0, 1], normalise."""
+        return v2.Compose([v2.Resize(self.input_size[1:]), *to_normalised(self.mean, self.std)])
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.split(train=True), shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.split(train=False), shuffle=False)
+
+    test_dataloader = val_dataloader
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        if self.predict_path is None:
+            dataset: Dataset[Any] = _Named(self.split(train=False))
+        else:
+            dataset = ImageFiles(Path(self.predict_path), self.eval_transform(), channels=self.in_chans)
+        return self._loader(dataset, shuffle=False)
+
+    def _loader(self, dataset: Dataset[Any], *, shuffle: bool) -> DataLoader[Any]:
+        # A DistributedSampler also for one process: its order is a function of (seed, epoch), a RandomSampler's is not.
+        world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        sampler: DistributedSampler[Any] = DistributedSampler(
+            dataset, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=global_seed()
+        )
+        return DataLoader(
+            dataset,
+            self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            drop_last=shuffle and len(sampler) >= self.batch_size,
+        )
+
+
+def to_normalised(mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform]:
+    """Transforms that end every pipeline: PIL image → float tensor in [0, 1] → normalised."""
+    return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
+
+
+class ImageFiles(Dataset[tuple[torch.Tensor, str]]):
+    """One image file or all image files below a folder, as (image, path) pairs sorted by path.
+
+    Raises:
+        FileNotFoundError: if the path does not exist or holds no image.
+    """
+
+    def __init__(self, path: Path, transform: Transform, *, channels: int) -> None:
+        if not path.exists():
+            raise FileNotFoundError(f"ImageFiles: {path} does not exist. Give an image file or a folder of images.")
+        found = [path] if path.is_file() else sorted(path.rglob("*"))
+        self.paths = [p for p in found if p.suffix.lower() in IMG_EXTENSIONS]
+        if not self.paths:
+            raise FileNotFoundError(f"ImageFiles: no image in {path}. Known suffixes: {', '.join(IMG_EXTENSIONS)}.")
+        self.transform = transform
+        self.mode = "L" if channels == 1 else "RGB"
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
+        path = self.paths[index]
+        with Image.open(path) as image:
+            return self.transform(image.convert(self.mode)), str(path)
+
+
+class _Named(Dataset[tuple[torch.Tensor, str]]):
+    """A split with the image's number in place of its class."""
+
+    def __init__(self, split: Dataset[Any]) -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split)  # type: ignore[arg-type]  # every split has a length
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
+        return self.split[index][0], str(index)

@@ -1,0 +1,112 @@
+"""Photographs in folders: any ImageFolder layout, and ImageNet-1k, with timm's transforms."""
+
+from pathlib import Path
+from typing import Any
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
+from torch.utils.data import Dataset
+from torchvision import datasets
+
+from .classification import ClassificationData, Transform
+
+
+class ImageFolder(ClassificationData):
+    """Images sorted into one folder a class: ``root/train/<class>/*`` and ``root/val/<class>/*``.
+
+    Training images: random resized crop, flip, and what the options add. Validation images: short side resized to
+    ``image_size / crop_pct``, centre crop.
+
+    Args:
+        root: folder with ``train`` and ``val``.
+        image_size: side of the crops in pixels.
+        crop_pct: share of the resized image's side that the validation crop keeps, 0-1.
+        color_jitter: strength of brightness, contrast and saturation jitter; 0 switches it off.
+        auto_augment: timm's policy string, such as ``"rand-m9-mstd0.5"``; default none.
+        random_erasing: probability of erasing a rectangle, 0-1.
+        batch_size, num_workers, predict_path: as in :class:`ClassificationData`.
+
+    Raises:
+        FileNotFoundError: if ``root`` lacks one of the two folders.
+        ValueError: if the two folders do not hold the same classes.
+    """
+
+    mean = IMAGENET_DEFAULT_MEAN
+    std = IMAGENET_DEFAULT_STD
+
+    def __init__(
+        self,
+        root: str,
+        image_size: int = 224,
+        crop_pct: float = 0.875,
+        color_jitter: float = 0.0,
+        auto_augment: str | None = None,
+        random_erasing: float = 0.0,
+        batch_size: int = 128,
+        num_workers: int = 4,
+        predict_path: str | None = None,
+    ) -> None:
+        super().__init__(batch_size, num_workers, predict_path)
+        self.save_hyperparameters()
+        self.root = Path(root)
+        self.input_size = (3, image_size, image_size)
+        self.crop_pct = crop_pct
+        self.augmentation: dict[str, Any] = {
+            "color_jitter": color_jitter or None,
+            "auto_augment": auto_augment,
+            "re_prob": random_erasing,
+        }
+        self.classes = self.read_classes()
+
+    def read_classes(self) -> tuple[str, ...]:
+        """Return the class names, in the order of their indices."""
+        names = {}
+        for part in ("train", "val"):
+            folder = self.root / part
+            if not folder.is_dir():
+                raise FileNotFoundError(
+                    f"{type(self).__name__}: {folder} is not a folder. Expected {self.root}/train/<class>/<image> and "
+                    f"{self.root}/val/<class>/<image>."
+                )
+            names[part] = datasets.folder.find_classes(folder)[0]
+        if names["train"] != names["val"]:
+            differing = sorted(set(names["train"]) ^ set(names["val"]))
+            raise ValueError(
+                f"{type(self).__name__}: train and val of {self.root} hold different classes; only in one of them: "
+                f"{', '.join(differing[:5])}{' ...' if len(differing) > 5 else ''}."
+            )
+        return tuple(names["train"])
+
+    def transform(self, train: bool) -> Transform:
+        """timm's transform for training or evaluation."""
+        common: dict[str, Any] = {"input_size": self.input_size, "mean": self.mean, "std": self.std}
+        if train:
+            return create_transform(**common, is_training=True, **self.augmentation)
+        return create_transform(**common, crop_pct=self.crop_pct)
+
+    def eval_transform(self) -> Transform:
+        return self.transform(train=False)
+
+    def build(self, train: bool) -> Dataset[Any]:
+        return datasets.ImageFolder(self.root / ("train" if train else "val"), self.transform(train))
+
+
+class ImageNet(ImageFolder):
+    """ImageNet-1k through torchvision's class.
+
+    ``root`` holds the official archives ``ILSVRC2012_devkit_t12.tar.gz``, ``ILSVRC2012_img_train.tar`` and
+    ``ILSVRC2012_img_val.tar``, which are unpacked at first use, or what an earlier use unpacked from them. Options are
+    those of :class:`ImageFolder`.
+    """
+
+    def read_classes(self) -> tuple[str, ...]:
+        try:
+            names = datasets.ImageNet(str(self.root), split="val").classes
+        except RuntimeError as error:
+            raise FileNotFoundError(
+                f"ImageNet: {self.root} does not hold ImageNet-1k. {error} For images already sorted into "
+                "train/<class> and val/<class>, use ImageFolder."
+            ) from error
+        return tuple(name[0] for name in names)
+
+    def build(self, train: bool) -> Dataset[Any]:
+        return datasets.ImageNet(str(self.root), split="train" if train else "val", transform=self.transform(train))

@@ -1,0 +1,148 @@
+"""Small-image sets through torchvision's classes: FashionMNIST, CIFAR-10 and CIFAR-100."""
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+from torchvision import datasets
+from torchvision.transforms import v2
+
+from .classification import ClassificationData, Transform, to_normalised
+
+_DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
+
+
+class _SmallImages(ClassificationData):
+    """Padded random crops and flips for training, the bare image for validation."""
+
+    crop_padding: int
+
+    def __init__(
+        self,
+        root: str = "data",
+        download: bool = False,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        predict_path: str | None = None,
+    ) -> None:
+        super().__init__(batch_size, num_workers, predict_path)
+        self.save_hyperparameters()
+        self.root = root
+        self.download = download
+
+    def open(self, train: bool, transform: Transform | None) -> Dataset[Any]:
+        """Return torchvision's data set; ``RuntimeError`` from there means that the files are missing."""
+        raise NotImplementedError
+
+    def prepare_data(self) -> None:
+        try:
+            self.open(train=True, transform=None)
+        except RuntimeError as error:
+            raise FileNotFoundError(f"{type(self).__name__}: no data in {self.root!r}. {self.how_to_get()}") from error
+
+    def how_to_get(self) -> str:
+        """What to do when the files are missing."""
+        return "Set root to the folder that holds them, or download=True to fetch them."
+
+    def build(self, train: bool) -> Dataset[Any]:
+        if not train:
+            return self.open(train, self.eval_transform())
+        crop = v2.RandomCrop(self.input_size[1:], padding=self.crop_padding)
+        return self.open(train, v2.Compose([crop, v2.RandomHorizontalFlip(), *to_normalised(self.mean, self.std)]))
+
+
+class FashionMNIST(_SmallImages):
+    """60,000 training and 10,000 validation images of clothing, grey, 28x28 pixels, ten classes.
+
+    Training images are padded by 2 pixels, cropped at random and flipped. When ``root`` has no files yet, the four
+    archives are unpacked into it from ``source``.
+
+    Args:
+        root: folder that holds, or will hold, torchvision's ``FashionMNIST/raw``.
+        source: folder with the four ``*-ubyte.gz`` archives; the default is where Debian's package
+            ``dataset-fashion-mnist`` puts them.
+        download: fetch the archives when they are nowhere else.
+        batch_size, num_workers, predict_path: as in :class:`ClassificationData`.
+
+    Raises:
+        FileNotFoundError: in ``prepare_data``, if the files are nowhere, with the ways to get them.
+    """
+
+    classes = tuple(datasets.FashionMNIST.classes)
+    input_size = (1, 28, 28)
+    mean = (0.2860,)
+    std = (0.3530,)
+    crop_padding = 2
+
+    def __init__(
+        self,
+        root: str = "data",
+        source: str = _DEBIAN_FASHION_MNIST,
+        download: bool = False,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        predict_path: str | None = None,
+    ) -> None:
+        super().__init__(root, download, batch_size, num_workers, predict_path)
+        self.save_hyperparameters()
+        self.source = source
+
+    def open(self, train: bool, transform: Transform | None) -> Dataset[Any]:
+        return datasets.FashionMNIST(self.root, train, transform, download=self.download)
+
+    def prepare_data(self) -> None:
+        raw = Path(self.root, "FashionMNIST", "raw")
+        for archive in sorted(Path(self.source).glob("*-ubyte.gz")):
+            unpacked = raw / archive.stem
+            if not unpacked.exists():
+                raw.mkdir(parents=True, exist_ok=True)
+                part = unpacked.with_suffix(".part")  # renamed when whole, so that a kill leaves no half file behind
+                part.write_bytes(gzip.decompress(archive.read_bytes()))
+                part.rename(unpacked)
+        super().prepare_data()
+
+    def how_to_get(self) -> str:
+        return (
+            "On Debian: apt-get install dataset-fashion-mnist. Elsewhere set source to a folder with the four .gz "
+            "archives, or download=True to fetch them."
+        )
+
+
+class CIFAR10(_SmallImages):
+    """50,000 training and 10,000 validation images, colour, 32x32 pixels, ten classes.
+
+    Training images are padded by 4 pixels, cropped at random and flipped.
+
+    Args:
+        root: folder that holds torchvision's ``cifar-10-batches-py``.
+        download: fetch the files when they are missing.
+        batch_size, num_workers, predict_path: as in :class:`ClassificationData`.
+
+    Raises:
+        FileNotFoundError: in ``prepare_data``, if the files are missing.
+    """
+
+    classes: tuple[str, ...] = (
+        "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+    )  # fmt: skip
+    input_size = (3, 32, 32)
+    mean = (0.4914, 0.4822, 0.4465)
+    std = (0.2470, 0.2435, 0.2616)
+    crop_padding = 4
+    source_class = datasets.CIFAR10
+
+    def open(self, train: bool, transform: Transform | None) -> Dataset[Any]:
+        return self.source_class(self.root, train, transform, download=self.download)
+
+
+class CIFAR100(CIFAR10):
+    """As :class:`CIFAR10`, with 100 classes in torchvision's ``cifar-100-python``."""
+
+    classes = tuple(f"class {index}" for index in range(100))  # the names come with the files, see prepare_data
+    mean = (0.5071, 0.4865, 0.4409)
+    std = (0.2673, 0.2564, 0.2762)
+    source_class = datasets.CIFAR100
+
+    def setup(self, stage: str) -> None:
+        self.classes = tuple(self.split(train=False).classes)  # type: ignore[attr-defined]
