@@ -20,7 +20,7 @@ class TiedResNestBottleneck(ResNestBottleneck):
 
     timm's 3x3 has one group for every path of the split attention. Here the paths are the blocks of one tied
     convolution: each sees its own channels and all use the same filters, which saves weights and no MACs. The paper
-    names the 3x3 and the entry; only with this 3x3 and the shortcut tied as in TiedResNet are there its 16.5 M parameters.
+    names the 3x3 and the entry; its 16.5 M parameters need this reading of the 3x3, and the shortcut tied as well.
 
     Args:
         args, kwargs: as in ``ResNestBottleneck``.

@@ -1,0 +1,133 @@
+"""Parameters and multiply-adds of a model, and the paper's counts beside those of the models built here."""
+
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import timm
+import torch
+from timm.layers import SEModule
+from timm.models.efficientnet import SqueezeExcite
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..models.published import PUBLISHED, PublishedCount
+from ..nn import TiedGlobalContext, TiedSE
+
+ATTENTION = (SEModule, SqueezeExcite, TiedSE, TiedGlobalContext)
+"""The attention modules of the paper's tables 3 and 4, untied and tied."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a model costs.
+
+    Attributes:
+        params: parameters, each shared one once.
+        macs: multiply-adds of convolutions and matrix products for one input. torch's counter gives two FLOPs each.
+    """
+
+    params: int
+    macs: int
+
+
+def count(model: nn.Module, input_size: Sequence[int]) -> Counts:
+    """Count a model's parameters and its multiply-adds for one input, in evaluation mode.
+
+    Runs a copy of the model on the meta device, so that nothing is computed, and the model's weights, mode and
+    statistics are neither copied nor touched. Norms, activations, pooling and additions are not counted, as usual.
+
+    Args:
+        model: any module that takes one tensor.
+        input_size: the input's shape without the batch dimension, such as ``(3, 224, 224)``.
+
+    Example:
+        >>> conv = nn.Conv2d(3, 8, 3, padding=1)  # 3 * 8 * 3 * 3 + 8 parameters, 216 MACs for each of 16 positions
+        >>> count(conv, (3, 4, 4))
+        Counts(params=224, macs=3456)
+    """
+    twin = _on_meta(model).eval()
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        twin(torch.empty(1, *input_size, device="meta", dtype=dtype))
+    return Counts(_parameters([model]), counter.get_total_flops() // 2)
+
+
+def count_attention(
+    model: nn.Module, types: tuple[type[nn.Module], ...] = ATTENTION, within: Sequence[str] = ()
+) -> int:
+    """Count the parameters of a model's attention modules, as the paper's Tables 3 and 4 do.
+
+    Args:
+        model: any module.
+        types: which modules count; what they contain is counted with them, once.
+        within: names of the submodules to look into. Default: the whole model.
+
+    Example:
+        >>> count_attention(nn.Sequential(nn.Conv2d(3, 64, 1), TiedSE(64, reduction=16, blocks=2)))  # 2*64*4/4 + 2 + 32
+        162
+    """
+    roots = [model.get_submodule(name) for name in within] or [model]
+    return _parameters(m for root in roots for m in root.modules() if isinstance(m, types))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A published count beside the count of the model built here.
+
+    Attributes:
+        published: the row of the paper.
+        params: parameters of the model built here, in millions; ``None`` if it is not here.
+        gmacs: its multiply-adds for one 224x224 image, in 10^9; ``None`` also where only attention is counted.
+    """
+
+    published: PublishedCount
+    params: float | None
+    gmacs: float | None
+
+    @property
+    def params_difference(self) -> float | None:
+        """Built over published parameters, minus one, in per cent."""
+        return _difference(self.params, self.published.params)
+
+    @property
+    def gmacs_difference(self) -> float | None:
+        """Built over published multiply-adds, minus one, in per cent."""
+        return _difference(self.gmacs, self.published.gmacs)
+
+
+def compare_with_paper(rows: Iterable[PublishedCount] = PUBLISHED) -> Iterator[Comparison]:
+    """Build the model of every row on the meta device, and count what the row counts.
+
+    Example:
+        >>> [(c.params, c.gmacs) for c in compare_with_paper(PUBLISHED[:1])]  # ResNet50, published 25.6 and 4.2
+        [(25.557032, 4.089184256)]
+    """
+    for row in rows:
+        if row.model is None:
+            yield Comparison(row, None, None)
+            continue
+        model = timm.create_model(row.model, device="meta", **row.args)
+        if row.counted == "attention":
+            yield Comparison(row, count_attention(model, within=row.within) / 1e6, None)
+        else:
+            counts = count(model, (3, 224, 224))
+            yield Comparison(row, counts.params / 1e6, counts.macs / 1e9)
+
+
+def _on_meta(model: nn.Module) -> nn.Module:
+    """Copy ``model`` with its parameters and buffers on the meta device; deepcopy takes those from its memo."""
+    memo: dict[int, Tensor] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer.detach().to("meta")
+    return copy.deepcopy(model, memo)
+
+
+def _parameters(modules: Iterable[nn.Module]) -> int:
+    return sum({id(p): p.numel() for module in modules for p in module.parameters()}.values())
+
+
+def _difference(built: float | None, published: float | None) -> float | None:
+    return None if built is None or published is None else 100 * (built / published - 1)

@@ -1,0 +1,28 @@
+"""``tiedconv list``."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..analysis.counts import count
+from ..models import create_model, list_models
+
+
+def list_(filter: str = "*") -> None:
+    """Print the models' names with their parameters and their multiply-adds for one image of the size they are for.
+
+    Args:
+        filter: shell-style pattern, such as "*50*".
+    """
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("model", no_wrap=True)
+    for header in ("params", "MACs", "input"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for name in list_models(filter):
+        model = create_model(name, device="meta")
+        cfg: Any = model.default_cfg
+        size = cfg["input_size"]
+        counts = count(model, size)
+        table.add_row(name, f"{counts.params / 1e6:.2f} M", f"{counts.macs / 1e6:.0f} M", "x".join(map(str, size)))
+    Console(highlight=False).print(table)
