@@ -14,7 +14,7 @@ from ..data import ClassificationData
 
 
 def compare(
-    models: list[str | ModelSpec],
+    models: str | list[str | ModelSpec],
     data: ClassificationData,
     budget: Budget = Budget(),  # noqa: B008  # frozen
     seeds: tuple[int, ...] = (0, 1, 2),
@@ -27,7 +27,8 @@ def compare(
     or with more seeds or models: what is finished there is kept.
 
     Args:
-        models: names of timm models, tied or not; with arguments: {name: ..., label: ..., kwargs: {...}}.
+        models: names of timm models, tied or not, separated by commas; in a config file a list, whose entries can also
+            be {name: ..., label: ..., kwargs: {...}}.
         data: a data module such as Digits, FashionMNIST, CIFAR10, ImageFolder or ImageNet.
         budget: epochs, optimiser and schedule, the same for every model.
         seeds: every model is trained once with each.
@@ -35,8 +36,9 @@ def compare(
         title: headline of the report.
     """
     console = Console()
+    given = models.split(",") if isinstance(models, str) else models
     comparison = run_comparison(
-        [ModelSpec(model) if isinstance(model, str) else model for model in models],
+        [ModelSpec(model.strip()) if isinstance(model, str) else model for model in given],
         data,
         budget,
         seeds,
@@ -54,7 +56,7 @@ def compare(
 def _table(comparison: Comparison) -> Table:
     table = Table(
         title=comparison.title,
-        caption=f"top-1: mean ± sd, {len(comparison.seeds)} seeds; train, infer: images/s; step: MiB a train step takes",
+        caption=f"top-1: mean ± sd, {len(comparison.seeds)} seeds; train, infer: images/s; step: MiB of a train step",
         box=SIMPLE,
     )
     table.add_column("model", no_wrap=True)
