@@ -20,6 +20,8 @@ _SIDES = (
     (-8, 11, "right"),
     (8, -11, "left"),
     (-8, -11, "right"),
+    (0, 22, "center"),
+    (0, -22, "center"),
 )
 _LINE = 10.5  # points from one line of text to the next
 

@@ -131,7 +131,8 @@ def plot_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str] = (),
         right, wrong = (np.maximum.reduceat(np.maximum.reduceat(m, starts), starts, axis=1) for m in (right, wrong))
     to_rgba = require("matplotlib.colors", extra="analysis").to_rgba
     cells = np.where((right >= wrong)[..., None], to_rgba(style.series(0).colour), to_rgba(style.series(1).colour))
-    cells[..., 3] = np.sqrt(np.maximum(right, wrong))
+    share = np.maximum(right, wrong)
+    cells[..., 3] = np.where(share > 0, 0.1 + 0.9 * np.sqrt(share), 0)
     extent = (-0.5, len(counts) - 0.5, len(counts) - 0.5, -0.5)
     ax.imshow(cells, interpolation="none", extent=extent)
     style.tidy(ax, xlabel="Predicted class", grid="")
@@ -156,7 +157,8 @@ def plot_similarity(histograms: Mapping[str, HistogramLike | None], ax: "Axes | 
         look = style.series(index)
         total = sum(histogram.counts)
         shares = [count / total for count in histogram.counts]
-        ax.stairs(shares, histogram.edges, fill=True, color=look.colour, alpha=0.12, linewidth=0)
+        if len(histograms) < 4:
+            ax.stairs(shares, histogram.edges, fill=True, color=look.colour, alpha=0.12, linewidth=0)
         ax.stairs(
             shares,
             histogram.edges,

@@ -69,13 +69,13 @@ def si(value: float, position: int | None = None) -> str:
     """Write a count with the prefixes of the field: 883562 → ``884 k``, 1.2e7 → ``12 M``."""
     for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= 0.9995 * factor:
-            return f"{_three_digits(value / factor)} {prefix}"
+            return f"{_three_digits(value / factor)}\u202f{prefix}"
     return _three_digits(value)
 
 
 def percent(value: float, position: int | None = None) -> str:
-    """Write a fraction in per cent: 0.975 → ``97.5 %``."""
-    return f"{100 * value:.6g} %"
+    """Write a fraction in per cent, with a space that does not break: 0.975 → ``97.5 %``."""
+    return f"{100 * value:.6g}\u202f%"
 
 
 def _three_digits(value: float) -> str:

@@ -103,7 +103,7 @@ def similarities(comparison: Comparison, writer: FigureWriter) -> list[str]:
     figures = []
     for place, layers in enumerate(zip_longest(*pooled.values())):
         names = list(dict.fromkeys(layer.layer for layer in layers if layer))
-        ax = plots.plot_similarity(dict(zip(pooled, layers, strict=True)), _narrow())
+        ax = plots.plot_similarity(dict(zip(pooled, layers, strict=True)), _narrow(0.17 * (len(pooled) - 2)))
         means = ", ".join(f"{m} {s.mean:.2f}" for m, s in zip(pooled, layers, strict=True) if s and sum(s.counts))
         title = " · ".join(names) if len(names) < 3 else f"Measured layer {place + 1}"
         alt = f"Histogram of filter similarities in {', '.join(names)}. Means: {means or 'no pairs of filters'}."
@@ -151,9 +151,9 @@ def class_name(classes: list[str], index: int) -> str:
     return classes[index] if 0 <= index < len(classes) else f"class {index}"
 
 
-def _narrow() -> "Axes":
-    """Return axes for figures that stand three in a row, where letters must stay legible."""
-    return style.new_axes(3.5, 2.5)
+def _narrow(extra_height: float = 0) -> "Axes":
+    """Return axes for figures that stand three in a row, where letters must stay legible; the height in inches."""
+    return style.new_axes(3.5, 2.5 + extra_height)
 
 
 def _mean(values: list[float]) -> float | None:

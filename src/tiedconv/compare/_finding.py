@@ -1,8 +1,45 @@
 """What a comparison says in sentences, computed from its numbers and not firmer than they are."""
 
 import math
+from dataclasses import dataclass, field
 
 from .results import Comparison, ModelResult
+
+NARROW = "\u202f"  # a space that does not break, before units and between groups of digits
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence or two, and below it one line for each model (its label and the line) if there are more than two."""
+
+    lead: str
+    lines: list[tuple[str, str]] = field(default_factory=list)
+
+
+def finding(comparison: Comparison) -> Finding:
+    """Set every model against the reference: accuracy beside its spread over seeds, cost, and speed if measured."""
+    base = reference(comparison)
+    others = [model for model in comparison.models if model is not base]
+    if not base.runs:
+        return Finding(f"{base.label} has no finished run, so there is nothing to compare yet.")
+    if not others:
+        return Finding(
+            f"{base.label} reaches {accuracy(base, 'top1')} top-1. There is no other model to compare it with."
+        )
+    if len(others) > 1:
+        lead = f"Set against {base.label}, which reaches {accuracy(base, 'top1')} top-1:"
+        return Finding(lead, [(model.label, _line(model, base)) for model in others])
+    [model] = others
+    if not model.runs:
+        return Finding(f"{model.label} has no finished run, so it cannot be compared with {base.label} yet.")
+    top1 = f"{model.label} reaches {accuracy(model, 'top1')} top-1, {base.label} {accuracy(base, 'top1')}"
+    cost = (
+        f"It has {_relative(model.params, base.params)} parameters and needs {_relative(model.macs, base.macs)} "
+        "multiply-adds."
+    )
+    return Finding(
+        " ".join(filter(None, [f"{top1}: {_difference(model, base, model.label)}.", cost, _speeds(model, base)]))
+    )
 
 
 def reference(comparison: Comparison) -> ModelResult:
@@ -11,79 +48,63 @@ def reference(comparison: Comparison) -> ModelResult:
     return (untied or comparison.models)[0]
 
 
-def findings(comparison: Comparison) -> list[str]:
-    """Return one finding for every model but the reference, as plain text; for a single model its own figures."""
-    base = reference(comparison)
-    others = [model for model in comparison.models if model is not base]
-    if not others:
-        return [f"{base.label} reaches {accuracy(base, 'top1')} top-1. There is no other model to compare it with."]
-    return [_finding(model, base) for model in others]
-
-
-def accuracy(model: ModelResult, metric: str) -> str:
+def accuracy(model: ModelResult, metric: str, unit: str = f"{NARROW}%") -> str:
     """Write the mean over the runs, with the standard deviation if there are several: ``97.1 ± 0.4 %``."""
-    if not model.runs:
-        return "no"
     sd = model.sd(metric)
-    spread = "" if sd is None else f" ± {100 * sd:.1f}"
-    return f"{100 * model.mean(metric):.1f}{spread} %"
+    spread = "" if sd is None else f"{NARROW}±{NARROW}{100 * sd:.1f}"
+    return f"{100 * model.mean(metric):.1f}{spread}{unit}"
 
 
 def validation_images(comparison: Comparison) -> int:
     """Return how many images the accuracies are over, or 0 if no run has a confusion matrix."""
-    matrices = [run.confusion for model in comparison.models for run in model.runs]
-    return max((sum(map(sum, matrix)) for matrix in matrices), default=0)
+    return max((_images(model) for model in comparison.models), default=0)
 
 
-def _finding(model: ModelResult, base: ModelResult) -> str:
-    if not model.runs or not base.runs:
-        missing = model if not model.runs else base
-        return f"{missing.label} has no finished run, so {model.label} and {base.label} cannot be compared."
-    parts = [
-        f"{model.label} reaches {accuracy(model, 'top1')} top-1, {base.label} {accuracy(base, 'top1')}: "
-        + _difference(model, base),
-        f"It has {_relative(model.params, base.params)} parameters"
-        f" and needs {_relative(model.macs, base.macs)} multiply-adds.",
-    ]
-    speeds = _speeds(model, base)
-    return " ".join([*parts, speeds] if speeds else parts)
+def _line(model: ModelResult, base: ModelResult) -> str:
+    if not model.runs:
+        return "no finished run."
+    cost = f"{_relative(model.params, base.params)} parameters, {_relative(model.macs, base.macs)} multiply-adds"
+    return f"{accuracy(model, 'top1')}, {_difference(model, base, 'it')}; {cost}."
 
 
-def _difference(model: ModelResult, base: ModelResult) -> str:
+def _difference(model: ModelResult, base: ModelResult, subject: str) -> str:
     difference = model.mean("top1") - base.mean("top1")
     points = f"{100 * abs(difference):.1f}"
     what = f"{points} points {'higher' if difference > 0 else 'lower'}" if float(points) else "no difference"
-    deviations = model.sd("top1"), base.sd("top1")
-    if None in deviations:
-        return f"{what}. With a single run there is no spread over seeds to set this against, so it decides nothing."
-    # Standard deviation of the difference between one run of each.
-    spread = math.hypot(*(sd for sd in deviations if sd is not None))
-    images = min(sum(map(sum, run.confusion)) for run in (*model.runs, *base.runs))
+    deviations = [sd for sd in (model.sd("top1"), base.sd("top1")) if sd is not None]
+    if len(deviations) < 2:
+        return f"{what}. With a single run there is no spread over seeds to set this against, so it decides nothing"
+    images = _images(model)
     if images and abs(difference) * images < 1:
-        return f"{what}, less than one validation image, so the two are equally good here."
+        return f"{what}, less than one validation image, so neither is shown to be better"
+    # Standard deviation of the difference between one run of each. Twice this is a t value of 3.5 with three seeds and
+    # of 2.8 with two.
+    spread = math.hypot(*deviations)
+    seeds = f"the spread over seeds ({100 * spread:.1f} points)"
+    verdict = f"{'for' if difference > 0 else 'against'} {subject}"
     if abs(difference) <= spread:
-        return f"{what}, within the spread over seeds ({100 * spread:.1f} points), so neither is shown to be better."
-    verdict = f"{'for' if difference > 0 else 'against'} {model.label}"
-    # Twice the spread is a t value of 3.5 with three seeds, and of 2.8 with two.
+        return f"{what}, within {seeds}, so neither is shown to be better"
     if abs(difference) <= 2 * spread:
-        return f"{what}, somewhat more than the spread over seeds ({100 * spread:.1f} points): a weak sign {verdict}."
-    return f"{what}, more than twice the spread over seeds ({100 * spread:.1f} points), which speaks {verdict}."
+        return f"{what}, somewhat more than {seeds}, a weak sign {verdict}"
+    return f"{what}, more than twice {seeds}, which speaks {verdict}"
+
+
+def _images(model: ModelResult) -> int:
+    return max((sum(map(sum, run.confusion)) for run in model.runs), default=0)
 
 
 def _relative(value: float, base: float) -> str:
-    if not base:
-        return "an unknown share of the"
-    change = 100 * (value / base - 1)
+    change = 100 * (value / base - 1) if base else 0.0
     if abs(change) < 0.05:
         return "equally many"
     digits = 0 if abs(change) >= 9.95 else 1
-    return f"{abs(change):.{digits}f} % {'more' if change > 0 else 'fewer'}"
+    return f"{abs(change):.{digits}f}{NARROW}% {'more' if change > 0 else 'fewer'}"
 
 
 def _speeds(model: ModelResult, base: ModelResult) -> str:
     ratios = []
-    for field, verb in (("train_images_per_s", "trains"), ("inference_images_per_s", "infers")):
-        ours, theirs = getattr(model, field), getattr(base, field)
+    for name, verb in (("train_images_per_s", "trains"), ("inference_images_per_s", "infers")):
+        ours, theirs = getattr(model, name), getattr(base, name)
         if ours and theirs and theirs.median:
             ratios.append(f"{verb} at {ours.median / theirs.median:.2f} times")
     return (

@@ -8,8 +8,9 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
+from ..analysis.style import COLOURS
 from . import _figures
-from ._finding import accuracy, findings, reference, validation_images
+from ._finding import NARROW, accuracy, finding, reference, validation_images
 from .results import Comparison, ModelResult, Run, Spread
 
 
@@ -86,10 +87,9 @@ def _grid(figures: list[str]) -> str:
 
 
 def _finding(comparison: Comparison) -> str:
-    sentences = [escape(sentence) for sentence in findings(comparison)]
-    if len(sentences) == 1:
-        return f'<p class="finding">{sentences[0]}</p>'
-    return '<ul class="finding">' + "".join(f"<li>{sentence}</li>" for sentence in sentences) + "</ul>"
+    found = finding(comparison)
+    lines = "".join(f"<li><strong>{escape(label)}</strong>: {escape(line)}</li>" for label, line in found.lines)
+    return f'<p class="finding">{escape(found.lead)}</p>' + (f'\n<ul class="finding">{lines}</ul>' if lines else "")
 
 
 def _results_note(comparison: Comparison) -> str:
@@ -122,7 +122,7 @@ def _results(comparison: Comparison) -> str:
         [
             _name(index, model),
             _thousands(model.params),
-            f"{model.macs / 1e6:,.2f}".replace(",", "\u202f"),
+            f"{model.macs / 1e6:,.2f}".replace(",", NARROW),
             str(len(model.runs)),
             _accuracy_cell(model, "top1"),
             _accuracy_cell(model, "top5"),
@@ -175,11 +175,12 @@ def _table(label: str, head: Iterable[tuple[str, str]], rows: Iterable[list[str]
 
 
 def _name(index: int, model: ModelResult) -> str:
-    return f'<span class="swatch" style="background: var(--s{index % 6})"></span>{escape(model.label)}'
+    colour = f"var(--s{index % len(COLOURS)})"
+    return f'<span class="name"><i style="background: {colour}"></i><span>{escape(model.label)}</span></span>'
 
 
 def _accuracy_cell(model: ModelResult, metric: str) -> str:
-    return accuracy(model, metric).removesuffix(" %") if model.runs else "–"
+    return accuracy(model, metric, unit="") if model.runs else "–"
 
 
 def _spread(spread: Spread | None) -> str:
@@ -192,7 +193,7 @@ def _spread(spread: Spread | None) -> str:
 
 
 def _thousands(value: float) -> str:
-    return f"{value:,.0f}".replace(",", "\u202f")
+    return f"{value:,.0f}".replace(",", NARROW)
 
 
 def _samples(comparison: Comparison) -> str:
@@ -215,7 +216,7 @@ def _prediction(label: str, run: Run, number: int, truth: int, classes: list[str
     kind, verdict = ("right", f"✓ {name}") if predicted == truth else ("wrong", f"✗ {name} (wrong)")
     return (
         f'<li class="{kind}"><span class="model">{escape(label)}</span>'
-        f"<b>{verdict}</b> <span>{100 * probability:.0f} %</span></li>"
+        f"<b>{verdict}</b> <span>{100 * probability:.0f}{NARROW}%</span></li>"
     )
 
 
