@@ -1,0 +1,341 @@
+"""tiedconv.compare.report: what the file says, and that it is one well-formed file that needs nothing else."""
+
+import base64
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from tiedconv.compare._finding import finding
+from tiedconv.compare.report import write_report
+from tiedconv.compare.results import (
+    Comparison,
+    Epoch,
+    ModelResult,
+    Run,
+    Sample,
+    Similarity,
+    Spread,
+)
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+def png(size: int = 8) -> str:
+    buffer = io.BytesIO()
+    Image.new("L", (size, size), 128).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def make_run(seed: int, top1: float, *, classes: int = 3, samples: int = 2, **changes) -> Run:
+    run = Run(
+        seed=seed,
+        top1=top1,
+        top5=1.0,
+        seconds=12.3,
+        history=[Epoch(1, 1.5, 1.6, top1 / 2), Epoch(2, 0.5, 0.7, top1)],
+        confusion=[[50 if i == j else int(j == 0) for j in range(classes)] for i in range(classes)],
+        predictions=[(0, 0.9)] * samples,
+        similarity=[
+            Similarity("layer1", [-1.0, 0.0, 1.0], [1, 9], 0.4),
+            Similarity("layer2", [-1.0, 0.0, 1.0], [0, 0], 0.0),
+        ],
+    )
+    return replace(run, **changes)
+
+
+def make_model(name: str, tops: list[float], **changes) -> ModelResult:
+    model = ModelResult(
+        label=name,
+        name=name,
+        kwargs={},
+        params=800_000,
+        macs=10_000_000,
+        train_images_per_s=Spread(1000.0, 900.0, 1100.0),
+        inference_images_per_s=Spread(5000.0, 4900.0, 5100.0),
+        peak_memory_mib=123.4,
+        runs=[make_run(seed, top1) for seed, top1 in enumerate(tops)],
+    )
+    return replace(model, **changes)
+
+
+def make_comparison(models: list[ModelResult] | None = None, **changes) -> Comparison:
+    if models is None:
+        models = [make_model("resnet_tiny", [0.96, 0.97, 0.98]), make_model("tiedresnet_tiny", [0.97, 0.98, 0.96])]
+    comparison = Comparison(
+        title="Digits",
+        command="tiedconv compare --config digits.yaml",
+        machine={"processor": "a CPU"},
+        data={"data set": "digits"},
+        budget={"epochs": "2"},
+        classes=["zero", "one", "two"],
+        seeds=[0, 1, 2],
+        samples=[Sample(png(), 0), Sample(png(), 1)],
+        models=models,
+    )
+    return replace(comparison, **changes)
+
+
+class Page(HTMLParser):
+    """A page's elements, attributes and text; complains about an element that is not closed where it should be."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> at {self.getpos()}"
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture
+def render(tmp_path):
+    def write_and_parse(comparison: Comparison) -> Page:
+        write_report(comparison, tmp_path / "report.html")
+        return Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+
+    return write_and_parse
+
+
+def test_the_report_says_what_was_measured(render):
+    text = render(make_comparison()).text.replace("\u202f", " ")
+    for part in (
+        "Digits",
+        "resnet_tiny",
+        "97.0 ± 1.0",
+        "800 000",
+        "10.00",
+        "1 000",
+        "900–1 100",
+        "123",
+        "a CPU",
+        "digits.yaml",
+    ):
+        assert part in text
+    for section in ("Results", "Learning curves", "Confusion", "Filter similarity", "Sample predictions", "Every run"):
+        assert section in text
+
+
+def test_the_file_needs_nothing_else(tmp_path):
+    write_report(make_comparison(), tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(html)
+    assert not re.search(r"https?:|//\w|@import", re.sub(r"base64,[A-Za-z0-9+/=]*", "", html))
+    assert not page.all("script")
+    assert not page.all("link")
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "xlink:href"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:image/png;base64,", "#")), (tag, value)
+    assert not re.findall(r"url\((?!#)", html)
+
+
+def test_ids_are_unique_and_references_resolve(tmp_path):
+    write_report(make_comparison(), tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    ids = [attributes["id"] for _, attributes in Page(html).elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', html)) <= set(ids)
+
+
+def test_every_string_from_outside_is_escaped(tmp_path):
+    evil = '<script>alert("1")</script>&\'%$x$'
+    models = [
+        make_model(
+            "m",
+            [0.5, 0.6],
+            label=f"{evil} {i}",
+            runs=[make_run(s, 0.5, similarity=[Similarity(evil, [-1.0, 1.0], [3], 0.1)]) for s in range(2)],
+        )
+        for i in range(3)
+    ]
+    comparison = make_comparison(
+        models,
+        title=evil,
+        command=evil,
+        machine={evil: evil},
+        data={evil: evil},
+        budget={evil: evil},
+        classes=[evil, evil, evil],
+        samples=[Sample(evil, 0)],
+    )
+    write_report(comparison, tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(html)
+    assert "<script" not in html
+    assert not page.all("script")
+    assert all(set(attributes) <= {"src", "alt", "class", "loading"} for attributes in page.all("img"))
+    assert evil in page.text
+
+
+def test_the_same_comparison_gives_the_same_bytes(tmp_path):
+    write_report(make_comparison(), tmp_path / "a.html")
+    write_report(make_comparison(), tmp_path / "b.html")
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_figures_and_images_have_text_alternatives(render):
+    page = render(make_comparison())
+    svgs = page.all("svg")
+    assert len(svgs) == 2 + 3 + 2 + 2  # cost, curves, confusion, similarity
+    assert all(svg["role"] == "img" and svg["aria-label"] for svg in svgs)
+    assert all(image["alt"] for image in page.all("img"))
+    assert all(cell["scope"] in ("col", "row") for cell in page.all("th"))
+
+
+def test_figures_follow_the_theme(tmp_path):
+    write_report(make_comparison(), tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    figures = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
+    assert "var(--s0)" in figures
+    assert "var(--ink)" in figures
+    assert set(re.findall(r"#[0-9a-f]{6}\b", re.sub(r"base64,[^\"]*", "", figures))) <= {"#ffffff"}
+
+
+@pytest.mark.parametrize("models", [1, 7])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_any_number_of_models_and_seeds(render, models, seeds):
+    results = [make_model(f"net{i}", [0.9 + 0.01 * s for s in range(seeds)]) for i in range(models)]
+    page = render(make_comparison(results, seeds=list(range(seeds))))
+    assert ("±" in page.text.partition("Accuracies are")[0]) == (seeds > 1)
+    assert len(page.all("svg")) == 2 + 3 + models + 2
+
+
+@pytest.mark.parametrize("classes", [1, 21, 1000])
+def test_any_number_of_classes(render, classes):
+    runs = [make_run(0, 0.5, classes=classes)]
+    names = [f"class {i}" for i in range(classes)]
+    comparison = make_comparison([make_model("a", [], runs=runs)], classes=names)
+    assert "a" in render(replace(comparison, samples=[Sample(png(), classes - 1)])).text
+
+
+def test_nothing_optional(render):
+    run = make_run(0, 0.9, history=[], confusion=[], predictions=[], similarity=[])
+    model = make_model("a", [], train_images_per_s=None, inference_images_per_s=None, peak_memory_mib=None, runs=[run])
+    page = render(make_comparison([model], samples=[], machine={}, data={}, budget={}, classes=[]))
+    assert "–" in page.text
+    for section in ("Learning curves", "Confusion", "Filter similarity", "Sample predictions"):
+        assert section not in page.text
+
+
+def test_a_model_without_finished_runs(render):
+    page = render(make_comparison([make_model("a", [0.9]), make_model("tied", [])]))
+    assert "tied has no finished run" in page.text
+    page = render(make_comparison([make_model("a", []), make_model("b", [])]))
+    assert "Every run" not in page.text
+
+
+def test_letters_that_matplotlib_lacks(render):
+    assert "鯨" in render(make_comparison(classes=["鯨", "🐈", "чай"])).text
+
+
+def test_wrong_predictions_are_marked_in_words(render):
+    page = render(make_comparison())
+    assert page.text.count("✓ zero") == 2
+    assert page.text.count("✗ zero (wrong)") == 2
+
+
+def test_layers_with_other_names_share_a_figure_by_their_place(render):
+    other = [Similarity("stages_0", [-1.0, 0.0, 1.0], [5, 5], 0.1)]
+    models = [make_model("a", [0.9]), make_model("b", [], runs=[make_run(0, 0.9, similarity=other)])]
+    text = render(make_comparison(models)).text
+    assert "layer1 · stages_0" in text
+    assert "layer2" in text
+
+
+def test_a_comparison_needs_a_model(tmp_path):
+    with pytest.raises(ValueError, match=r"the comparison has no models\. Compare at least one"):
+        write_report(make_comparison([]), tmp_path / "report.html")
+
+
+def test_the_template_is_part_of_the_package():
+    from importlib import resources
+
+    assert resources.files("tiedconv.compare").joinpath("report.html.template").is_file()
+
+
+# Three seeds around a mean, sample standard deviation 0.01: the difference of two such runs has 0.0141.
+def around(mean: float) -> list[float]:
+    return [mean - 0.01, mean, mean + 0.01]
+
+
+@pytest.mark.parametrize(
+    ("tied", "untied", "words"),
+    [
+        (
+            around(0.97),
+            around(0.96),
+            "1.0 points higher, within the spread over seeds (1.4 points), so neither is shown",
+        ),
+        (
+            around(0.94),
+            around(0.96),
+            "2.0 points lower, somewhat more than the spread over seeds (1.4 points), a weak sign against tied",
+        ),
+        (
+            around(0.93),
+            around(0.96),
+            "3.0 points lower, more than twice the spread over seeds (1.4 points), which speaks against tied",
+        ),
+        (
+            around(0.96),
+            around(0.93),
+            "3.0 points higher, more than twice the spread over seeds (1.4 points), which speaks for tiedresnet_tiny",
+        ),
+        ([0.97], [0.96], "1.0 points higher. With a single run there is no spread over seeds"),
+        ([0.97, 0.97], [0.96, 0.96], "1.0 points higher, more than twice the spread over seeds (0.0 points)"),
+        ([0.961, 0.962], [0.962, 0.963], "0.1 points lower, less than one validation image"),
+        (around(0.96), around(0.96), "no difference, less than one validation image"),
+    ],
+)
+def test_the_finding_is_no_firmer_than_the_numbers(tied, untied, words):
+    found = finding(make_comparison([make_model("tiedresnet_tiny", tied), make_model("resnet_tiny", untied)]))
+    assert words in found.lead
+    assert found.lines == []
+
+
+def test_the_finding_names_costs_and_speeds():
+    base = make_model("resnet_tiny", around(0.96))
+    tied = make_model(
+        "tiedresnet_tiny", around(0.96), params=700_000, macs=10_490_000, train_images_per_s=Spread(800.0, 790.0, 810.0)
+    )
+    lead = finding(make_comparison([base, tied])).lead.replace("\u202f", " ")
+    assert "tiedresnet_tiny reaches 96.0 ± 1.0 % top-1, resnet_tiny 96.0 ± 1.0 %" in lead
+    assert "It has 12 % fewer parameters and needs 4.9 % more multiply-adds." in lead
+    assert "it trains at 0.80 times and infers at 1.00 times the images per second of resnet_tiny." in lead
+
+
+def test_several_models_are_set_against_the_first_untied_one():
+    models = [make_model("tiedresnet50", around(0.9)), *(make_model(name, around(0.95)) for name in ("resnet18", "b"))]
+    found = finding(make_comparison(models))
+    assert found.lead.startswith("Set against resnet18")
+    assert [label for label, _ in found.lines] == ["tiedresnet50", "b"]
+    assert "which speaks against it" in found.lines[0][1]
+    assert "equally many parameters" in found.lines[1][1]
+
+
+def test_one_model_is_compared_with_nothing():
+    assert "There is no other model" in finding(make_comparison([make_model("a", [0.9])])).lead
