@@ -1,11 +1,13 @@
 """What every classification data set has in common: two splits, loaders, an order of images that a resume repeats."""
 
 import os
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
@@ -20,14 +22,22 @@ def global_seed() -> int:
     return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
 
+def seed_generators(*key: int) -> None:
+    """Set Python's, NumPy's and torch's generators to a state that ``key`` alone decides."""
+    words = np.random.SeedSequence(key).generate_state(2)
+    random.seed(int(words[0]))
+    np.random.seed(words[0])
+    torch.default_generator.manual_seed(int(words[1]))
+
+
 class ClassificationData(L.LightningDataModule):
     """Base of the data modules: a subclass names its classes and builds its two splits.
 
     A subclass sets ``classes``, ``input_size`` (C, H, W), ``mean`` and ``std`` (one entry a channel) and implements
     :meth:`build`; everything else is here. The accuracy that training reports is measured on the ``val`` split.
 
-    The order of an epoch's training images depends on the seed of ``lightning.seed_everything`` and the epoch alone, so
-    that a resumed training sees the images that an uninterrupted one would have seen.
+    Order and augmentation of the training images depend on nothing but the seed of ``lightning.seed_everything``, the
+    epoch and the image: a resumed training sees what an uninterrupted one would have seen, with any ``num_workers``.
 
     Args:
         batch_size: images a step and device.
@@ -80,7 +90,7 @@ class ClassificationData(L.LightningDataModule):
         return v2.Compose([v2.Resize(self.input_size[1:]), *to_normalised(self.mean, self.std)])
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.split(train=True), shuffle=True)
+        return self._loader(_SeededImages(self.split(train=True), global_seed()), shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
         return self._loader(self.split(train=False), shuffle=False)
@@ -95,9 +105,10 @@ class ClassificationData(L.LightningDataModule):
         return self._loader(dataset, shuffle=False)
 
     def _loader(self, dataset: Dataset[Any], *, shuffle: bool) -> DataLoader[Any]:
-        # A DistributedSampler also for one process: its order is a function of (seed, epoch), a RandomSampler's is not.
+        # Samplers of our own also for one process: torch's RandomSampler takes its order from the global generator.
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        sampler: DistributedSampler[Any] = DistributedSampler(
+        sampler_class = _EpochSampler if shuffle else DistributedSampler
+        sampler: DistributedSampler[Any] = sampler_class(
             dataset, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=global_seed()
         )
         return DataLoader(
@@ -107,7 +118,38 @@ class ClassificationData(L.LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             drop_last=shuffle and len(sampler) >= self.batch_size,
+            generator=torch.Generator(),  # a loader's start draws a number, which must not come from the global one
         )
+
+
+class _EpochSampler(DistributedSampler[Any]):
+    """Yields (epoch, index); Lightning tells a DistributedSampler the epoch."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return ((self.epoch, index) for index in super().__iter__())
+
+
+class _SeededImages(Dataset[Any]):
+    """A split whose random transforms draw from a state that seed, epoch and index alone decide."""
+
+    def __init__(self, split: Dataset[Any], seed: int) -> None:
+        self.split = split
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.split)  # type: ignore[arg-type]  # every split has a length
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        epoch, index = key
+        # torchvision draws from torch's generator, timm from Python's and NumPy's
+        python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        try:
+            seed_generators(self.seed, epoch, index)
+            return self.split[index]
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+            torch.set_rng_state(pytorch)
 
 
 def to_normalised(mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform]:

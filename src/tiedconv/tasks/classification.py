@@ -1,11 +1,9 @@
 """Image classification as a Lightning module: any timm model, SGD by the paper's schedule or a modern recipe."""
 
-import random
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import lightning as L
-import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
@@ -17,7 +15,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from ..data.classification import global_seed
+from ..data.classification import global_seed, seed_generators
 
 
 @dataclass(frozen=True)
@@ -126,12 +124,9 @@ class ClassificationTask(L.LightningModule):
         return self.model(images)
 
     def on_train_epoch_start(self) -> None:
-        # Every epoch starts from a state that its number alone decides: a resumed training draws the same augmentation,
-        # dropout and mixup as an uninterrupted one. Data loader workers take their seeds from torch's generator.
-        seed = (1_000_003 * global_seed() + 1_009 * self.current_epoch + self.global_rank) % 2**32
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
+        # Dropout, stochastic depth and mixup depend on the epoch's number, not on what was drawn before it: a resumed
+        # training draws the same as an uninterrupted one.
+        seed_generators(global_seed(), self.current_epoch, self.global_rank)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
