@@ -68,14 +68,18 @@ def depth(x: Tensor, weight: Tensor, bias: Tensor | None, args: ConvArgs) -> Ten
 
 
 def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, args: ConvArgs) -> Tensor:
-    """A pointwise convolution with one group as a single matrix product, in whichever order the channels lie."""
+    """A pointwise convolution with one group as matrix products, in whichever order the channels lie."""
     filters = weight.flatten(1)
     if layout.is_channels_last(x):
         y = F.linear(x.movedim(1, -1).unflatten(-1, (args.blocks, -1)), filters, bias)
         return y.flatten(-2).movedim(-1, 1)
-    y = torch.matmul(filters, layout.split_blocks(x, groups=1, blocks=args.blocks).flatten(2))
-    if bias is not None:
-        y = y + bias.to(y.dtype).unsqueeze(-1)  # under autocast the product is in the lower precision
+    blocks_as_samples = layout.split_blocks(x, groups=1, blocks=args.blocks).flatten(2)
+    # Not torch.matmul: where gradients are wanted it transposes and copies the input, to make one product of the batch.
+    filters = filters.expand(blocks_as_samples.shape[0], -1, -1)
+    if bias is None:
+        y = torch.bmm(filters, blocks_as_samples)
+    else:
+        y = torch.baddbmm(bias.unsqueeze(-1), filters, blocks_as_samples)
     return layout.join_blocks(y, groups=1, blocks=args.blocks).unflatten(2, x.shape[2:])
 
 
