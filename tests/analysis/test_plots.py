@@ -62,6 +62,11 @@ def test_tradeoff_has_bars_of_one_standard_deviation_and_names():
     assert {"a", "b", "Parameters", "1\u202fM"} <= set(written(ax))
 
 
+def test_tradeoff_leaves_no_room_above_hundred_per_cent():
+    low, high = plots.plot_tradeoff({"a": (1e6, [1.0, 0.99])}).get_ylim()
+    assert low < 0.99 < 1 < high < 1.01
+
+
 def test_names_beside_points_do_not_overlap():
     ax = plots.plot_tradeoff({f"model {i}": (1e6 * (1 + i / 50), [0.9 + i / 1000]) for i in range(4)})
     ax.figure.draw_without_rendering()

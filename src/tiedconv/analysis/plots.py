@@ -104,6 +104,8 @@ def plot_tradeoff(
     ax.yaxis.set_major_formatter(ticker.FuncFormatter(style.percent))
     _log_costs(ax, [cost for cost, _ in points.values()])
     ax.margins(y=0.25)
+    low, high = ax.get_ylim()
+    ax.set_ylim(max(low, -0.02), min(high, 1.005))  # no room for accuracies that do not exist
     label_points(ax, points)
     return ax
 

@@ -40,6 +40,7 @@ def write_report(comparison: Comparison, path: Path) -> None:
 def _sections(comparison: Comparison) -> list[str]:
     writer = _figures.FigureWriter()
     runs = max(len(model.runs) for model in comparison.models)
+    crowded = len(comparison.classes) > 100
     pooled = f", summed over {runs} runs" if runs > 1 else ""
     return [
         _section("Results", _results(comparison), _results_note(comparison)),
@@ -59,7 +60,8 @@ def _sections(comparison: Comparison) -> list[str]:
             "Confusion",
             _grid(_figures.confusions(comparison, writer)),
             f"Validation images by true and predicted class{pooled}. Blue: right; orange: wrong. Depth of colour is "
-            "the square root of the share of the true class, so that rare mistakes show.",
+            "the square root of the share of the true class, so that rare mistakes show."
+            + (" Neighbouring classes share a cell, which shows the highest share." if crowded else ""),
         ),
         _section(
             "Filter similarity",
