@@ -46,9 +46,7 @@ _TIED_SE = (
     "In both sizes the paper's TiedSE adds 2.4 M, as reduction 8 would; with the prose's 16 it adds 1.2 M. The 0.4 to "
     "0.5 G that it adds there are unexplained: SENet101 costs no more than ResNet101."
 )
-_SAME_TWICE = (
-    "Table 5 prints 23.8 M and 4.4 G for 2s x 48w and for 8s x 18w alike; we found no reading that gives both."
-)
+_SAME_TWICE = "Table 5 prints 23.8 M and 4.4 G for 2s x 48w and 8s x 18w alike; we found no reading that gives both."
 
 TABLE_1 = (
     PublishedCount("1", "ResNet50", 25.6, 4.2, 76.2, 92.9, model="resnet50"),

@@ -1,0 +1,26 @@
+import subprocess
+import sys
+
+import tiedconv
+
+
+def test_import_loads_torch_and_timm_and_no_more() -> None:
+    heavy = ("lightning", "pytorch_lightning", "matplotlib", "captum", "jsonargparse", "tensorboard", "sklearn")
+    code = (
+        "import sys, tiedconv\n"
+        "assert {'torch', 'timm'} <= set(sys.modules)\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout.strip()) == (0, "[]"), run.stderr
+
+
+def test_public_names_are_there() -> None:
+    assert {"create_model", "list_models", "models", "nn", "ops", "__version__"} <= set(tiedconv.__all__)
+    assert all(hasattr(tiedconv, name) for name in tiedconv.__all__)
+    assert sorted(tiedconv.__all__) == tiedconv.__all__
+
+
+def test_models_are_registered_by_the_import() -> None:
+    code = "import timm, tiedconv; timm.create_model('tiedresnet50', device='meta')"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
