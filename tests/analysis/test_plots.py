@@ -1,6 +1,7 @@
 """tiedconv.analysis.plots: what the axes hold, not how they look."""
 
 import io
+import math
 from types import SimpleNamespace
 
 import matplotlib
@@ -34,6 +35,15 @@ def test_curves_show_the_mean_of_the_runs_and_their_range():
 def test_curves_stop_where_the_shortest_run_does():
     ax = plots.plot_curves({"a": [[1.0, 2.0, 3.0], [3.0, 4.0]]})
     assert list(ax.lines[0].get_ydata()) == [2.0, 3.0]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_training_that_diverged_is_drawn_as_far_as_it_went(bad):
+    ax = plots.plot_curves({"a": [[1.0, 0.5, bad], [3.0, 0.7, 0.9]], "b": [[bad, bad, bad]]})
+    assert list(ax.lines[0].get_ydata())[:2] == pytest.approx([2.0, 0.6])
+    assert math.isnan(ax.lines[0].get_ydata()[2])
+    assert "a" in written(ax)
+    assert "b" not in written(ax)
 
 
 def test_logarithmic_curves():

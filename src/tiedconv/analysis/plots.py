@@ -4,6 +4,7 @@ Where several models are drawn, the argument is a mapping from label to data. A 
 its colour, dash and marker; one without data keeps its place, so that colours agree between figures.
 """
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -38,7 +39,8 @@ def plot_curves(
     """Draw what each model did over the epochs: the mean of its runs, in a band from the lowest to the highest.
 
     Args:
-        curves: for each model its runs, each a value an epoch. Epochs that not every run has reached are not drawn.
+        curves: for each model its runs, each a value an epoch. Epochs that not every run has reached are not drawn;
+            values that are not finite, of a training that diverged, leave a gap.
         ax: where to draw. None: on a new figure.
         ylabel: what the values are, with the unit.
         percent: whether the values are fractions 0-1, to be labelled in per cent.
@@ -47,8 +49,12 @@ def plot_curves(
     ax = style.new_axes() if ax is None else ax
     ends: dict[str, tuple[int, float]] = {}
     for index, (label, runs) in enumerate(curves.items()):
-        by_epoch = list(zip(*runs, strict=False))
-        if not by_epoch:
+        by_epoch = [
+            values if all(map(math.isfinite, values)) else (math.nan,) * len(runs)
+            for values in zip(*runs, strict=False)
+        ]
+        drawn = [epoch for epoch, values in enumerate(by_epoch, start=1) if not math.isnan(values[0])]
+        if not drawn:
             continue
         look = style.series(index)
         epochs = range(1, len(by_epoch) + 1)
@@ -57,8 +63,9 @@ def plot_curves(
             low, high = [min(values) for values in by_epoch], [max(values) for values in by_epoch]
             ax.fill_between(epochs, low, high, color=look.colour, alpha=0.16, linewidth=0)
         ax.plot(epochs, means, color=look.colour, linestyle=look.dash, linewidth=1.6)
-        ax.plot(epochs[-1], means[-1], color=look.colour, marker=look.marker, markersize=4, clip_on=False)
-        ends[label] = (index, means[-1])
+        end = means[drawn[-1] - 1]
+        ax.plot(drawn[-1], end, color=look.colour, marker=look.marker, markersize=4, clip_on=False)
+        ends[label] = (index, end)
     style.tidy(ax, xlabel="Epoch", ylabel=ylabel)
     ticker = require("matplotlib.ticker", extra="analysis")
     ax.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))

@@ -53,7 +53,7 @@ def learning_curves(comparison: Comparison, writer: FigureWriter) -> list[str]:
         if not last:
             continue
         losses = [value for runs in curves.values() for run in runs for value in run]
-        log = name != "top1" and min(losses) > 0  # losses fall by orders of magnitude
+        log = name != "top1" and all(value > 0 for value in losses)  # losses fall by orders of magnitude
         ax = plots.plot_curves(curves, _narrow(), ylabel=ylabel, percent=name == "top1", log=log)
         figures.append(writer.write(ax, title=title, alt=f"{title} by epoch. After the last epoch: {last}."))
     return figures
