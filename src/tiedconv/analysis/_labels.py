@@ -46,15 +46,15 @@ def label_ends(ax: "Axes", ends: Mapping[str, tuple[int, float]]) -> None:
         )
 
 
-def label_points(ax: "Axes", points: Mapping[str, tuple[float, float]]) -> None:
-    """Write names beside points, each on the first side where it hits no other name and no point."""
+def label_points(ax: "Axes", points: Mapping[str, tuple[float, float, float]]) -> None:
+    """Write names beside points (x, y and half the length of the bar), each on the first side where it hits nothing."""
     ax.figure.draw_without_rendering()  # type: ignore[union-attr]  # fixes the scales that the boxes are measured in
     frame = ax.get_window_extent()
-    taken = [_around(ax, point) for point in points.values()]
-    for label, point in points.items():
+    taken = [box for x, y, bar in points.values() for box in (_around(ax, x, y, 4), _around(ax, x, y, 1, bar))]
+    for label, (x, y, _) in points.items():
         text = ax.annotate(
             style.short(label),
-            xy=point,
+            xy=(x, y),
             xytext=(0, 0),
             textcoords="offset points",
             va="center",
@@ -70,10 +70,12 @@ def label_points(ax: "Axes", points: Mapping[str, tuple[float, float]]) -> None:
         taken.append(box)
 
 
-def _around(ax: "Axes", point: tuple[float, float]) -> "Bbox":
-    x, y = ax.transData.transform(point)
-    radius = 4 * ax.figure.dpi / 72
-    return ax.bbox.frozen().from_extents(x - radius, y - radius, x + radius, y + radius)
+def _around(ax: "Axes", x: float, y: float, radius: float, bar: float = 0) -> "Bbox":
+    """Return the box, in pixels, that reaches ``radius`` points around a point with a vertical bar."""
+    left, low = ax.transData.transform((x, y - bar))
+    right, high = ax.transData.transform((x, y + bar))
+    pad = radius * ax.figure.dpi / 72
+    return ax.bbox.frozen().from_extents(left - pad, low - pad, right + pad, high + pad)
 
 
 def _move(text: "Annotation", side: tuple[float, float, str]) -> "Bbox":

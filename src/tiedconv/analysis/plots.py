@@ -96,20 +96,22 @@ def plot_tradeoff(
         ax, xlabel, ylabel: as in :func:`plot_curves`.
     """
     ax = style.new_axes() if ax is None else ax
-    points: dict[str, tuple[float, float]] = {}
+    points: dict[str, tuple[float, float, float]] = {}
     for index, (label, (cost, values)) in enumerate(accuracies.items()):
         if not values:
             continue
         look = style.series(index)
         mean = statistics.fmean(values)
-        sd = statistics.stdev(values) if len(values) > 1 else None
-        ax.errorbar(cost, mean, yerr=sd, color=look.colour, marker=look.marker, markersize=6, elinewidth=1.2, capsize=0)
-        points[label] = (cost, mean)
+        sd = statistics.stdev(values) if len(values) > 1 else 0.0
+        ax.errorbar(
+            cost, mean, yerr=sd or None, color=look.colour, marker=look.marker, markersize=6, elinewidth=1.2, capsize=0
+        )
+        points[label] = (cost, mean, sd)
     style.tidy(ax, xlabel=xlabel, ylabel=ylabel, grid="both")
     ticker = require("matplotlib.ticker", extra="analysis")
     ax.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 5, 10]))
     ax.yaxis.set_major_formatter(ticker.FuncFormatter(style.percent))
-    _log_costs(ax, [cost for cost, _ in points.values()])
+    _log_costs(ax, [cost for cost, _, _ in points.values()])
     ax.margins(y=0.25)
     low, high = ax.get_ylim()
     ax.set_ylim(max(low, -0.02), min(high, 1.005))  # no room for accuracies that do not exist
@@ -227,5 +229,5 @@ def _name_cells(ax: "Axes", matrix: Sequence[Sequence[int]], names: Sequence[str
     for i, row in enumerate(matrix):
         for j, count in enumerate(row):
             if count:
-                deep = count > 0.3 * sum(row)
+                deep = i == j and count > 0.6 * sum(row)  # where white on blue becomes easier to read than ink
                 ax.text(j, i, f"{count}", ha="center", va="center", fontsize=size, color="white" if deep else style.INK)

@@ -1,6 +1,7 @@
 """The report's figures: a comparison's numbers brought into the form that the plots take, and drawn as inline SVG."""
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -53,7 +54,7 @@ def learning_curves(comparison: Comparison, writer: FigureWriter) -> list[str]:
         if not last:
             continue
         losses = [value for runs in curves.values() for run in runs for value in run]
-        log = name != "top1" and all(value > 0 for value in losses)  # losses fall by orders of magnitude
+        log = name != "top1" and 0 < 10 * min(losses) < max(losses) < math.inf
         ax = plots.plot_curves(curves, _narrow(), ylabel=ylabel, percent=name == "top1", log=log)
         figures.append(writer.write(ax, title=title, alt=f"{title} by epoch. After the last epoch: {last}."))
     return figures
