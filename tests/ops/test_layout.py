@@ -52,6 +52,8 @@ def test_slices_of_channels_last_count_as_channels_last():
         torch.randn(0, 3, 4, 5),
         torch.randn(1, 3, 4, 5).to(memory_format=torch.channels_last).expand(2, -1, -1, -1),
         torch.randn(2, 3, 4, 5).transpose(2, 3),
+        torch.randn(2, 1, 4, 5).to(memory_format=torch.channels_last).expand(-1, 3, -1, -1),
+        torch.randn(2, 1, 1, 1),
         torch.randn(2, 3, 1, 1),  # one pixel: either format would do
         torch.randn(2, 1, 4, 5),  # one channel: likewise
     ],

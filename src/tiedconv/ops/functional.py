@@ -122,8 +122,6 @@ def tied_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, blocks
             f"got {tuple(x.shape)}."
         )
     _check_tensors(who, x, weight, bias)
-    if blocks == 1:
-        return F.linear(x, weight, bias)
     return F.linear(x.unflatten(-1, (blocks, -1)), weight, bias).flatten(-2)
 
 

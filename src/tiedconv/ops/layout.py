@@ -13,7 +13,7 @@ def is_channels_last(x: Tensor) -> bool:
     Read off the strides, as torch's convolutions do, because ``Tensor.is_contiguous(memory_format=...)`` is refused
     under ``torch.func.vmap``. Where sizes of 1 leave both orders possible, the strides tell which one was meant.
     """
-    if x.dim() not in (4, 5) or 0 in x.shape:
+    if x.dim() not in (4, 5):
         return False
     innermost = x.stride(1)
     reach = 0  # how far in memory the dimensions seen so far extend
