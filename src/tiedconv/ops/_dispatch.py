@@ -1,4 +1,4 @@
-"""Which path computes a call: one rule, read from shapes and memory format alone."""
+"""Which path computes a call: one rule, read from shapes, memory format and device."""
 
 from torch import Tensor
 
@@ -10,11 +10,11 @@ def choose(x: Tensor, weight: Tensor, args: ConvArgs) -> Path:
     """Return the path to take for batched ``x`` (N, C_i, *space).
 
     On CPUs the rule follows times of ``benchmarks/paths.py`` (AVX-512, 1 thread, float32, forward and backward). A
-    pointwise convolution is a matrix product in either format, 1.1 to 3 times as fast as the next path, save on 7x7
-    maps in NCHW. Else, on channels_last input grouped convolution is up to 8 times as fast as ``depth`` and loses at
-    most a third to it, on 7x7 maps; on other input ``view`` and grouped convolution are about equal. Elsewhere nothing
-    is measured, and the rule avoids copies: ``view`` has none on contiguous input, ``depth`` and ``matmul`` have none
-    on channels_last input.
+    pointwise convolution is a matrix product in either format, up to 3 times as fast as the next path; only on 7x7
+    maps in NCHW it loses up to a third. Else, on channels_last input grouped convolution is up to 6 times as fast as
+    ``depth`` and loses up to a third on 7x7 maps; on other input ``view`` and grouped convolution are about equal.
+    Elsewhere nothing is measured, and the rule avoids copies: ``view`` has none on contiguous input, ``depth`` and
+    ``matmul`` have none on channels_last input.
     """
     if args.blocks == 1 or args.groups > 1:
         return _paths.grouped  # with one block that is the plain convolution, weight untouched
