@@ -30,7 +30,7 @@ def test_predict_falls_back_to_the_validation_images():
 
 
 def test_predict_says_when_there_is_no_image(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no image in .* Known suffixes: .jpg"):
+    with pytest.raises(FileNotFoundError, match=r"no image in .* Known suffixes: \.jpg"):
         Digits(predict_path=str(tmp_path)).predict_dataloader()
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         Digits(predict_path="nowhere").predict_dataloader()

@@ -86,9 +86,8 @@ def test_cifar_reads_the_published_format(tmp_path, monkeypatch, data_class, fol
     data.setup("fit")
     images, labels = next(iter(data.val_dataloader()))
     unit = torch.from_numpy(pixels).view(4, 3, 32, 32).float() / 255
-    assert torch.allclose(
-        images * torch.tensor(data.std)[:, None, None] + torch.tensor(data.mean)[:, None, None], unit, atol=1e-5
-    )
+    mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
+    assert torch.allclose(images * std + mean, unit, atol=1e-5)
     assert labels.tolist() == [0, 1, 2, 3]
     assert data.num_classes == (10 if data_class is CIFAR10 else 100)
     if data_class is CIFAR100:
@@ -96,5 +95,5 @@ def test_cifar_reads_the_published_format(tmp_path, monkeypatch, data_class, fol
 
 
 def test_cifar_says_when_the_files_are_missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match="CIFAR10: no data in .* download=True"):
+    with pytest.raises(FileNotFoundError, match=r"CIFAR10: no data in .* download=True"):
         CIFAR10(root=str(tmp_path)).prepare_data()

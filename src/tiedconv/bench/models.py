@@ -2,8 +2,8 @@
 
 import multiprocessing
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,15 +35,14 @@ def throughput(
 
 
 def train_step_peak_memory(
-    build: Callable[..., nn.Module], arguments: tuple[Any, ...], shape: tuple[int, int, int, int], channels_last: bool
+    build: Callable[[], nn.Module], shape: tuple[int, int, int, int], *, channels_last: bool = False
 ) -> float | None:
     """Memory in MiB that building a model and one train step on ``shape`` images add to a fresh process.
 
     Measured in a process of its own, as freed memory is not given back. On a GPU it is what torch allocates there.
 
     Args:
-        build: importable function that returns the model.
-        arguments: what to call ``build`` with.
+        build: returns the model; it is pickled, so a ``functools.partial`` of an importable function and not a lambda.
         shape: (N, C, H, W) of the images.
         channels_last: memory format of model and images.
 
@@ -52,8 +51,8 @@ def train_step_peak_memory(
     """
     if not torch.cuda.is_available() and not _STATUS.exists():
         return None
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak_memory, (build, arguments, shape, channels_last))
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        return executor.submit(_peak_memory, build, shape, channels_last).result()
 
 
 def _inference(model: nn.Module, images: torch.Tensor) -> Callable[[], object]:
@@ -78,13 +77,11 @@ def _train_step(model: nn.Module, images: torch.Tensor) -> Callable[[], object]:
     return run
 
 
-def _peak_memory(
-    build: Callable[..., nn.Module], arguments: tuple[Any, ...], shape: tuple[int, int, int, int], channels_last: bool
-) -> float:
+def _peak_memory(build: Callable[[], nn.Module], shape: tuple[int, int, int, int], channels_last: bool) -> float:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     before = _resident("VmRSS")
-    model = build(*arguments).to(device).to(memory_format=memory_format)
+    model = build().to(device).to(memory_format=memory_format)
     images = torch.randn(shape, device=device).contiguous(memory_format=memory_format)
     step = _train_step(model, images)
     step()

@@ -86,8 +86,7 @@ def _call(name: str, arguments: list[str]) -> None:
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_function_arguments(function, as_group=False)
-    parsed = parser.parse_args(arguments)
-    options = parser.instantiate_classes(parsed)
+    options = parser.instantiate(parser.parse_args(arguments))
     options.pop("config", None)
     function(**options.as_dict())
 

@@ -1,6 +1,7 @@
 """``tiedconv fit | validate | test | predict``: Lightning's command line on our tasks and data."""
 
 import csv
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,16 @@ class TrainingCLI(LightningCLI):
         )
         for name in ("num_classes", "in_chans"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning would let the checkpoint's options win over the given ones without a word. Ours are what the user
+        # gave; a checkpoint of another network then fails with the names of the weights that differ.
+        return
+
+    def before_instantiate_classes(self) -> None:
+        if self.subcommand != "fit":
+            # An evaluation keeps no best checkpoint, so it does not matter that it has another log folder.
+            warnings.filterwarnings("ignore", message="The dirpath has changed")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         if self._get(self.config_init, "trainer.logger") in (None, True):

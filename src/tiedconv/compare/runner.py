@@ -5,8 +5,8 @@ import io
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -111,14 +111,12 @@ def _check(models: Sequence[ModelSpec], seeds: Sequence[int]) -> None:
             )
 
 
-def _build(name: str, num_classes: int, in_chans: int, kwargs: dict[str, Any]) -> torch.nn.Module:
-    import tiedconv  # noqa: F401  # registers the models: a fresh process starts here
-
-    return timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **kwargs)
+def _builder(model: ModelSpec | ModelResult, data: ClassificationData) -> Callable[[], torch.nn.Module]:
+    return partial(timm.create_model, model.name, num_classes=data.num_classes, in_chans=data.in_chans, **model.kwargs)
 
 
 def _describe(spec: ModelSpec, data: ClassificationData, runs: list[Run]) -> ModelResult:
-    counts = count(_build(spec.name, data.num_classes, data.in_chans, spec.kwargs), data.input_size)
+    counts = count(_builder(spec, data)(), data.input_size)
     return ModelResult(spec.label, spec.name, spec.kwargs, counts.params, counts.macs, runs=runs)
 
 
@@ -128,10 +126,7 @@ def _measure(results: list[ModelResult], data: ClassificationData, budget: Budge
     shape = (data.batch_size, *data.input_size)
     device = _device()
     images = torch.randn(shape, device=device).contiguous(memory_format=memory_format)
-    models = {
-        r.label: _build(r.name, data.num_classes, data.in_chans, r.kwargs).to(device).to(memory_format=memory_format)
-        for r in results
-    }
+    models = {r.label: _builder(r, data)().to(device).to(memory_format=memory_format) for r in results}
     training = throughput(models, images, train=True, rounds=TIMED_ROUNDS)
     inference = throughput(models, images, train=False, rounds=TIMED_ROUNDS)
     return [
@@ -139,9 +134,7 @@ def _measure(results: list[ModelResult], data: ClassificationData, budget: Budge
             r,
             train_images_per_s=Spread.of(training[r.label]),
             inference_images_per_s=Spread.of(inference[r.label]),
-            peak_memory_mib=train_step_peak_memory(
-                _build, (r.name, data.num_classes, data.in_chans, r.kwargs), shape, budget.channels_last
-            ),
+            peak_memory_mib=train_step_peak_memory(_builder(r, data), shape, channels_last=budget.channels_last),
         )
         for r in results
     ]

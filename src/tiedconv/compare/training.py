@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import time
 import warnings
 from collections.abc import Iterator
@@ -162,6 +163,11 @@ class _History(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.seconds += time.perf_counter() - self._start
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        if not math.isfinite(metrics["train/loss"] + metrics["val/loss"]):
+            raise RuntimeError(
+                f"compare: the training diverged in epoch {trainer.current_epoch}: train loss {metrics['train/loss']}, "
+                f"validation loss {metrics['val/loss']}. Lower budget.optimization.lr or warm up, in a new folder."
+            )
         self.epochs.append(
             {
                 "epoch": trainer.current_epoch,

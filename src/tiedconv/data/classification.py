@@ -113,7 +113,7 @@ class ClassificationData(L.LightningDataModule):
         )
         return DataLoader(
             dataset,
-            self.batch_size,
+            batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),

@@ -1,0 +1,60 @@
+import pytest
+
+from tiedconv.cli.main import main
+from tiedconv.compare.results import read_comparison
+
+CONFIG = """
+title: Two small networks
+models:
+  - resnet_tiny
+  - {name: tiedresnet_tiny, label: tied, kwargs: {layers: [1, 1, 1, 1]}}
+data:
+  class_path: tiedconv.data.Digits
+  init_args: {image_size: 8, batch_size: 256}
+budget:
+  epochs: 1
+  channels_last: true
+  optimization: {lr: 0.05, schedule: cosine}
+seeds: [0]
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "compare.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+def test_compare_trains_prints_and_writes_a_report_and_goes_on_with_another_seed(tmp_path, config, capsys):
+    output = tmp_path / "out"
+    main(["compare", "--config", str(config), "--output", str(output)])
+    printed = capsys.readouterr().out
+    assert "Two small networks" in printed
+    assert str(output / "report.html").replace("\n", "") in printed.replace("\n", "")
+    comparison = read_comparison(output / "results.json")
+    assert [model.label for model in comparison.models] == ["resnet_tiny", "tied"]
+    assert comparison.models[0].params == 883_562
+    for model in comparison.models:
+        assert [run.seed for run in model.runs] == [0]
+        assert model.inference_images_per_s.median > model.train_images_per_s.median > 0
+    assert len(comparison.samples) == len(comparison.models[0].runs[0].predictions) == 12
+    assert "Two small networks" in (output / "report.html").read_text()
+
+    main(["compare", "--config", str(config), "--output", str(output), "--seeds", "[0, 5]"])
+    more = read_comparison(output / "results.json")
+    assert [run.seed for run in more.models[1].runs] == [0, 5]
+    assert more.models[1].runs[:1] == comparison.models[1].runs  # read, not trained again
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--models", "resnet_tiny,resnet_tiny"], "models has resnet_tiny twice"),
+        (["--models", "[]"], "models is empty"),
+        (["--models", "resnet_tiny", "--seeds", "[1, 1]"], "seeds has 1 twice"),
+    ],
+)
+def test_mistakes_in_what_to_compare(tmp_path, arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        main(["compare", *arguments, "--data", "Digits", "--output", str(tmp_path)])

@@ -1,0 +1,52 @@
+import sys
+
+import pytest
+
+import tiedconv
+from tiedconv.cli.main import main
+
+SUBCOMMANDS = ("list", "figures", "compare", "fit", "validate", "test", "predict")
+
+
+def test_help_names_every_subcommand(capsys):
+    main(["--help"])
+    printed = capsys.readouterr().out
+    assert all(f"\n  {name} " in printed for name in SUBCOMMANDS)
+    main([])
+    assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize("name", ["list", "figures", "compare"])
+def test_every_function_has_help_with_an_example(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    assert f"example:\n  tiedconv {name}" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"tiedconv {tiedconv.__version__}\n"
+
+
+def test_unknown_subcommand_names_the_nearest():
+    with pytest.raises(SystemExit, match=r"'compere' is no subcommand\. Did you mean 'compare'\?"):
+        main(["compere"])
+
+
+def test_mistakes_end_in_a_message_without_a_trace(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="tiedconv compare: compare: no model is called 'resnet_tyni'"):
+        main(["compare", "--models", "resnet_tyni", "--data", "Digits", "--output", str(tmp_path)])
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_trace_is_shown_on_demand(tmp_path, monkeypatch):
+    monkeypatch.setenv("TIEDCONV_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="no model is called"):
+        main(["compare", "--models", "resnet_tyni", "--data", "Digits", "--output", str(tmp_path)])
+
+
+def test_arguments_default_to_the_command_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tiedconv", "--version"])
+    main()
+    assert tiedconv.__version__ in capsys.readouterr().out

@@ -1,0 +1,80 @@
+import csv
+from pathlib import Path
+
+import pytest
+import timm
+import yaml
+from PIL import Image
+
+from tiedconv.cli.main import main
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+QUICK = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+
+
+def read_csv(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_fit_validate_and_predict_on_the_users_own_images(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    common = ["--config", str(CONFIGS / "digits" / "resnet_tiny.yaml"), *QUICK]
+    main(["fit", *common, "--trainer.max_epochs=1", "--trainer.limit_train_batches=4"])
+    folder = tmp_path / "runs" / "fit" / "version_0"
+    assert {path.name for path in folder.iterdir()} >= {"config.yaml", "metrics.csv", "checkpoints", "hparams.yaml"}
+    assert list(folder.glob("events.out.tfevents*"))
+    last = folder / "checkpoints" / "last.ckpt"
+    assert len(list(last.parent.glob("epoch=0-top1=*.ckpt"))) == 1
+    rows = read_csv(folder / "metrics.csv")
+    assert {"train/loss", "val/loss", "val/top1", "val/top5", "lr"} <= rows[0].keys()
+
+    capsys.readouterr()
+    main(["validate", *common, "--ckpt_path", str(last)])
+    assert "val/top1" in capsys.readouterr().out
+
+    (tmp_path / "mine").mkdir()
+    for i in range(3):
+        Image.new("L", (8, 8), 80 * i).save(tmp_path / "mine" / f"{i}.png")
+    main(["predict", *common, "--ckpt_path", str(last), "--data.predict_path", "mine"])
+    found = read_csv(tmp_path / "runs" / "predict" / "version_0" / "predictions.csv")
+    assert [row["image"] for row in found] == ["mine/0.png", "mine/1.png", "mine/2.png"]
+    assert all(row["class1"] in "0123456789" for row in found)
+    assert all(float(row["probability1"]) >= float(row["probability5"]) > 0 for row in found)
+
+
+def test_checkpoint_of_another_network_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = str(CONFIGS / "digits" / "resnet_tiny.yaml")
+    main(["fit", "--config", config, *QUICK, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"])
+    last = next(tmp_path.rglob("last.ckpt"))
+    with pytest.raises(SystemExit, match="Missing key"):
+        main(["test", "--config", config, *QUICK, "--model.model=tiedresnet_tiny", "--ckpt_path", str(last)])
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_every_recipe_names_a_model_that_exists(path):
+    recipe = yaml.safe_load(path.read_text())
+    if "models" in recipe:
+        assert all(timm.is_model(model["name"]) for model in recipe["models"])
+    elif "model" in recipe:
+        assert timm.is_model(recipe["model"]["init_args"]["model"])
+    else:
+        assert path.parent.name == "parts"
+
+
+@pytest.mark.parametrize(
+    "name", ["imagenet/tiedresnet50", "imagenet/tiedresnet50_modern", "fashion_mnist/resnet_tiny", "cifar/resnet_tiny"]
+)
+def test_recipes_parse(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", str(CONFIGS / f"{name}.yaml"), "--print_config"])
+    assert stop.value.code == 0
+    parsed = yaml.safe_load(capsys.readouterr().out)
+    assert parsed["model"]["init_args"]["optimization"]["optimizer"] == "sgd"
+
+
+def test_the_modern_recipe_trains(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.precision=bf16-mixed"]
+    main(["fit", "--config", str(CONFIGS / "digits" / "modern.yaml"), *QUICK, *short])
+    assert list(tmp_path.rglob("last.ckpt"))

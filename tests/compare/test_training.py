@@ -1,0 +1,95 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tiedconv.compare.training import Budget, ModelSpec, evenly_spaced, train_run
+from tiedconv.data import Digits
+from tiedconv.tasks import ClassificationTask, Optimization
+
+SPEC = ModelSpec("resnet_tiny", kwargs={"layers": (1, 1, 1, 1)})
+BUDGET = Budget(epochs=3, optimization=Optimization(lr=0.05, schedule="cosine"), mixup=0.1)
+
+
+class KilledError(Exception):
+    pass
+
+
+def train(folder, *, spec=SPEC, seed=0, budget=BUDGET):
+    return train_run(spec, seed, Digits(image_size=8, batch_size=128), budget, folder, [0, 7])
+
+
+@pytest.fixture
+def die_in_epoch_2(monkeypatch):
+    """Let a training die in the middle of its last epoch until the returned function is called."""
+    whole_step = ClassificationTask.training_step
+
+    def dying_step(self, batch, batch_idx):
+        if self.current_epoch == 2 and batch_idx == 5:
+            raise KilledError
+        return whole_step(self, batch, batch_idx)
+
+    monkeypatch.setattr(ClassificationTask, "training_step", dying_step)
+    return lambda: monkeypatch.setattr(ClassificationTask, "training_step", whole_step)
+
+
+def test_run_learns_and_reports_itself(tmp_path):
+    run = train(tmp_path)
+    assert [epoch.epoch for epoch in run.history] == [0, 1, 2]
+    assert run.history[-1].top1 == pytest.approx(run.top1, abs=1e-6)
+    assert run.history[0].train_loss > run.history[-1].train_loss
+    assert 0.2 < run.top1 < run.top5 <= 1
+    assert sum(map(sum, run.confusion)) == 360
+    assert sum(run.confusion[i][i] for i in range(10)) == pytest.approx(360 * run.top1)
+    assert [sum(row) for row in run.confusion] == torch.tensor(Digits().split(train=False).labels).bincount().tolist()
+    assert len(run.predictions) == 2
+    assert all(1 / 10 <= probability <= 1 for _, probability in run.predictions)
+    assert run.similarity
+    assert run.seconds > 0
+
+
+def test_finished_run_is_read_and_not_trained_again(tmp_path, monkeypatch):
+    run = train(tmp_path)
+    monkeypatch.setattr(ClassificationTask, "training_step", lambda *_: pytest.fail("trained again"))
+    assert train(tmp_path) == run
+
+
+def test_interrupted_run_ends_with_the_numbers_of_an_uninterrupted_one(tmp_path, die_in_epoch_2):
+    with pytest.raises(KilledError):
+        train(tmp_path / "parts")
+    assert not (tmp_path / "parts" / "result.json").exists()
+    die_in_epoch_2()
+    resumed, whole = train(tmp_path / "parts"), train(tmp_path / "whole")
+    assert replace(resumed, seconds=0) == replace(whole, seconds=0)
+
+
+def test_seeds_differ(tmp_path):
+    budget = replace(BUDGET, epochs=1)
+    runs = [train(tmp_path / str(seed), seed=seed, budget=budget) for seed in (0, 1)]
+    assert runs[0].history[0].train_loss != runs[1].history[0].train_loss
+
+
+def test_folder_with_other_settings_is_refused(tmp_path):
+    train(tmp_path, budget=replace(BUDGET, epochs=1))
+    with pytest.raises(ValueError, match=r"budget.epochs = 1 there, 3 now.*Choose another output folder"):
+        train(tmp_path)
+    with pytest.raises(ValueError, match=r"model.name = 'resnet_tiny' there, 'tiedresnet_tiny' now"):
+        train(tmp_path, spec=ModelSpec("tiedresnet_tiny"), budget=replace(BUDGET, epochs=1))
+    assert json.loads((tmp_path / "run.json").read_text())["budget"]["epochs"] == 1
+
+
+def test_labels_name_folders():
+    assert ModelSpec("resnet_tiny", kwargs={"base_width": 61}).label == "resnet_tiny(base_width=61)"
+    with pytest.raises(ValueError, match=r"label='a/b' .* without slashes"):
+        ModelSpec("resnet_tiny", label="a/b")
+
+
+def test_budget_needs_an_epoch():
+    with pytest.raises(ValueError, match="epochs must be at least 1, got 0"):
+        Budget(epochs=0)
+
+
+def test_indices_are_spread_evenly():
+    assert evenly_spaced(10, 5) == [0, 2, 4, 6, 8]
+    assert evenly_spaced(3, 5) == [0, 1, 2]
