@@ -12,7 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from ..data import ClassificationData
-from ..tasks import ClassificationTask
+from ..tasks import ClassificationTask, quiet_lightning
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -84,14 +84,15 @@ class TrainingCLI(LightningCLI):
 
 def run(arguments: Sequence[str] | None) -> None:
     """Run one of Lightning's subcommands; ``arguments`` starts with its name, None takes the command line's."""
-    TrainingCLI(
-        model_class=ClassificationTask,
-        datamodule_class=ClassificationData,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        parser_kwargs={"prog": "tiedconv"},
-        trainer_defaults={"default_root_dir": "runs", "callbacks": [PredictionWriter()]},
-        args=None if arguments is None else list(arguments),
-    )
+    with quiet_lightning(advice=True):
+        TrainingCLI(
+            model_class=ClassificationTask,
+            datamodule_class=ClassificationData,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_kwargs={"prog": "tiedconv"},
+            trainer_defaults={"default_root_dir": "runs", "callbacks": [PredictionWriter()]},
+            args=None if arguments is None else list(arguments),
+        )

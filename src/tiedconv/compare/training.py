@@ -1,12 +1,8 @@
 """One run of a comparison: one model trained with one seed, continued where an interruption left it."""
 
 import json
-import logging
 import math
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +14,7 @@ from torch import Tensor
 
 from ..analysis.similarity import filter_similarity
 from ..data import ClassificationData
-from ..tasks import ClassificationTask, Optimization
+from ..tasks import ClassificationTask, Optimization, quiet_lightning
 from .results import Epoch, Run, Similarity, read_run, to_json
 
 SIMILARITY_IMAGES = 16
@@ -106,7 +102,7 @@ def train_run(
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-    with quiet_lightning():
+    with quiet_lightning(advice=False):
         trainer = L.Trainer(
             max_epochs=budget.epochs,
             precision=budget.precision,  # type: ignore[arg-type]  # Lightning checks the name
@@ -130,23 +126,6 @@ def write_whole(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(text)
     part.replace(path)
-
-
-@contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's tips and its advice on loader processes out of a table that is being printed."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*does not have many workers")
-            warnings.filterwarnings("ignore", message=".*smaller than the logging interval")
-            warnings.filterwarnings("ignore", message=".*is deprecated, use `isinstance")
-            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 class _History(L.Callback):

@@ -1,0 +1,32 @@
+"""Lightning's voice, turned down."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_NOISE = (
+    ".*isinstance\\(treespec, LeafSpec\\)",  # Lightning calls what torch deprecates
+    ".*recommended to use `self.log\\('lr'",  # the same on every device
+)
+_ADVICE = (
+    ".*does not have many workers",
+    ".*smaller than the logging interval",
+    "Checkpoint directory .* exists and is not empty",
+)
+
+
+@contextmanager
+def quiet_lightning(*, advice: bool) -> Iterator[None]:
+    """Hide what no user can act on; with ``advice=False`` also the hints and notes of a single training."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    try:
+        with warnings.catch_warnings():
+            for message in _NOISE if advice else _NOISE + _ADVICE:
+                warnings.filterwarnings("ignore", message=message)
+            if not advice:
+                logger.setLevel(logging.WARNING)
+            yield
+    finally:
+        logger.setLevel(level)
