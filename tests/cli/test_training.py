@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
 import yaml
 from PIL import Image
 
@@ -49,6 +50,21 @@ def test_checkpoint_of_another_network_is_refused(tmp_path, monkeypatch):
     last = next(tmp_path.rglob("last.ckpt"))
     with pytest.raises(SystemExit, match="Missing key"):
         main(["test", "--config", config, *QUICK, "--model.model=tiedresnet_tiny", "--ckpt_path", str(last)])
+
+
+class CodeInCheckpoint:
+    """Unpickling it runs a function."""
+
+    def __reduce__(self):
+        return pytest.fail, ("the checkpoint's code ran",)
+
+
+def test_checkpoint_cannot_run_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": CodeInCheckpoint()}, tmp_path / "evil.ckpt")
+    config = str(CONFIGS / "digits" / "resnet_tiny.yaml")
+    with pytest.raises(SystemExit, match="(?i)weights.only"):
+        main(["validate", "--config", config, *QUICK, "--ckpt_path", str(tmp_path / "evil.ckpt")])
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))

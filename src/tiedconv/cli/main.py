@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import cleandoc
+from pickle import UnpicklingError
 from typing import NamedTuple
 
 from jsonargparse import ArgumentParser
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _call(name, rest)
     except KeyboardInterrupt:
         sys.exit(f"tiedconv {name}: interrupted. What was finished is kept; the same command goes on from there.")
-    except (ValueError, RuntimeError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, RuntimeError, OSError, ModuleNotFoundError, UnpicklingError) as error:
         # These messages say what to do; a trace of the insides would bury them.
         if "TIEDCONV_TRACEBACK" in os.environ:
             raise

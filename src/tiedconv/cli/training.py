@@ -69,6 +69,9 @@ class TrainingCLI(LightningCLI):
         return
 
     def before_instantiate_classes(self) -> None:
+        options = self.config[self.subcommand]
+        if options.weights_only is None:
+            options.weights_only = True  # a checkpoint holds data; Lightning's default would also run code in it
         if self.subcommand != "fit":
             # An evaluation keeps no best checkpoint, so it does not matter that it has another log folder.
             warnings.filterwarnings("ignore", message="The dirpath has changed")
