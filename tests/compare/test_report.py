@@ -8,8 +8,9 @@ from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
+from scipy import stats
 
-from tiedconv.compare._finding import finding
+from tiedconv.compare._finding import accuracy, finding, images_error, interval
 from tiedconv.compare.report import write_report
 from tiedconv.compare.results import (
     Comparison,
@@ -277,7 +278,8 @@ def test_the_template_is_part_of_the_package():
     assert resources.files("tiedconv.compare").joinpath("report.html.template").is_file()
 
 
-# Three seeds around a mean, sample standard deviation 0.01: the difference of two such runs has 0.0141.
+# Three seeds around a mean, sample standard deviation 0.01. The difference of two such means has the standard error
+# 0.01 * sqrt(2/3) = 0.008165 with 4 degrees of freedom, where t = 2.7764: the interval is -+ 2.267 points.
 def around(mean: float) -> list[float]:
     return [mean - 0.01, mean, mean + 0.01]
 
@@ -288,33 +290,92 @@ def around(mean: float) -> list[float]:
         (
             around(0.97),
             around(0.96),
-            "1.0 points higher, within the spread over seeds (1.4 points), so neither is shown",
+            "1.00 points higher (95 % interval over seeds from 1.27 lower to 3.27 higher): the interval includes no "
+            "difference, so neither is shown to be better.",
         ),
         (
             around(0.94),
             around(0.96),
-            "2.0 points lower, somewhat more than the spread over seeds (1.4 points), a weak sign against tied",
+            "2.00 points lower (95 % interval over seeds from 0.27 higher to 4.27 lower): the interval includes no",
         ),
         (
             around(0.93),
             around(0.96),
-            "3.0 points lower, more than twice the spread over seeds (1.4 points), which speaks against tied",
+            "3.00 points lower (95 % interval over seeds 0.73 to 5.27): this speaks against tied",
         ),
         (
             around(0.96),
             around(0.93),
-            "3.0 points higher, more than twice the spread over seeds (1.4 points), which speaks for tiedresnet_tiny",
+            "3.00 points higher (95 % interval over seeds 0.73 to 5.27): this speaks for tiedresnet_tiny.",
         ),
-        ([0.97], [0.96], "1.0 points higher. With a single run there is no spread over seeds"),
-        ([0.97, 0.97], [0.96, 0.96], "1.0 points higher, more than twice the spread over seeds (0.0 points)"),
-        ([0.961, 0.962], [0.962, 0.963], "0.1 points lower, less than one validation image"),
-        (around(0.96), around(0.96), "no difference, less than one validation image"),
+        ([0.97], [0.96], "1.00 points higher. A single run has no spread over seeds"),
+        ([0.97, 0.98, 0.96], [0.96], "1.00 points higher. A single run has no spread over seeds"),
+        # 152 images, t = 4.3027 with 2 degrees of freedom: -+ 4.3027 * 0.5 / 152
+        (
+            [0.97] * 2,
+            [0.96] * 2,
+            "1.00 points higher (95 % interval over seeds from 0.42 lower to 2.42 higher): the interval includes no",
+        ),
+        # t = 2.1009 with 18
+        ([0.97] * 10, [0.96] * 10, "1.00 points higher (95 % interval over seeds 0.31 to 1.69): this speaks for"),
+        # The standard error of the seeds, 0.07 points, is less than half an image, 0.33: that counts instead.
+        ([0.965, 0.966], [0.95, 0.951], "1.50 points higher (95 % interval over seeds 0.08 to 2.92): this speaks for"),
+        ([0.961, 0.962], [0.962, 0.963], "0.10 points lower, less than one validation image: neither is shown"),
+        (around(0.96), around(0.96), "no difference, less than one validation image: neither is shown"),
     ],
 )
 def test_the_finding_is_no_firmer_than_the_numbers(tied, untied, words):
-    found = finding(make_comparison([make_model("tiedresnet_tiny", tied), make_model("resnet_tiny", untied)]))
-    assert words in found.lead
+    found = finding(make_comparison([make_model("resnet_tiny", untied), make_model("tiedresnet_tiny", tied)]))
+    assert words in found.lead.replace("\u202f", " ")
     assert found.lines == []
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(2, 2), (3, 3), (2, 5), (10, 10)])
+def test_the_interval_is_welchs(ours, theirs):
+    a = [0.95 + 0.004 * (seed % 3) for seed in range(ours)]
+    b = [0.93 + 0.011 * (seed * seed % 4) for seed in range(theirs)]
+    expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    assert interval(a, b, 1_000_000) == pytest.approx(tuple(expected))
+    assert interval(a, b) == pytest.approx(tuple(expected))
+
+
+def test_without_a_spread_there_is_no_interval():
+    assert interval([0.9], [0.8, 0.9], 100) is None
+    assert interval([0.9, 0.9], [0.8, 0.8]) is None
+    models = [
+        make_model(name, [], runs=[make_run(s, top1, confusion=[]) for s in (0, 1)])
+        for name, top1 in (("a", 0.9), ("b", 0.8))
+    ]
+    assert "so it decides nothing" in finding(make_comparison(models)).lead
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 10])
+def test_the_interval_misses_one_time_in_twenty(seeds):
+    """Accuracies of equal models, normal over the seeds: the interval leaves out their difference, 0, in 5 %."""
+    drawn = stats.norm(0.9, 0.01).rvs((2000, 2, seeds), random_state=0).tolist()
+    bounds = [interval(a, b, 10_000) for a, b in drawn]
+    wrong = sum(not low <= 0 <= high for low, high in bounds) / len(bounds)
+    assert wrong <= 0.065
+
+
+@pytest.mark.parametrize(("images", "words"), [(9_999, "96.5 ± 0.7 %"), (10_000, "96.50 ± 0.71 %")])
+def test_many_images_give_accuracies_two_decimals(images, words):
+    model = make_model("a", [], runs=[make_run(s, 0.96 + 0.01 * s, confusion=[[images]]) for s in (0, 1)])
+    assert accuracy(model, "top1").replace("\u202f", " ") == words
+
+
+def test_the_report_says_what_the_interval_covers(render):
+    models = [make_model("a", [0.5, 0.5]), make_model("b", [0.8, 0.9])]
+    comparison = make_comparison(models)
+    assert images_error(comparison) == pytest.approx((0.5 * 0.5 / 152) ** 0.5)
+    text = render(comparison).text.replace("\u202f", " ")
+    assert text.count("cover the seeds only") == 1
+    assert "95 % intervals of the differences to a are Welch's" in text
+    assert "One of the 152 validation images" in text
+    assert "a standard error of up to 4.1 points (binomial)" in text
+    assert "measured eagerly in float32, at the training's batch size and memory format" in text
+    alone = render(make_comparison([make_model("a", [0.5]), make_model("b", [0.8])]))
+    assert "cover the seeds only" not in alone.text
 
 
 def test_the_finding_names_costs_and_speeds():
@@ -328,13 +389,12 @@ def test_the_finding_names_costs_and_speeds():
     assert "it trains at 0.80 times and infers at 1.00 times the images per second of resnet_tiny." in lead
 
 
-def test_several_models_are_set_against_the_first_untied_one():
-    models = [make_model("tiedresnet50", around(0.9)), *(make_model(name, around(0.95)) for name in ("resnet18", "b"))]
+def test_several_models_are_set_against_the_first():
+    models = [make_model("tiedresnet50", around(0.95)), *(make_model(name, around(0.9)) for name in ("resnet18", "b"))]
     found = finding(make_comparison(models))
-    assert found.lead.startswith("Set against resnet18")
-    assert [label for label, _ in found.lines] == ["tiedresnet50", "b"]
-    assert "which speaks against it" in found.lines[0][1]
-    assert "equally many parameters" in found.lines[1][1]
+    assert found.lead.startswith("Set against tiedresnet50")
+    assert [label for label, _ in found.lines] == ["resnet18", "b"]
+    assert "this speaks against it. It has equally many parameters" in found.lines[0][1]
 
 
 def test_one_model_is_compared_with_nothing():

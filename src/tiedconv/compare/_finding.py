@@ -1,8 +1,11 @@
 """What a comparison says in sentences, computed from its numbers and not firmer than they are."""
 
 import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from .._extras import require
 from .results import Comparison, ModelResult
 
 NARROW = "\u202f"  # a space that does not break, before units and between groups of digits
@@ -17,7 +20,7 @@ class Finding:
 
 
 def finding(comparison: Comparison) -> Finding:
-    """Set every model against the reference: accuracy beside its spread over seeds, cost, and speed if measured."""
+    """Set every model against the reference: accuracy with its interval over seeds, cost, and speed if measured."""
     base = reference(comparison)
     others = [model for model in comparison.models if model is not base]
     if not base.runs:
@@ -38,21 +41,26 @@ def finding(comparison: Comparison) -> Finding:
         "multiply-adds."
     )
     return Finding(
-        " ".join(filter(None, [f"{top1}: {_difference(model, base, model.label)}.", cost, _speeds(model, base)]))
+        " ".join(
+            filter(None, [f"{top1}; that is {_difference(model, base, model.label)}.", cost, _speeds(model, base)])
+        )
     )
 
 
 def reference(comparison: Comparison) -> ModelResult:
-    """Return the model that the others are set against: the first untied one, or the first if all are tied."""
-    untied = [model for model in comparison.models if not model.name.startswith("tied")]
-    return (untied or comparison.models)[0]
+    """Return the model that the others are set against: the first of the comparison."""
+    return comparison.models[0]
 
 
 def accuracy(model: ModelResult, metric: str, unit: str = f"{NARROW}%") -> str:
-    """Write the mean over the runs, with the standard deviation if there are several: ``97.1 ± 0.4 %``."""
+    """Write the mean over the runs, with the standard deviation if there are several: ``97.1 ± 0.4 %``.
+
+    From 10,000 validation images on, where an image counts 0.01 points or less, there are two decimals.
+    """
+    digits = 2 if _images(model) >= 10_000 else 1
     sd = model.sd(metric)
-    spread = "" if sd is None else f"{NARROW}±{NARROW}{100 * sd:.1f}"
-    return f"{100 * model.mean(metric):.1f}{spread}{unit}"
+    spread = "" if sd is None else f"{NARROW}±{NARROW}{100 * sd:.{digits}f}"
+    return f"{100 * model.mean(metric):.{digits}f}{spread}{unit}"
 
 
 def validation_images(comparison: Comparison) -> int:
@@ -60,33 +68,77 @@ def validation_images(comparison: Comparison) -> int:
     return max((_images(model) for model in comparison.models), default=0)
 
 
+def images_error(comparison: Comparison) -> float:
+    r"""Return the largest binomial standard error of one model's accuracy, a fraction: what its images alone give it.
+
+    It is :math:`\sqrt{p (1 - p) / N}` for the mean top-1 :math:`p` on :math:`N` validation images; 0 if none are known.
+    """
+    measured = [(model.mean("top1"), _images(model)) for model in comparison.models if _images(model)]
+    return max((math.sqrt(p * (1 - p) / images) for p, images in measured), default=0.0)
+
+
+def interval(ours: Sequence[float], theirs: Sequence[float], images: int = 0) -> tuple[float, float] | None:
+    """Return Welch's 95 % confidence interval of ``mean(ours) - mean(theirs)``, or None if there is no spread.
+
+    The seeds of two models are taken as independent samples, whose variances may differ. Accuracies come in steps of
+    one image, and a few runs can fall on the same step: the standard error is at least half a step, in equal parts
+    from the two models.
+
+    Args:
+        ours, theirs: accuracies, fractions 0-1, one a seed. Fewer than two have no spread.
+        images: how many images the accuracies are over. 0: not known, and no such floor.
+
+    Example:
+        >>> low, high = interval([0.97, 0.98, 0.99], [0.95, 0.96, 0.97])
+        >>> round(low, 4), round(high, 4)  # 0.02 -+ 2.776 * sqrt(2 * 0.01**2 / 3)
+        (-0.0027, 0.0427)
+    """
+    if min(len(ours), len(theirs)) < 2:
+        return None
+    stats = require("scipy.stats", extra="analysis")
+    floor = (0.5 / images) ** 2 / 2 if images else 0.0
+    squares = [max(statistics.variance(values) / len(values), floor) for values in (ours, theirs)]
+    if not sum(squares):
+        return None
+    freedom = sum(squares) ** 2 / sum(s**2 / (len(v) - 1) for s, v in zip(squares, (ours, theirs), strict=True))
+    half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(sum(squares))
+    difference = statistics.fmean(ours) - statistics.fmean(theirs)
+    return difference - half, difference + half
+
+
 def _line(model: ModelResult, base: ModelResult) -> str:
     if not model.runs:
         return "no finished run."
     cost = f"{_relative(model.params, base.params)} parameters, {_relative(model.macs, base.macs)} multiply-adds"
-    return f"{accuracy(model, 'top1')}, {_difference(model, base, 'it')}; {cost}."
+    return f"{accuracy(model, 'top1')}; {_difference(model, base, 'it')}. It has {cost}."
 
 
 def _difference(model: ModelResult, base: ModelResult, subject: str) -> str:
     difference = model.mean("top1") - base.mean("top1")
-    points = f"{100 * abs(difference):.1f}"
-    what = f"{points} points {'higher' if difference > 0 else 'lower'}" if float(points) else "no difference"
-    deviations = [sd for sd in (model.sd("top1"), base.sd("top1")) if sd is not None]
-    if len(deviations) < 2:
-        return f"{what}. With a single run there is no spread over seeds to set this against, so it decides nothing"
+    sign, direction, opposite = (1, "higher", "lower") if difference > 0 else (-1, "lower", "higher")
+    points = _points(abs(difference))
+    what = f"{points} points {direction}" if float(points) else "no difference"
     images = _images(model)
     if images and abs(difference) * images < 1:
-        return f"{what}, less than one validation image, so neither is shown to be better"
-    # Standard deviation of the difference between one run of each. Twice this is a t value of 3.5 with three seeds and
-    # of 2.8 with two.
-    spread = math.hypot(*deviations)
-    seeds = f"the spread over seeds ({100 * spread:.1f} points)"
-    verdict = f"{'for' if difference > 0 else 'against'} {subject}"
-    if abs(difference) <= spread:
-        return f"{what}, within {seeds}, so neither is shown to be better"
-    if abs(difference) <= 2 * spread:
-        return f"{what}, somewhat more than {seeds}, a weak sign {verdict}"
-    return f"{what}, more than twice {seeds}, which speaks {verdict}"
+        return f"{what}, less than one validation image: neither is shown to be better"
+    if min(len(model.runs), len(base.runs)) < 2:
+        return f"{what}. A single run has no spread over seeds to set this against, so it decides nothing"
+    bounds = interval([run.top1 for run in model.runs], [run.top1 for run in base.runs], images)
+    if bounds is None:
+        return f"{what}. No run differs from another of its model, and the images are not known, so it decides nothing"
+    near, far = sorted(sign * bound for bound in bounds)
+    over = f"95{NARROW}% interval over seeds"
+    if float(_points(near)) > 0:  # as printed
+        verdict = f"{'for' if difference > 0 else 'against'} {subject}"
+        return f"{what} ({over} {_points(near)} to {_points(far)}): this speaks {verdict}"
+    return (
+        f"{what} ({over} from {_points(-near)} {opposite} to {_points(far)} {direction}): the interval includes no "
+        "difference, so neither is shown to be better"
+    )
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:.2f}"
 
 
 def _images(model: ModelResult) -> int:

@@ -10,7 +10,7 @@ from string import Template
 
 from ..analysis.style import COLOURS
 from . import _figures
-from ._finding import NARROW, accuracy, finding, reference, validation_images
+from ._finding import NARROW, accuracy, finding, images_error, reference, validation_images
 from .results import Comparison, ModelResult, Run, Spread
 
 
@@ -96,15 +96,25 @@ def _finding(comparison: Comparison) -> str:
 
 def _results_note(comparison: Comparison) -> str:
     parts = ["Accuracies are of the last epoch on the validation images, mean ± standard deviation over the seeds."]
-    if len(comparison.models) > 1 and any(len(model.runs) > 1 for model in comparison.models):
+    several = sum(len(model.runs) > 1 for model in comparison.models) > 1
+    if several:
         parts.append(
-            f"The spread that a difference to {reference(comparison).label} is judged by is the standard deviation of "
-            "the difference between two single runs; a few seeds give it only roughly."
+            f"The 95{NARROW}% intervals of the differences to {reference(comparison).label} are Welch's and cover the "
+            "seeds only, not the choice of the validation images"
+            + (", each for one difference alone." if len(comparison.models) > 2 else ".")
         )
     if images := validation_images(comparison):
-        parts.append(f"One of the {images} validation images counts {100 / images:.2g} points.")
-    if any(model.train_images_per_s or model.inference_images_per_s for model in comparison.models):
-        parts.append("Speeds are medians, with the quartiles below.")
+        parts.append(f"One of the {_thousands(images)} validation images counts {100 / images:.2g} points.")
+        if several and (error := images_error(comparison)):
+            parts.append(
+                f"Their number alone gives one accuracy a standard error of up to {100 * error:.2g} points (binomial)."
+            )
+    speeds = [(m.train_images_per_s, m.inference_images_per_s, m.peak_memory_mib) for m in comparison.models]
+    if any(any(speed) for speed in speeds):
+        parts.append(
+            "Speeds are medians, with the quartiles below. They and the memory are measured eagerly in float32, at the "
+            "training's batch size and memory format, whatever precision or compilation the training used."
+        )
     return " ".join(parts)
 
 

@@ -130,7 +130,7 @@ class Comparison:
         classes: names of the classes.
         seeds: the seeds every model was trained with.
         samples: the images of the prediction grid.
-        models: one entry a model, in the order given.
+        models: one entry a model, in the order given. The first is the reference that the others are set against.
     """
 
     title: str
