@@ -41,7 +41,7 @@ def test_compare_trains_prints_and_writes_a_report_and_goes_on_with_another_seed
     assert len(comparison.samples) == len(comparison.models[0].runs[0].predictions) == 12
     assert "Two small networks" in (output / "report.html").read_text()
 
-    main(["compare", "--config", str(config), "--output", str(output), "--seeds", "[0, 5]"])
+    main(["compare", "--config", str(config), "--output", str(output), "--seeds", "0,5"])
     more = read_comparison(output / "results.json")
     assert [run.seed for run in more.models[1].runs] == [0, 5]
     assert more.models[1].runs[:1] == comparison.models[1].runs  # read, not trained again
@@ -53,6 +53,8 @@ def test_compare_trains_prints_and_writes_a_report_and_goes_on_with_another_seed
         (["--models", "resnet_tiny,resnet_tiny"], "models has resnet_tiny twice"),
         (["--models", "[]"], "models is empty"),
         (["--models", "resnet_tiny", "--seeds", "[1, 1]"], "seeds has 1 twice"),
+        (["--models", "resnet_tiny", "--seeds", "1,x"], "seeds must be whole numbers separated by commas, got '1,x'"),
+        (["--models", "[{name: resnet_tiny, kwargs: {wide: 1}}]"], r"resnet_tiny does not take kwargs=\{'wide': 1\}"),
     ],
 )
 def test_mistakes_in_what_to_compare(tmp_path, arguments, message):

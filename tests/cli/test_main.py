@@ -1,3 +1,4 @@
+import json
 import sys
 
 import pytest
@@ -22,6 +23,30 @@ def test_every_function_has_help_with_an_example(name, capsys):
         main([name, "--help"])
     assert stop.value.code == 0
     assert f"example:\n  tiedconv {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["fit", "validate", "test", "predict"])
+def test_lightnings_subcommands_have_help_with_an_example(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    assert f"example: tiedconv {name} --config" in " ".join(capsys.readouterr().out.split())
+
+
+def test_flags_need_no_value(capsys):
+    main(["figures", "--json"])
+    assert json.loads(capsys.readouterr().out)
+
+
+def test_interruption_says_how_to_go_on(monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tiedconv.cli.main._call", stop)
+    with pytest.raises(SystemExit) as stopped:
+        main(["compare"])
+    assert stopped.value.code == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
 
 
 def test_version(capsys):

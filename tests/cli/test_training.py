@@ -52,6 +52,23 @@ def test_checkpoint_of_another_network_is_refused(tmp_path, monkeypatch):
         main(["test", "--config", config, *QUICK, "--model.model=tiedresnet_tiny", "--ckpt_path", str(last)])
 
 
+def test_last_checkpoint_is_the_last_epoch_and_not_the_best(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = str(CONFIGS / "digits" / "resnet_tiny.yaml")
+    still = "--model.optimization.lr=1e-12"  # no epoch is better than the first
+    main(["fit", "--config", config, *QUICK, still, "--trainer.max_epochs=3", "--trainer.limit_train_batches=1"])
+    folder = tmp_path / "runs" / "fit" / "version_0" / "checkpoints"
+    best = next(folder.glob("epoch=*"))
+    assert best.name.startswith("epoch=0")
+    assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 2
+
+
+@pytest.mark.parametrize("name", ["validate", "test", "predict"])
+def test_evaluation_needs_weights(name):
+    with pytest.raises(SystemExit, match=f"{name} needs trained weights. Give --ckpt_path"):
+        main([name, "--config", str(CONFIGS / "digits" / "resnet_tiny.yaml"), *QUICK])
+
+
 class CodeInCheckpoint:
     """Unpickling it runs a function."""
 
@@ -63,7 +80,7 @@ def test_checkpoint_cannot_run_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": CodeInCheckpoint()}, tmp_path / "evil.ckpt")
     config = str(CONFIGS / "digits" / "resnet_tiny.yaml")
-    with pytest.raises(SystemExit, match="(?i)weights.only"):
+    with pytest.raises(SystemExit, match=r"(?i)weights.only"):
         main(["validate", "--config", config, *QUICK, "--ckpt_path", str(tmp_path / "evil.ckpt")])
 
 
@@ -91,6 +108,6 @@ def test_recipes_parse(name, capsys):
 
 def test_the_modern_recipe_trains(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.precision=bf16-mixed"]
+    short = ["--trainer.max_epochs=2", "--trainer.limit_train_batches=2", "--trainer.precision=bf16-mixed"]
     main(["fit", "--config", str(CONFIGS / "digits" / "modern.yaml"), *QUICK, *short])
     assert list(tmp_path.rglob("last.ckpt"))

@@ -64,6 +64,15 @@ def test_interrupted_run_ends_with_the_numbers_of_an_uninterrupted_one(tmp_path,
     assert replace(resumed, seconds=0) == replace(whole, seconds=0)
 
 
+def test_ctrl_c_reaches_the_caller(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ClassificationTask, "training_step", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path)
+
+
 def test_seeds_differ(tmp_path):
     budget = replace(BUDGET, epochs=1)
     runs = [train(tmp_path / str(seed), seed=seed, budget=budget) for seed in (0, 1)]

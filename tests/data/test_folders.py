@@ -50,7 +50,7 @@ def test_imagenet_reads_what_torchvision_unpacked(tmp_path):
     names = {"n01440764": ("tench", "Tinca tinca"), "n01443537": ("goldfish",)}
     torch.save((names, ["n01440764"]), tmp_path / "meta.bin")
     data = ImageNet(str(tmp_path), batch_size=2, num_workers=0)
-    assert data.classes == ("tench", "goldfish")
+    assert data.classes == ("tench, Tinca tinca", "goldfish")
     assert next(iter(data.train_dataloader()))[0].shape == (2, 3, 224, 224)
 
 

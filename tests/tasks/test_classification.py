@@ -166,6 +166,34 @@ def test_compile_leaves_the_names_of_the_state_dict():
     assert make_task(compile=True).model._compiled_call_impl is not None
 
 
+def test_checkpoint_gives_the_task_back(tmp_path):
+    task = make_task(optimization=Optimization(lr=0.02))
+    trainer = make_trainer(tmp_path, 1)
+    trainer.fit(task, Digits(batch_size=4))
+    trainer.save_checkpoint(tmp_path / "task.ckpt")
+    loaded = ClassificationTask.load_from_checkpoint(tmp_path / "task.ckpt", weights_only=True)
+    assert loaded.optimization == Optimization(lr=0.02)
+    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in task.state_dict().items())
+
+
+def test_mixup_needs_an_even_batch(tmp_path):
+    with pytest.raises(ValueError, match="batch_size=7 must be even"):
+        make_trainer(tmp_path, 1).fit(make_task(mixup=0.1), Digits(batch_size=7))
+
+
+def test_schedule_needs_epochs_beyond_the_warm_up(tmp_path):
+    task = make_task(optimization=Optimization(warmup_epochs=2))
+    with pytest.raises(ValueError, match="more epochs than warmup_epochs=2, got max_epochs=2"):
+        make_trainer(tmp_path, 2).fit(task, Digits(batch_size=8))
+
+
+def test_overfit_batches_repeat_the_same_images(tmp_path):
+    trainer = make_trainer(tmp_path, 2, limit_train_batches=1.0, limit_val_batches=0, overfit_batches=2)
+    with pytest.warns(UserWarning, match="requested to overfit"):
+        trainer.fit(make_task(), Digits(batch_size=8))
+    assert trainer.global_step == 4
+
+
 def test_unknown_model_and_bad_options():
     with pytest.raises(ValueError, match="no model is called 'resnet_tyni'"):
         ClassificationTask("resnet_tyni")
@@ -173,5 +201,9 @@ def test_unknown_model_and_bad_options():
         ClassificationTask("resnet_tiny", label_smoothing=1.0)
     with pytest.raises(ValueError, match="lr must be positive, got 0"):
         Optimization(lr=0)
+    with pytest.raises(ValueError, match="mixup must not be negative, got -1"):
+        ClassificationTask("resnet_tiny", mixup=-1)
+    with pytest.raises(ValueError, match=r"min_lr must not exceed lr=0.1, got 0.5"):
+        Optimization(min_lr=0.5)
     with pytest.raises(ValueError, match="warmup_epochs must not be negative, got -1"):
         Optimization(warmup_epochs=-1)

@@ -17,7 +17,7 @@ def compare(
     models: str | list[str | ModelSpec],
     data: ClassificationData,
     budget: Budget = Budget(),  # noqa: B008  # frozen
-    seeds: tuple[int, ...] = (0, 1, 2),
+    seeds: int | str | list[int] = "0,1,2",
     output: Path = Path("runs/compare"),
     title: str = "",
 ) -> None:
@@ -28,10 +28,10 @@ def compare(
 
     Args:
         models: names of timm models, tied or not, separated by commas; in a config file a list, whose entries can also
-            be {name: ..., label: ..., kwargs: {...}}.
+            be {name: ..., label: ..., kwargs: {...}}. The report sets the others against the first.
         data: a data module such as Digits, FashionMNIST, CIFAR10, ImageFolder or ImageNet.
         budget: epochs, optimiser and schedule, the same for every model.
-        seeds: every model is trained once with each.
+        seeds: every model is trained once with each; numbers separated by commas, or a list in a config file.
         output: folder of results.json, report.html and the runs.
         title: headline of the report.
     """
@@ -41,7 +41,7 @@ def compare(
         [ModelSpec(model.strip()) if isinstance(model, str) else model for model in given],
         data,
         budget,
-        seeds,
+        _seeds(seeds),
         output,
         title=title,
         command=["tiedconv", *sys.argv[1:]],
@@ -51,6 +51,15 @@ def compare(
     console.print(
         f"Numbers: {output / 'results.json'}\nReport:  {output / 'report.html'}", highlight=False, markup=False
     )
+
+
+def _seeds(given: int | str | list[int]) -> list[int]:
+    if isinstance(given, int):
+        return [given]
+    try:
+        return [int(seed) for seed in (given.split(",") if isinstance(given, str) else given)]
+    except ValueError:
+        raise ValueError(f"compare: seeds must be whole numbers separated by commas, got {given!r}.") from None
 
 
 def _table(comparison: Comparison) -> Table:

@@ -6,8 +6,7 @@ from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from inspect import cleandoc
-from pickle import UnpicklingError
+from inspect import cleandoc, signature
 from typing import NamedTuple
 
 from jsonargparse import ArgumentParser
@@ -39,6 +38,10 @@ _TRAINING = {
     "test": "evaluate a checkpoint on the test images",
     "predict": "write a checkpoint's predictions for your own images",
 }
+_AFTER_INTERRUPT = {
+    "compare": "What was finished is kept; the same command goes on from there.",
+    "fit": "Go on with --ckpt_path and the last.ckpt in the checkpoints folder of this run.",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -67,12 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             _call(name, rest)
     except KeyboardInterrupt:
-        sys.exit(f"tiedconv {name}: interrupted. What was finished is kept; the same command goes on from there.")
-    except (ValueError, RuntimeError, OSError, ModuleNotFoundError, UnpicklingError) as error:
-        # These messages say what to do; a trace of the insides would bury them.
+        print(f"tiedconv {name}: interrupted. {_AFTER_INTERRUPT.get(name, '')}", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        # The message says what to do; a trace of the insides would bury it.
         if "TIEDCONV_TRACEBACK" in os.environ:
             raise
-        sys.exit(f"tiedconv {name}: {error}\n(TIEDCONV_TRACEBACK=1 shows where it was raised)")
+        kind = "" if isinstance(error, (ValueError, RuntimeError, OSError)) else f"{type(error).__name__}: "
+        sys.exit(f"tiedconv {name}: {kind}{error}\n(TIEDCONV_TRACEBACK=1 shows where it was raised)")
 
 
 def _call(name: str, arguments: list[str]) -> None:
@@ -87,7 +92,8 @@ def _call(name: str, arguments: list[str]) -> None:
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_function_arguments(function, as_group=False)
-    options = parser.instantiate(parser.parse_args(arguments))
+    flags = {f"--{p.name}" for p in signature(function).parameters.values() if p.annotation is bool}
+    options = parser.instantiate(parser.parse_args([f"{a}=true" if a in flags else a for a in arguments]))
     options.pop("config", None)
     function(**options.as_dict())
 

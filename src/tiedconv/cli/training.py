@@ -14,6 +14,15 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from ..data import ClassificationData
 from ..tasks import ClassificationTask, quiet_lightning
 
+_DIGITS = "--config configs/digits/tiedresnet_tiny.yaml"
+_LAST = "--ckpt_path runs/fit/version_0/checkpoints/last.ckpt"
+EXAMPLES = {
+    "fit": f"example: tiedconv fit {_DIGITS} --trainer.max_epochs 5",
+    "validate": f"example: tiedconv validate {_DIGITS} {_LAST}",
+    "test": f"example: tiedconv test {_DIGITS} {_LAST}",
+    "predict": f"example: tiedconv predict {_DIGITS} {_LAST} --data.predict_path my_images",
+}
+
 
 class PredictionWriter(BasePredictionWriter):
     """Write ``predictions.csv`` into the log folder: image, class, probability, best first, up to five a row."""
@@ -55,7 +64,6 @@ class TrainingCLI(LightningCLI):
             {
                 "checkpoint.monitor": "val/top1",
                 "checkpoint.mode": "max",
-                "checkpoint.save_last": True,
                 "checkpoint.filename": "epoch={epoch}-top1={val/top1:.4f}",
                 "checkpoint.auto_insert_metric_name": False,
             }
@@ -70,6 +78,12 @@ class TrainingCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         options = self.config[self.subcommand]
+        pretrained = (options.model.init_args.model_kwargs or {}).get("pretrained")
+        if self.subcommand != "fit" and options.ckpt_path is None and not pretrained:
+            raise ValueError(
+                f"{self.subcommand} needs trained weights. Give --ckpt_path, such as "
+                "runs/fit/version_0/checkpoints/last.ckpt."
+            )
         if options.weights_only is None:
             options.weights_only = True  # a checkpoint holds data; Lightning's default would also run code in it
         if self.subcommand != "fit":
@@ -82,7 +96,16 @@ class TrainingCLI(LightningCLI):
             tensorboard = TensorBoardLogger(root, name=self.subcommand)
             # One folder for both: left to itself, each logger would take the next free version.
             kwargs["logger"] = [CSVLogger(root, name=self.subcommand, version=tensorboard.version), tensorboard]
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        best = trainer.checkpoint_callback
+        if isinstance(best, ModelCheckpoint):
+            # The best one's save_last would only follow it: what a resume needs is the last epoch, best or not.
+            trainer.callbacks.append(  # type: ignore[attr-defined]
+                ModelCheckpoint(
+                    best.dirpath, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False
+                )
+            )
+        return trainer
 
 
 def run(arguments: Sequence[str] | None) -> None:
@@ -95,7 +118,7 @@ def run(arguments: Sequence[str] | None) -> None:
             subclass_mode_data=True,
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            parser_kwargs={"prog": "tiedconv"},
+            parser_kwargs={"prog": "tiedconv", **{name: {"epilog": example} for name, example in EXAMPLES.items()}},
             trainer_defaults={"default_root_dir": "runs", "callbacks": [PredictionWriter()]},
             args=None if arguments is None else list(arguments),
         )

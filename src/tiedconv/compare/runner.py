@@ -42,7 +42,7 @@ def compare(
     Throughput and memory are measured at the end of every call.
 
     Args:
-        models: what to compare; labels must differ.
+        models: what to compare; labels must differ. The report sets the others against the first.
         data: training and validation images.
         budget: what every run is given.
         seeds: every model is trained once with each.
@@ -63,6 +63,7 @@ def compare(
     validation = data.split(train=False)
     sample_indices = evenly_spaced(len(validation), SAMPLES)  # type: ignore[arg-type]  # every split has a length
 
+    results = [_describe(spec, data) for spec in models]  # a model that cannot be built is named before any training
     runs: dict[str, list[Run]] = {spec.label: [] for spec in models}
     total = len(models) * len(seeds)
     for number, (seed, spec) in enumerate(((s, m) for s in seeds for m in models), start=1):
@@ -72,9 +73,6 @@ def compare(
         say(f"      top-1 {run.top1:.2%} after {run.seconds:.0f} s of training")
         runs[spec.label].append(run)
 
-    say("measuring throughput and memory")
-    results = [_describe(spec, data, runs[spec.label]) for spec in models]
-    results = _measure(results, data, budget)
     comparison = Comparison(
         title=title or f"{', '.join(spec.label for spec in models)} on {type(data).__name__}",
         command=shlex.join(command),
@@ -89,11 +87,18 @@ def compare(
         classes=list(data.classes),
         seeds=list(seeds),
         samples=[_sample(data, i) for i in sample_indices],
-        models=results,
+        models=[replace(result, runs=runs[result.label]) for result in results],
     )
+    _write(comparison, output)  # before the timing, which can fail or be stopped
+    say("measuring throughput and memory")
+    comparison = replace(comparison, models=_measure(comparison.models, data, budget))
+    _write(comparison, output)
+    return comparison
+
+
+def _write(comparison: Comparison, output: Path) -> None:
     write_whole(output / "results.json", to_json(comparison))
     write_report(comparison, output / "report.html")
-    return comparison
 
 
 def _check(models: Sequence[ModelSpec], seeds: Sequence[int]) -> None:
@@ -115,9 +120,13 @@ def _builder(model: ModelSpec | ModelResult, data: ClassificationData) -> Callab
     return partial(timm.create_model, model.name, num_classes=data.num_classes, in_chans=data.in_chans, **model.kwargs)
 
 
-def _describe(spec: ModelSpec, data: ClassificationData, runs: list[Run]) -> ModelResult:
-    counts = count(_builder(spec, data)(), data.input_size)
-    return ModelResult(spec.label, spec.name, spec.kwargs, counts.params, counts.macs, runs=runs)
+def _describe(spec: ModelSpec, data: ClassificationData) -> ModelResult:
+    try:
+        model = _builder(spec, data)()
+    except TypeError as error:
+        raise ValueError(f"compare: {spec.name} does not take kwargs={spec.kwargs}: {error}") from error
+    counts = count(model, data.input_size)
+    return ModelResult(spec.label, spec.name, spec.kwargs, counts.params, counts.macs)
 
 
 def _measure(results: list[ModelResult], data: ClassificationData, budget: Budget) -> list[ModelResult]:

@@ -113,10 +113,14 @@ def train_run(
             num_sanity_val_steps=0,
         )
         saved = folder / "checkpoint.ckpt"
-        trainer.fit(task, data, ckpt_path=saved if saved.exists() else None, weights_only=True)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-    run = _evaluate(task, data, history, seed, sample_indices)
+        try:
+            trainer.fit(task, data, ckpt_path=saved if saved.exists() else None, weights_only=True)
+        except SystemExit as stop:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from stop
+        # Lightning leaves the weights on the CPU.
+        task.to(trainer.strategy.root_device)
+        with trainer.precision_plugin.forward_context():
+            run = _evaluate(task, data, history, seed, sample_indices)
     write_whole(result, to_json(run))
     return run
 
@@ -126,6 +130,9 @@ def write_whole(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(text)
     part.replace(path)
+
+
+_NO_MATTER = ("num_workers", "predict_path")  # options of the data that change no result
 
 
 class _History(L.Callback):
@@ -167,7 +174,7 @@ class _History(L.Callback):
 def _describe_run(spec: ModelSpec, data: ClassificationData, budget: Budget) -> dict[str, Any]:
     return {
         "model": {"name": spec.name, "kwargs": spec.kwargs},
-        "data": {"name": type(data).__name__, **data.hparams},
+        "data": {"name": type(data).__name__, **{k: v for k, v in data.hparams.items() if k not in _NO_MATTER}},
         "budget": asdict(budget),
     }
 

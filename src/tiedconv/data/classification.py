@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -22,12 +23,15 @@ def global_seed() -> int:
     return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
 
-def seed_generators(*key: int) -> None:
-    """Set Python's, NumPy's and torch's generators to a state that ``key`` alone decides."""
+def seed_generators(*key: int, all_devices: bool = False) -> None:
+    """Set Python's, NumPy's and torch's generators (of the CPU or of ``all_devices``) to a state that ``key`` decides.
+
+    Setting the CPU's alone is cheap enough to be done for every image.
+    """
     words = np.random.SeedSequence(key).generate_state(2)
     random.seed(int(words[0]))
     np.random.seed(words[0])
-    torch.default_generator.manual_seed(int(words[1]))
+    (torch.manual_seed if all_devices else torch.default_generator.manual_seed)(int(words[1]))
 
 
 class ClassificationData(L.LightningDataModule):
@@ -107,7 +111,7 @@ class ClassificationData(L.LightningDataModule):
     def _loader(self, dataset: Dataset[Any], *, shuffle: bool) -> DataLoader[Any]:
         # Samplers of our own also for one process: torch's RandomSampler takes its order from the global generator.
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        sampler_class = _EpochSampler if shuffle else DistributedSampler
+        sampler_class = _EpochSampler if shuffle else UnrepeatedDistributedSampler  # the latter pads no images
         sampler: DistributedSampler[Any] = sampler_class(
             dataset, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=global_seed()
         )
@@ -139,8 +143,9 @@ class _SeededImages(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.split)  # type: ignore[arg-type]  # every split has a length
 
-    def __getitem__(self, key: tuple[int, int]) -> Any:
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, int] | int) -> Any:
+        # A bare index comes from Lightning's own sampler (overfit_batches): the same images in every epoch.
+        epoch, index = key if isinstance(key, tuple) else (0, key)
         # torchvision draws from torch's generator, timm from Python's and NumPy's
         python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()
         try:

@@ -106,7 +106,7 @@ class ImageNet(ImageFolder):
                 f"ImageNet: {self.root} does not hold ImageNet-1k. {error} For images already sorted into "
                 "train/<class> and val/<class>, use ImageFolder."
             ) from error
-        return tuple(name[0] for name in names)
+        return tuple(", ".join(synonyms) for synonyms in names)  # the first alone is not unique: two cranes
 
     def build(self, train: bool) -> Dataset[Any]:
         return datasets.ImageNet(str(self.root), split="train" if train else "val", transform=self.transform(train))

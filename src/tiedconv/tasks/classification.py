@@ -1,5 +1,6 @@
 """Image classification as a Lightning module: any timm model, SGD by the paper's schedule or a modern recipe."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -46,6 +47,8 @@ class Optimization:
     min_lr: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.min_lr > self.lr:
+            raise ValueError(f"Optimization: min_lr must not exceed lr={self.lr}, got {self.min_lr}.")
         for name in ("lr", "decay_epochs", "decay_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"Optimization: {name} must be positive, got {getattr(self, name)}.")
@@ -80,7 +83,7 @@ class ClassificationTask(L.LightningModule):
         num_classes: int = 1000,
         in_chans: int = 3,
         model_kwargs: dict[str, Any] | None = None,
-        optimization: Optimization = Optimization(),
+        optimization: Optimization | Mapping[str, Any] = Optimization(),
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
@@ -90,11 +93,16 @@ class ClassificationTask(L.LightningModule):
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"ClassificationTask: label_smoothing must be in [0, 1), got {label_smoothing}.")
+        for name, value in (("mixup", mixup), ("cutmix", cutmix)):
+            if value < 0:
+                raise ValueError(f"ClassificationTask: {name} must not be negative, got {value}.")
         if not timm.is_model(model):
             raise ValueError(
                 f"ClassificationTask: no model is called {model!r}. `tiedconv list` prints the tied ones, "
                 "timm.list_models() all."
             )
+        if isinstance(optimization, Mapping):  # from a checkpoint
+            optimization = Optimization(**optimization)
         # Plain values only, so that a checkpoint can be read with weights_only=True.
         self.save_hyperparameters({**self._plain_arguments(locals()), "optimization": asdict(optimization)})
         self.model = timm.create_model(model, num_classes=num_classes, in_chans=in_chans, **(model_kwargs or {}))
@@ -126,7 +134,15 @@ class ClassificationTask(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         # Dropout, stochastic depth and mixup depend on the epoch's number, not on what was drawn before it: a resumed
         # training draws the same as an uninterrupted one.
-        seed_generators(global_seed(), self.current_epoch, self.global_rank)
+        seed_generators(global_seed(), self.current_epoch, self.global_rank, all_devices=True)
+
+    def on_fit_start(self) -> None:
+        batch_size = getattr(self.trainer.datamodule, "batch_size", 2)  # type: ignore[attr-defined]
+        if self.mix is not None and batch_size % 2:
+            raise ValueError(
+                f"ClassificationTask: mixup and cutmix pair the images of a batch, so batch_size={batch_size} must be "
+                "even. Change it, or switch both off."
+            )
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
@@ -166,8 +182,13 @@ class ClassificationTask(L.LightningModule):
             momentum=o.momentum,
             filter_bias_and_bn=not o.decay_norm_and_bias,
         )
+        epochs = self.trainer.max_epochs
+        if epochs is None or (epochs <= o.warmup_epochs and not self.trainer.fast_dev_run):  # type: ignore[attr-defined]
+            raise ValueError(
+                f"ClassificationTask: the schedule needs more epochs than warmup_epochs={o.warmup_epochs}, got "
+                f"max_epochs={epochs}. Set the trainer's max_epochs; max_steps and max_time can only end it earlier."
+            )
         steps = self.trainer.estimated_stepping_batches
-        epochs = self.trainer.max_epochs or 1
         scheduler, _ = create_scheduler_v2(
             optimizer,
             o.schedule,
