@@ -2,14 +2,13 @@
 
 import io
 import math
-from types import SimpleNamespace
 
 import matplotlib
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from tiedconv.analysis import plots, style
+from tiedconv.analysis import Histogram, plots, style
 from tiedconv.analysis._labels import spread_out
 
 
@@ -109,8 +108,8 @@ def test_confusion_of_a_class_without_images():
 
 
 def test_similarity_shows_shares_and_means():
-    histogram = SimpleNamespace(edges=[-1.0, 0.0, 1.0], counts=[1, 3], mean=0.25)
-    empty = SimpleNamespace(edges=[-1.0, 0.0, 1.0], counts=[0, 0], mean=0.0)
+    histogram = Histogram("layer1", edges=[-1.0, 0.0, 1.0], counts=[1, 3], mean=0.25)
+    empty = Histogram("layer1", edges=[-1.0, 0.0, 1.0], counts=[0, 0], mean=0.0)
     ax = plots.plot_similarity({"a": histogram, "_b": histogram, "empty": empty, "none": None})
     outlines = [patch for patch in ax.patches if not patch.get_fill()]
     assert [list(patch.get_data().values) for patch in outlines] == [[0.25, 0.75]] * 2

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
+from tiedconv.analysis import Histogram
 from tiedconv.compare._finding import accuracy, finding, images_error, interval
 from tiedconv.compare.report import write_report
 from tiedconv.compare.results import (
@@ -18,7 +19,6 @@ from tiedconv.compare.results import (
     ModelResult,
     Run,
     Sample,
-    Similarity,
     Spread,
 )
 
@@ -41,8 +41,8 @@ def make_run(seed: int, top1: float, *, classes: int = 3, samples: int = 2, **ch
         confusion=[[50 if i == j else int(j == 0) for j in range(classes)] for i in range(classes)],
         predictions=[(0, 0.9)] * samples,
         similarity=[
-            Similarity("layer1", [-1.0, 0.0, 1.0], [1, 9], 0.4),
-            Similarity("layer2", [-1.0, 0.0, 1.0], [0, 0], 0.0),
+            Histogram("layer1", [-1.0, 0.0, 1.0], [1, 9], 0.4),
+            Histogram("layer2", [-1.0, 0.0, 1.0], [0, 0], 0.0),
         ],
     )
     return replace(run, **changes)
@@ -169,7 +169,7 @@ def test_every_string_from_outside_is_escaped(tmp_path):
             "m",
             [0.5, 0.6],
             label=f"{evil} {i}",
-            runs=[make_run(s, 0.5, similarity=[Similarity(evil, [-1.0, 1.0], [3], 0.1)]) for s in range(2)],
+            runs=[make_run(s, 0.5, similarity=[Histogram(evil, [-1.0, 1.0], [3], 0.1)]) for s in range(2)],
         )
         for i in range(3)
     ]
@@ -260,7 +260,7 @@ def test_wrong_predictions_are_marked_in_words(render):
 
 
 def test_layers_with_other_names_share_a_figure_by_their_place(render):
-    other = [Similarity("stages_0", [-1.0, 0.0, 1.0], [5, 5], 0.1)]
+    other = [Histogram("stages_0", [-1.0, 0.0, 1.0], [5, 5], 0.1)]
     models = [make_model("a", [0.9]), make_model("b", [], runs=[make_run(0, 0.9, similarity=other)])]
     text = render(make_comparison(models)).text
     assert "layer1 · stages_0" in text

@@ -3,13 +3,13 @@ import statistics
 
 import pytest
 
+from tiedconv.analysis import Histogram
 from tiedconv.compare.results import (
     Comparison,
     Epoch,
     ModelResult,
     Run,
     Sample,
-    Similarity,
     Spread,
     read_comparison,
     read_run,
@@ -26,7 +26,7 @@ def make_run(seed=0, top1=0.5):
         history=[Epoch(0, 2.0, 1.9, top1)],
         confusion=[[1, 0], [1, 2]],
         predictions=[(1, 0.75)],
-        similarity=[Similarity("layer1", [-1.0, 0.0, 1.0], [3, 4], 0.25)],
+        similarity=[Histogram("layer1", [-1.0, 0.0, 1.0], [3, 4], 0.25)],
     )
 
 

@@ -7,25 +7,15 @@ its colour, dash and marker; one without data keeps its place, so that colours a
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from .._extras import require
 from . import style
 from ._labels import label_ends, label_points
+from .similarity import Histogram
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-
-class HistogramLike(Protocol):
-    """What :func:`plot_similarity` reads; :class:`tiedconv.analysis.Histogram` has it."""
-
-    @property
-    def edges(self) -> Sequence[float]: ...
-    @property
-    def counts(self) -> Sequence[int]: ...
-    @property
-    def mean(self) -> float: ...
 
 
 def plot_curves(
@@ -153,7 +143,7 @@ def plot_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str] = (),
     return ax
 
 
-def plot_similarity(histograms: Mapping[str, HistogramLike | None], ax: "Axes | None" = None) -> "Axes":
+def plot_similarity(histograms: Mapping[str, Histogram | None], ax: "Axes | None" = None) -> "Axes":
     """Draw how similar the filters of one layer are: for each model the share of its filter pairs in each bin.
 
     Args:

@@ -11,8 +11,8 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from .._extras import require
-from ..analysis import plots, style
-from .results import Comparison, ModelResult, Similarity
+from ..analysis import Histogram, plots, style
+from .results import Comparison, ModelResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,21 +120,21 @@ def quiet_about_glyphs() -> Iterator[None]:
         yield
 
 
-def _pooled(model: ModelResult) -> list[Similarity]:
+def _pooled(model: ModelResult) -> list[Histogram]:
     """Add up the histograms of a model's runs layer by layer; the mean is weighted by the pairs."""
-    layers: dict[str, list[Similarity]] = {}
+    layers: dict[str, list[Histogram]] = {}
     for run in model.runs:
         for entry in run.similarity:
             layers.setdefault(entry.layer, []).append(entry)
     return [_sum(name, entries) for name, entries in layers.items()]
 
 
-def _sum(layer: str, entries: list[Similarity]) -> Similarity:
+def _sum(layer: str, entries: list[Histogram]) -> Histogram:
     alike = [entry for entry in entries if entry.edges == entries[0].edges]
     counts = [sum(bins) for bins in zip(*(entry.counts for entry in alike), strict=True)]
     total = sum(counts)
     mean = sum(entry.mean * sum(entry.counts) for entry in alike) / total if total else 0.0
-    return Similarity(layer, entries[0].edges, counts, mean)
+    return Histogram(layer, entries[0].edges, counts, mean)
 
 
 def _commonest_mistakes(matrix: list[list[int]], classes: list[str]) -> str:

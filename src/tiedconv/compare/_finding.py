@@ -132,8 +132,8 @@ def _difference(model: ModelResult, base: ModelResult, subject: str) -> str:
         verdict = f"{'for' if difference > 0 else 'against'} {subject}"
         return f"{what} ({over} {_points(near)} to {_points(far)}): this speaks {verdict}"
     return (
-        f"{what} ({over} from {_points(max(0.0, -near))} {opposite} to {_points(far)} {direction}): the interval includes no "
-        "difference, so neither is shown to be better"
+        f"{what} ({over} from {_points(max(0.0, -near))} {opposite} to {_points(far)} {direction}): the interval "
+        "includes no difference, so neither is shown to be better"
     )
 
 

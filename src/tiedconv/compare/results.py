@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ..analysis import Histogram
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -35,23 +37,6 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class Similarity:
-    """Histogram of pairwise cosine similarities between one layer's filters.
-
-    Attributes:
-        layer: qualified name of the layer.
-        edges: bin edges in [-1, 1], one more than ``counts``.
-        counts: how many filter pairs fell into each bin.
-        mean: mean similarity over the pairs.
-    """
-
-    layer: str
-    edges: list[float]
-    counts: list[int]
-    mean: float
-
-
-@dataclass(frozen=True)
 class Run:
     """One model trained with one seed.
 
@@ -72,7 +57,7 @@ class Run:
     history: list[Epoch]
     confusion: list[list[int]]
     predictions: list[tuple[int, float]]
-    similarity: list[Similarity]
+    similarity: list[Histogram]
 
 
 @dataclass(frozen=True)
@@ -177,7 +162,7 @@ def _run(raw: dict[str, Any]) -> Run:
             **_known(Run, raw),
             "history": [Epoch(**e) for e in raw["history"]],
             "predictions": [(int(c), float(p)) for c, p in raw["predictions"]],
-            "similarity": [Similarity(**s) for s in raw["similarity"]],
+            "similarity": [Histogram(**s) for s in raw["similarity"]],
         }
     )
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..analysis.similarity import filter_similarity
 from ..data import ClassificationData
 from ..tasks import ClassificationTask, Optimization, quiet_lightning
-from .results import Epoch, Run, Similarity, read_run, to_json
+from .results import Epoch, Run, read_run, to_json
 
 SIMILARITY_IMAGES = 16
 
@@ -219,9 +219,7 @@ def _evaluate(
     pairs = labels * data.num_classes + ranked[:, 0]
     confusion = pairs.bincount(minlength=data.num_classes**2).reshape(data.num_classes, -1)
     images = torch.stack([data.split(train=False)[i][0] for i in evenly_spaced(len(labels), SIMILARITY_IMAGES)])
-    similarity = [
-        Similarity(**asdict(layer.histogram())) for layer in filter_similarity(task.model, None, images.to(task.device))
-    ]
+    similarity = [layer.histogram() for layer in filter_similarity(task.model, None, images.to(task.device))]
     return Run(
         seed=seed,
         top1=hits[:, 0].double().mean().item(),
