@@ -65,6 +65,11 @@ def test_mistakes_end_in_a_message_without_a_trace(tmp_path, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_list_says_when_nothing_matches(capsys):
+    with pytest.raises(SystemExit, match=r"no model matches '\*zzz\*'"):
+        main(["list", "--filter", "*zzz*"])
+
+
 def test_a_trace_is_shown_on_demand(tmp_path, monkeypatch):
     monkeypatch.setenv("TIEDCONV_TRACEBACK", "1")
     with pytest.raises(ValueError, match="no model is called"):

@@ -68,7 +68,7 @@ def _table(comparison: Comparison) -> Table:
         caption=f"top-1: mean ± sd, {len(comparison.seeds)} seeds; train, infer: images/s; step: MiB of a train step",
         box=SIMPLE,
     )
-    table.add_column("model", no_wrap=True)
+    table.add_column("model")  # the one that wraps where the terminal is narrow
     for header in ("params", "MACs", "top-1 %", "train", "infer", "step"):
         table.add_column(header, justify="right", no_wrap=True)
     for model in comparison.models:

@@ -14,12 +14,18 @@ def list_(filter: str = "*") -> None:
 
     Args:
         filter: shell-style pattern, such as "*50*".
+
+    Raises:
+        ValueError: if no name matches.
     """
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("model", no_wrap=True)
     for header in ("params", "MACs", "input"):
         table.add_column(header, justify="right", no_wrap=True)
-    for name in list_models(filter):
+    names = list_models(filter)
+    if not names:
+        raise ValueError(f"no model matches {filter!r}. `tiedconv list` without a filter prints all.")
+    for name in names:
         model = create_model(name, device="meta")
         cfg: Any = model.default_cfg
         size = cfg["input_size"]
