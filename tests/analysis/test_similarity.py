@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tiedconv.analysis import LayerSimilarity, filter_similarity, stage_layers
+from tiedconv.analysis import LayerSimilarity, evenly_spaced, filter_similarity, stage_layers
 
 
 def cosines(patterns: torch.Tensor) -> torch.Tensor:
@@ -162,6 +162,39 @@ def test_default_layers_are_the_stages():
     assert stage_layers(net)[-1] == net.feature_info[-1]["module"]
     results = filter_similarity(net, None, torch.randn(1, 3, 32, 32), max_channels=2)
     assert [result.layer for result in results] == stage_layers(net)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        (
+            "swin_tiny_patch4_window7_224",
+            {"img_size": 64, "window_size": 2, "embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)},
+            r"'layers\.0' must return its 12 channels .* second, \(N, 12, ...\), got \(1, 16, 16, 12\)\. Pass layers",
+        ),
+        ("test_vit", {"img_size": 64}, r"'blocks\.0' must return its 64 channels .* got \(1, 17, 64\)"),
+    ],
+)
+def test_stages_that_return_their_channels_last_are_refused(name, arguments, message):
+    net = timm.create_model(name, num_classes=4, **arguments)
+    with pytest.raises(ValueError, match=message):
+        filter_similarity(net, None, torch.randn(2, 3, 64, 64))
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "test_efficientnet", "test_resnet", "tiedresnet_tiny"])
+def test_stages_have_the_channels_of_feature_info(name):
+    net = timm.create_model(name, num_classes=4)
+    results = filter_similarity(net, None, torch.randn(1, 3, 32, 32), max_channels=None)
+    assert [len(r.channels) + r.dead for r in results] == [stage["num_chs"] for stage in net.feature_info]
+
+
+@pytest.mark.parametrize(("length", "count"), [(3, 5), (12, 4), (100, 7), (64, 64)])
+def test_indices_are_evenly_spaced(length, count):
+    indices = evenly_spaced(length, count)
+    assert len(indices) == min(length, count)
+    steps = {b - a for a, b in zip(indices, [*indices[1:], length], strict=True)}
+    assert indices[0] == 0
+    assert max(steps) - min(steps) <= 1
 
 
 def test_a_vector_layer_counts_as_channels():

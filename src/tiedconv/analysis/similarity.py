@@ -99,7 +99,8 @@ def filter_similarity(
     Args:
         model: any network that takes ``images``.
         layers: qualified names, as in ``model.named_modules()``. Each must return one tensor with the channels second;
-            of a layer called several times in a forward pass, the first call counts. None: :func:`stage_layers`.
+            of a layer called several times in a forward pass, the first call counts. None: :func:`stage_layers`, whose
+            outputs must have the ``num_chs`` channels of ``feature_info``.
         images: normalised as the model expects them, on its device.
         max_channels: examine at most so many channels a layer, evenly spaced over all of them. None: every channel.
         batch_size: how many patterns are computed at once. Together with the channels examined it bounds the memory,
@@ -112,8 +113,9 @@ def filter_similarity(
         One entry a layer, in the order of ``layers``.
 
     Raises:
-        ValueError: if a layer is unknown, is not reached or returns something else; if there is no image; if
-            ``max_channels`` or ``batch_size`` is below 1.
+        ValueError: if a layer is unknown, is not reached or returns something else; with ``layers=None``, if the model
+            names no stages or one returns its channels elsewhere, as Swin (N, H, W, C) and ViT (N, tokens, C) do; if
+            there is no image; if ``max_channels`` or ``batch_size`` is below 1.
         ModuleNotFoundError: if captum is not installed.
 
     Example:
@@ -125,15 +127,19 @@ def filter_similarity(
         120
     """
     _check_arguments(images, max_channels, batch_size)
-    layers = stage_layers(model) if layers is None else list(layers)
+    stages = {stage["module"]: stage.get("num_chs") for stage in _stages(model)} if layers is None else {}
+    layers = list(stages) if layers is None else list(layers)
     _check_layers(model, layers)
     attr = require("captum.attr", extra="analysis")
     twin = _guidable_copy(model)
+    cuts = [_ChannelMeans(twin, layer) for layer in layers]
+    counts = [_count_channels(means, images[:1], stages.get(means.layer)) for means in cuts]
     results = []
-    for layer in layers:
-        means = _ChannelMeans(twin, layer)
+    for layer, means, channels in zip(layers, cuts, counts, strict=True):
+        # Multiples of one step where the limit divides the channels: then channel c and its namesake in the next tied
+        # block, c + C/B, are both examined.
+        examined = torch.tensor(evenly_spaced(channels, channels if max_channels is None else max_channels))
         with means.listening():
-            examined = _evenly_spaced(_count_channels(means, images[:1]), max_channels)
             guided = attr.GuidedBackprop(means)
             patterns = (_patterns(guided, image, examined, batch_size) for image in images)
             results.append(_compare(layer, examined, patterns))
@@ -148,15 +154,30 @@ def stage_layers(model: nn.Module) -> list[str]:
     Raises:
         ValueError: if the model has no ``feature_info`` with modules of its own.
     """
+    return [stage["module"] for stage in _stages(model)]
+
+
+def evenly_spaced(length: int, count: int) -> list[int]:
+    """Return at most ``count`` indices below ``length``, ascending from 0 and evenly spaced.
+
+    Example:
+        >>> evenly_spaced(10, 4), evenly_spaced(3, 4)
+        ([0, 2, 5, 7], [0, 1, 2])
+    """
+    count = min(length, count)
+    return [i * length // count for i in range(count)]
+
+
+def _stages(model: nn.Module) -> list[dict[str, Any]]:
     info = getattr(model, "feature_info", None)
-    names = [stage.get("module", "") for stage in info] if isinstance(info, list) else []
+    stages = info if isinstance(info, list) else []
     modules = dict(model.named_modules())
-    if not names or any(not name or name not in modules for name in names):
+    if not stages or any(not stage.get("module") or stage["module"] not in modules for stage in stages):
         raise ValueError(
             f"filter_similarity: {type(model).__name__} has no feature_info that names its stages. "
             "Pass layers, names from model.named_modules()."
         )
-    return names
+    return stages
 
 
 class _Reached(Exception):  # noqa: N818  a signal, not an error
@@ -185,6 +206,11 @@ class _ChannelMeans(nn.Module):
             handle.remove()
 
     def forward(self, x: Tensor) -> Tensor:
+        output = self.output(x)
+        return output.flatten(2).mean(2) if output.dim() > 2 else output
+
+    def output(self, x: Tensor) -> Tensor:
+        """Return what the layer returns, (N, C, ...)."""
         try:
             self.model(x)
         except _Reached as reached:
@@ -196,7 +222,7 @@ class _ChannelMeans(nn.Module):
             raise ValueError(
                 f"filter_similarity: the layer {self.layer!r} must return one tensor (N, C, ...), got {got}."
             )
-        return output.flatten(2).mean(2) if output.dim() > 2 else output
+        return output
 
 
 def _guidable_copy(model: nn.Module) -> nn.Module:
@@ -208,15 +234,16 @@ def _guidable_copy(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def _count_channels(means: _ChannelMeans, image: Tensor) -> int:
-    return means(image).shape[1]
-
-
-def _evenly_spaced(count: int, limit: int | None) -> Tensor:
-    # Multiples of one step where the limit divides the count: then channel c and its namesake in the next tied
-    # block, c + C/B, are both examined.
-    kept = count if limit is None else min(count, limit)
-    return torch.arange(kept) * count // kept
+def _count_channels(means: _ChannelMeans, image: Tensor, expected: int | None) -> int:
+    """Return how many channels the layer has, which must be as many as ``expected`` if that is known."""
+    with means.listening():
+        output = means.output(image)
+    if expected is not None and output.shape[1] != expected:
+        raise ValueError(
+            f"filter_similarity: the layer {means.layer!r} must return its {expected} channels (num_chs in "
+            f"feature_info) second, (N, {expected}, ...), got {tuple(output.shape)}. Pass layers that do."
+        )
+    return output.shape[1]
 
 
 def _patterns(guided: Any, image: Tensor, channels: Tensor, batch_size: int) -> Tensor:
