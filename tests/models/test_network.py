@@ -7,7 +7,7 @@ from torch import nn
 
 import tiedconv
 from tiedconv.models._network import init_tied
-from tiedconv.nn import TiedConv2d, TiedLinear
+from tiedconv.nn import TiedConv2d, TiedGlobalContext, TiedLinear
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,17 @@ def test_every_convolution_of_a_model_is_initialised() -> None:
             fan_out = conv.out_channels // (conv.blocks * conv.groups) * math.prod(conv.kernel_size)
             tolerance = 5 / math.sqrt(2 * conv.weight.numel())  # five standard errors
             assert conv.weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=tolerance), name
+
+
+def test_context_blocks_change_nothing_at_first() -> None:
+    model = tiedconv.create_model("tiedresnet_tiny", block_args={"attn_layer": TiedGlobalContext})
+    contexts = [m for m in model.modules() if isinstance(m, TiedGlobalContext)]
+
+    assert contexts
+    for context in contexts:
+        x = torch.randn(2, context.channels, 3, 3)
+        assert torch.equal(context(x), x)
+        assert context.fc1.weight.std() > 0
 
 
 @pytest.mark.parametrize("zero", [True, False])

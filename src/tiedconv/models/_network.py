@@ -7,7 +7,7 @@ from timm.models import build_model_with_cfg
 from timm.models.resnet import ResNet
 from torch import device, dtype, nn
 
-from ..nn import TiedConv2d, TiedLinear
+from ..nn import TiedConv2d, TiedGlobalContext, TiedLinear
 
 
 def init_tied(model: nn.Module) -> None:
@@ -16,7 +16,7 @@ def init_tied(model: nn.Module) -> None:
     It is what timm does for the untied layers in their places. An input channel of a tied convolution reaches the
     :math:`C_o/(BG)` outputs of its own block and group and no others, so :math:`C_o k^2/(BG)` is the fan-out that keeps
     the gradient's variance; that B blocks use the same numbers changes no variance. Fan-in shrinks as fan-out does, so
-    forward signals start as strong as untied ones.
+    forward signals start as strong as untied ones. The last transform of a :class:`TiedGlobalContext` starts at zero.
     """
     for module in model.modules():
         if isinstance(module, TiedConv2d):
@@ -24,6 +24,9 @@ def init_tied(model: nn.Module) -> None:
             nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
         elif isinstance(module, TiedLinear):
             nn.init.normal_(module.weight, std=math.sqrt(2 / module.weight.shape[0]))
+    for module in model.modules():  # after its layers, which the loop above has drawn
+        if isinstance(module, TiedGlobalContext):
+            module.reset_parameters()
 
 
 class TiedResNet(ResNet):
