@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import timm
 import torch
@@ -107,7 +108,10 @@ def compare_with_paper(rows: Iterable[PublishedCount] = PUBLISHED) -> Iterator[C
         if row.model is None:
             yield Comparison(row, None, None)
             continue
-        model = timm.create_model(row.model, device="meta", **row.args)
+        args = dict(row.args)
+        if row.context_blocks is not None:
+            args["block_args"] = {"attn_layer": partial(TiedGlobalContext, reduction=4, blocks=row.context_blocks)}
+        model = timm.create_model(row.model, device="meta", **args)
         if row.counted == "attention":
             yield Comparison(row, count_attention(model, within=row.within) / 1e6, None)
         else:

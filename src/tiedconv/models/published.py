@@ -2,10 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
-
-from ..nn import TiedGlobalContext
 
 
 @dataclass(frozen=True)
@@ -21,6 +18,7 @@ class PublishedCount:
         box_ap, mask_ap: COCO val-2017 average precision, in per cent.
         model: the name that builds it, for ``timm.create_model``; ``None`` for a network that is not here.
         args: arguments of ``timm.create_model`` beside the name.
+        context_blocks: how many blocks the global context block in every bottleneck has; ``None`` without one.
         counted: whether the count is of the whole network or of its attention modules.
         within: the model's children whose attention modules count; empty for all of them.
         remark: where the paper contradicts itself, or leaves open what we had to infer.
@@ -36,6 +34,7 @@ class PublishedCount:
     mask_ap: float | None = None
     model: str | None = None
     args: Mapping[str, Any] = field(default_factory=dict)
+    context_blocks: int | None = None
     counted: Literal["network", "attention"] = "network"
     within: tuple[str, ...] = ()
     remark: str = ""
@@ -126,11 +125,6 @@ TABLE_3 = (
     PublishedCount("3", "EfficientNet-B0: TiedSE B=4", 0.04, top1=77.1, model=_B0_B4, counted="attention"),
 )
 
-
-def _global_context(blocks: int) -> dict[str, Any]:
-    return {"block_args": {"attn_layer": partial(TiedGlobalContext, reduction=4, blocks=blocks)}}
-
-
 _C3_TO_C5 = ("layer2", "layer3", "layer4")
 
 TABLE_4 = (
@@ -141,7 +135,7 @@ TABLE_4 = (
         box_ap=38.9,
         mask_ap=35.5,
         model="resnet50",
-        args=_global_context(1),
+        context_blocks=1,
         counted="attention",
         within=_C3_TO_C5,
         remark="37.3 box and 34.2 mask AP without attention.",
@@ -153,7 +147,7 @@ TABLE_4 = (
         box_ap=39.1,
         mask_ap=35.6,
         model="resnet50",
-        args=_global_context(2),
+        context_blocks=2,
         counted="attention",
         within=_C3_TO_C5,
     ),
@@ -164,7 +158,7 @@ TABLE_4 = (
         box_ap=38.6,
         mask_ap=35.2,
         model="resnet50",
-        args=_global_context(4),
+        context_blocks=4,
         counted="attention",
         within=_C3_TO_C5,
         remark="The paper's text says 16 times fewer than GCB, its cell 1.3 M (13 %).",
