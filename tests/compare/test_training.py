@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tiedconv.compare.training import Budget, ModelSpec, evenly_spaced, train_run
+from tiedconv.compare.training import Budget, ModelSpec, train_run
 from tiedconv.data import Digits
 from tiedconv.tasks import ClassificationTask, Optimization
 
@@ -99,6 +99,9 @@ def test_budget_needs_an_epoch():
         Budget(epochs=0)
 
 
-def test_indices_are_spread_evenly():
-    assert evenly_spaced(10, 5) == [0, 2, 4, 6, 8]
-    assert evenly_spaced(3, 5) == [0, 1, 2]
+def test_network_without_feature_maps_is_trained_without_the_similarity(tmp_path):
+    vit = ModelSpec("vit_tiny_patch16_224", kwargs={"img_size": 8, "patch_size": 4, "depth": 1})
+    with pytest.warns(UserWarning, match="no filter similarity for this network"):
+        run = train(tmp_path, spec=vit, budget=Budget(epochs=1))
+    assert run.similarity == []
+    assert run.top5 > 0

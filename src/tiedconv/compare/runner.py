@@ -13,12 +13,13 @@ import torch
 from torchvision.transforms.functional import to_pil_image
 
 from .._extras import require
+from ..analysis import evenly_spaced
 from ..analysis.counts import count
 from ..bench import describe_machine, throughput, train_step_peak_memory
 from ..data import ClassificationData
 from .report import write_report
 from .results import Comparison, ModelResult, Run, Sample, Spread, to_json
-from .training import Budget, ModelSpec, evenly_spaced, train_run, write_whole
+from .training import Budget, ModelSpec, train_run, write_whole
 
 SAMPLES = 12
 TIMED_ROUNDS = 10

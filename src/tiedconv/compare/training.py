@@ -3,6 +3,7 @@
 import json
 import math
 import time
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from torch import Tensor
 
-from ..analysis.similarity import filter_similarity
+from ..analysis.similarity import Histogram, evenly_spaced, filter_similarity
 from ..data import ClassificationData
 from ..tasks import ClassificationTask, Optimization, quiet_lightning
 from .results import Epoch, Run, read_run, to_json
@@ -218,8 +219,6 @@ def _evaluate(
     hits = ranked == labels[:, None]
     pairs = labels * data.num_classes + ranked[:, 0]
     confusion = pairs.bincount(minlength=data.num_classes**2).reshape(data.num_classes, -1)
-    images = torch.stack([data.split(train=False)[i][0] for i in evenly_spaced(len(labels), SIMILARITY_IMAGES)])
-    similarity = [layer.histogram() for layer in filter_similarity(task.model, None, images.to(task.device))]
     return Run(
         seed=seed,
         top1=hits[:, 0].double().mean().item(),
@@ -228,11 +227,17 @@ def _evaluate(
         history=[Epoch(**epoch) for epoch in history.epochs],
         confusion=confusion.tolist(),
         predictions=[(int(ranked[i, 0]), probabilities[i, ranked[i, 0]].item()) for i in sample_indices],
-        similarity=similarity,
+        similarity=_similarity(task, data),
     )
 
 
-def evenly_spaced(length: int, count: int) -> list[int]:
-    """At most ``count`` indices below ``length``, evenly spaced."""
-    count = min(length, count)
-    return [i * length // count for i in range(count)]
+def _similarity(task: ClassificationTask, data: ClassificationData) -> list[Histogram]:
+    """One histogram a stage, or none for a network whose stages do not return feature maps (tokens, channels last)."""
+    split = data.split(train=False)
+    indices = evenly_spaced(len(split), SIMILARITY_IMAGES)  # type: ignore[arg-type]  # every split has a length
+    images = torch.stack([split[i][0] for i in indices]).to(task.device)
+    try:
+        return [layer.histogram() for layer in filter_similarity(task.model, None, images)]
+    except ValueError as error:
+        warnings.warn(f"The report will have no filter similarity for this network. {error}", stacklevel=2)
+        return []
