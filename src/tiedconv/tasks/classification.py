@@ -83,7 +83,7 @@ class ClassificationTask(L.LightningModule):
         num_classes: int = 1000,
         in_chans: int = 3,
         model_kwargs: dict[str, Any] | None = None,
-        optimization: Optimization | Mapping[str, Any] = Optimization(),
+        optimization: Optimization = Optimization(),
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
@@ -101,7 +101,7 @@ class ClassificationTask(L.LightningModule):
                 f"ClassificationTask: no model is called {model!r}. `tiedconv list` prints the tied ones, "
                 "timm.list_models() all."
             )
-        if isinstance(optimization, Mapping):  # from a checkpoint
+        if isinstance(optimization, Mapping):  # load_from_checkpoint hands back the plain values saved below
             optimization = Optimization(**optimization)
         # Plain values only, so that a checkpoint can be read with weights_only=True.
         self.save_hyperparameters({**self._plain_arguments(locals()), "optimization": asdict(optimization)})
