@@ -20,7 +20,9 @@ _ADVICE = (
 def quiet_lightning(*, advice: bool) -> Iterator[None]:
     """Hide what no user can act on; with ``advice=False`` also the hints and notes of a single training."""
     logger = logging.getLogger("lightning.pytorch")
+    notes = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     level = logger.level
+    notes.addFilter(_no_advertisement)
     try:
         with warnings.catch_warnings():
             for message in _NOISE if advice else _NOISE + _ADVICE:
@@ -30,3 +32,8 @@ def quiet_lightning(*, advice: bool) -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+        notes.removeFilter(_no_advertisement)
+
+
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip: For" not in record.getMessage()

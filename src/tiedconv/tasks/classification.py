@@ -131,6 +131,11 @@ class ClassificationTask(L.LightningModule):
             images = images.contiguous(memory_format=torch.channels_last)
         return self.model(images)
 
+    def setup(self, stage: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None:
+            self.example_input_array = torch.zeros(1, *data.input_size)  # Lightning's summary counts FLOPs with it
+
     def on_train_epoch_start(self) -> None:
         # Dropout, stochastic depth and mixup depend on the epoch's number, not on what was drawn before it: a resumed
         # training draws the same as an uninterrupted one.
