@@ -99,7 +99,9 @@ def compare(
 
 def _write(comparison: Comparison, output: Path) -> None:
     write_whole(output / "results.json", to_json(comparison))
-    write_report(comparison, output / "report.html")
+    part = output / "report.html.part"
+    write_report(comparison, part)
+    part.replace(output / "report.html")
 
 
 def _check(models: Sequence[ModelSpec], seeds: Sequence[int]) -> None:
