@@ -65,7 +65,7 @@ def _seeds(given: int | str | list[int]) -> list[int]:
 def _table(comparison: Comparison) -> Table:
     table = Table(
         title=comparison.title,
-        caption=f"top-1: mean ± sd, {len(comparison.seeds)} seeds; train, infer: images/s; step: MiB of a train step",
+        caption=f"seeds: {', '.join(map(str, comparison.seeds))}; train, infer: images/s; step: MiB",
         box=SIMPLE,
     )
     table.add_column("model")  # the one that wraps where the terminal is narrow
