@@ -1,3 +1,4 @@
+import inspect
 import math
 
 import lightning as L
@@ -173,6 +174,7 @@ def test_checkpoint_gives_the_task_back(tmp_path):
     trainer.save_checkpoint(tmp_path / "task.ckpt")
     loaded = ClassificationTask.load_from_checkpoint(tmp_path / "task.ckpt", weights_only=True)
     assert loaded.optimization == Optimization(lr=0.02)
+    assert set(task.hparams) == set(inspect.signature(ClassificationTask).parameters)
     assert all(torch.equal(loaded.state_dict()[name], value) for name, value in task.state_dict().items())
 
 

@@ -17,6 +17,7 @@ from ..analysis import evenly_spaced
 from ..analysis.counts import count
 from ..bench import describe_machine, throughput, train_step_peak_memory
 from ..data import ClassificationData
+from ..tasks import check_model_name
 from .report import write_report
 from .results import Comparison, ModelResult, Run, Sample, Spread, to_json
 from .training import Budget, ModelSpec, train_run, write_whole
@@ -112,11 +113,7 @@ def _check(models: Sequence[ModelSpec], seeds: Sequence[int]) -> None:
         if twice:
             raise ValueError(f"compare: {what} has {', '.join(twice)} twice. Give each once; models may get a label.")
     for spec in models:
-        if not timm.is_model(spec.name):
-            raise ValueError(
-                f"compare: no model is called {spec.name!r}. `tiedconv list` prints the tied ones, "
-                "timm.list_models() all."
-            )
+        check_model_name("compare", spec.name)
 
 
 def _builder(model: ModelSpec | ModelResult, data: ClassificationData) -> Callable[[], torch.nn.Module]:

@@ -85,7 +85,6 @@ class FashionMNIST(_SmallImages):
         predict_path: str | None = None,
     ) -> None:
         super().__init__(root, download, batch_size, num_workers, predict_path)
-        self.save_hyperparameters()
         self.source = source
 
     def open(self, train: bool, transform: Transform | None) -> Dataset[Any]:

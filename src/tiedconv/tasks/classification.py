@@ -57,6 +57,14 @@ class Optimization:
                 raise ValueError(f"Optimization: {name} must not be negative, got {getattr(self, name)}.")
 
 
+def check_model_name(who: str, name: str) -> None:
+    """Raise ValueError unless timm knows a model of that name."""
+    if not timm.is_model(name):
+        raise ValueError(
+            f"{who}: no model is called {name!r}. `tiedconv list` prints the tied ones, timm.list_models() all."
+        )
+
+
 class ClassificationTask(L.LightningModule):
     """Train and evaluate an image classifier.
 
@@ -90,21 +98,18 @@ class ClassificationTask(L.LightningModule):
         channels_last: bool = False,
         compile: bool = False,
     ) -> None:
+        arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"ClassificationTask: label_smoothing must be in [0, 1), got {label_smoothing}.")
         for name, value in (("mixup", mixup), ("cutmix", cutmix)):
             if value < 0:
                 raise ValueError(f"ClassificationTask: {name} must not be negative, got {value}.")
-        if not timm.is_model(model):
-            raise ValueError(
-                f"ClassificationTask: no model is called {model!r}. `tiedconv list` prints the tied ones, "
-                "timm.list_models() all."
-            )
+        check_model_name("ClassificationTask", model)
         if isinstance(optimization, Mapping):  # load_from_checkpoint hands back the plain values saved below
             optimization = Optimization(**optimization)
         # Plain values only, so that a checkpoint can be read with weights_only=True.
-        self.save_hyperparameters({**self._plain_arguments(locals()), "optimization": asdict(optimization)})
+        self.save_hyperparameters({**arguments, "optimization": asdict(optimization)})
         self.model = timm.create_model(model, num_classes=num_classes, in_chans=in_chans, **(model_kwargs or {}))
         self.optimization = optimization
         self.label_smoothing = label_smoothing
@@ -120,10 +125,6 @@ class ClassificationTask(L.LightningModule):
             {f"top{k}": MulticlassAccuracy(num_classes, average="micro", top_k=min(k, num_classes)) for k in (1, 5)},
             prefix="val/",
         )
-
-    @staticmethod
-    def _plain_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in arguments.items() if k not in ("self", "__class__", "optimization")}
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) normalised images → (N, num_classes) logits."""
