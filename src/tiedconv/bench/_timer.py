@@ -1,31 +1,147 @@
 """Paired timing: functions that are compared take turns, so that a busy machine slows all of them alike."""
 
+import random
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
 
-def interleaved(
-    functions: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 2
-) -> dict[str, list[float]]:
-    """Call every function once a round and return the seconds of each call, by the functions' names.
+@dataclass(frozen=True)
+class Quartiles:
+    """Median and quartiles of a figure measured several times, in the unit of the values."""
 
-    The order within a round is turned by one from round to round. On a GPU the clock stops when its work is done.
+    median: float
+    q1: float
+    q3: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Quartiles":
+        """Summarise at least one value."""
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0])
+        q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, q1, q3)
+
+    @property
+    def spread(self) -> float:
+        """Half the interquartile range."""
+        return (self.q3 - self.q1) / 2
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of every measured call of one function, in the order of the rounds.
+
+    Example:
+        >>> tied, dense = Timing((1.0, 2.0, 1.0)), Timing((2.0, 3.0, 4.0))
+        >>> tied.median, tied.speedup_over(dense)
+        (1.0, Quartiles(median=2.0, q1=1.75, q3=3.0))
     """
-    names = list(functions)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Seconds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Half the interquartile range, in seconds."""
+        return Quartiles.of(self.seconds).spread
+
+    def speedup_over(self, other: "Timing") -> Quartiles:
+        """How many times as fast as ``other``: its seconds divided by ours, round by round.
+
+        Calls of one round met the same state of the machine, so this ratio varies less than that of the medians.
+        Both timings come from the same rounds.
+        """
+        return Quartiles.of([theirs / ours for ours, theirs in zip(self.seconds, other.seconds, strict=True)])
+
+
+def interleaved(
+    functions: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    warmup: int = 2,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> dict[str, Timing]:
+    """Call every function once a round and return the times of the calls, by the functions' names.
+
+    The order is drawn anew in every round: a function that leaves the caches full, or meets them warm, would else
+    always be followed or preceded by the same one.
+
+    Args:
+        functions: what to time, by name.
+        rounds: measured calls a function.
+        warmup: rounds before those, not measured.
+        device: where the functions compute. On a CUDA device its own clock runs from an idle device to the end of the
+            work, launches included.
+        seed: of the order.
+    """
+    device = torch.device(device)
+    clock = _cuda_seconds if device.type == "cuda" else _cpu_seconds
+    order = random.Random(seed)
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
     for i in range(warmup + rounds):
-        for name in names[i % len(names) :] + names[: i % len(names)]:
-            _synchronize()
-            start = time.perf_counter()
-            functions[name]()
-            _synchronize()
+        for name in order.sample(list(functions), len(functions)):
+            elapsed = clock(functions[name], device)
             if i >= warmup:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+                seconds[name].append(elapsed)
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def try_interleaved(
+    functions: Mapping[str, Callable[[], object]], *, rounds: int, device: torch.device | str = "cpu", seed: int = 0
+) -> tuple[dict[str, Timing], dict[str, str]]:
+    """As :func:`interleaved`, but a function that raises drops out and the others go on.
+
+    Returns:
+        The times of those that never failed, and the errors of the others as text, both by name.
+    """
+    guarded = {name: _Guarded(function) for name, function in functions.items()}
+    times = interleaved(guarded, rounds=rounds, device=device, seed=seed)
+    failed = {name: call.error for name, call in guarded.items() if call.error}
+    return {name: timing for name, timing in times.items() if name not in failed}, failed
+
+
+class _Guarded:
+    """A call that keeps its first error as text and does nothing from then on."""
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        self.function = function
+        self.error = ""
+
+    def __call__(self) -> None:
+        if self.error:
+            return
+        try:
+            self.function()
+        except Exception as error:  # whatever a backend or a compiler raises, the other functions still have times
+            self.error = describe_error(error)
+
+
+def describe_error(error: Exception) -> str:
+    """Return kind and message of an error: what a table and a file keep of it."""
+    return f"{type(error).__name__}: {error}"
+
+
+def _cpu_seconds(function: Callable[[], object], device: torch.device) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _cuda_seconds(function: Callable[[], object], device: torch.device) -> float:
+    stream = torch.cuda.current_stream(device)
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize(device)
+    start.record(stream)
+    function()
+    end.record(stream)
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3  # from milliseconds

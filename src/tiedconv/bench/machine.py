@@ -23,6 +23,25 @@ def describe_machine(device: torch.device | str = "cpu") -> dict[str, str]:
     }
 
 
+def check_device(device: str) -> torch.device:
+    """Return the device of that name, if times can be taken on it.
+
+    Raises:
+        ValueError: if it is no CPU or CUDA device, or not there.
+    """
+    try:
+        made = torch.device(device)
+    except RuntimeError:
+        made = None
+    if made is None or made.type not in ("cpu", "cuda"):
+        raise ValueError(f"bench: device must be cpu, cuda or cuda:<number>, got {device!r}.")
+    if made.type == "cuda" and (made.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"bench: device={device}, but torch sees {torch.cuda.device_count()} CUDA devices here. Take --device cpu."
+        )
+    return made
+
+
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

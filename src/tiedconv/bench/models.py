@@ -30,8 +30,9 @@ def throughput(
         Images per second of each measured call.
     """
     make = _train_step if train else _inference
-    seconds = interleaved({name: make(model, images) for name, model in models.items()}, rounds=rounds)
-    return {name: [len(images) / s for s in values] for name, values in seconds.items()}
+    steps = {name: make(model, images) for name, model in models.items()}
+    times = interleaved(steps, rounds=rounds, device=images.device)
+    return {name: [len(images) / s for s in timing.seconds] for name, timing in times.items()}
 
 
 def train_step_peak_memory(
