@@ -18,6 +18,8 @@ def check_blocks(who: str, channels: dict[str, int], *, groups: int, blocks: int
         TypeError: if ``blocks``, ``groups`` or a count is no integer; ``True`` is none.
         ValueError: if ``blocks``, ``groups`` or a count is below 1, or if one count is not divisible.
     """
+    if not channels and type(blocks) is int and type(groups) is int and blocks > 0 and groups > 0:
+        return  # the usual case of an operator, on the path of every call
     for name, value in {"blocks": blocks, "groups": groups, **channels}.items():
         if not _is_int(value):
             raise TypeError(f"{who}: {name} must be an int, got {value!r} ({type(value).__name__}).")
@@ -51,6 +53,8 @@ def per_dim(
         error: if there is another number of entries, or one is below ``minimum``. Modules raise ValueError when they
             are built, functions RuntimeError when they are called, as torch's do.
     """
+    if type(value) is tuple and len(value) == dims and all(type(v) is int and v >= minimum for v in value):
+        return value  # the usual case, on the path of every call
     values = tuple(value) if isinstance(value, Iterable) else (value,)
     if not all(_is_int(v) for v in values):
         raise TypeError(f"{who}: {name} must be one int or {dims} of them, got {value!r}.")
@@ -64,6 +68,8 @@ def per_dim(
 
 
 def _is_int(value: object) -> bool:
+    if type(value) is int:
+        return True
     # NumPy's integers count, as in torch.nn; SymInt stands for an int while torch traces.
     return isinstance(value, (Integral, torch.SymInt)) and not isinstance(value, bool)
 

@@ -7,7 +7,8 @@ import torch
 from timm.layers import create_aa, create_attn
 from torch import Tensor, device, dtype, nn
 
-from ..nn import TiedConv2d
+from ..nn import SplitTiedConv2d, TiedConv2d
+from ..nn.fold import conv_norm
 
 Mixer = Literal["sum", "concatenate"]
 
@@ -37,7 +38,8 @@ class TiedBottleneck(nn.Module):
         base_width: width of a split at 64 planes, the ``w`` of the paper's "4s x 32w".
         reduce_first: timm's argument for SENet-154; only 1 is supported.
         dilation, first_dilation: of the mixer and of the splits.
-        act_layer, norm_layer, attn_layer, aa_layer, drop_block, drop_path: as in timm's ``Bottleneck``.
+        act_layer, norm_layer, attn_layer, aa_layer, drop_block, drop_path: as in timm's ``Bottleneck``. One norm serves
+            all splits, which for a batch norm is the same as one each.
         device, dtype: as in ``torch.nn.Conv2d``.
         splits: how many splits, :math:`s`.
         blocks: blocks of each split's convolution, one number a split.
@@ -109,24 +111,20 @@ class TiedBottleneck(nn.Module):
         self.conv1 = TiedConv2d(inplanes, splits * width, 1, bias=False, blocks=shared_blocks, **dd)
         self.bn1 = norm_layer(splits * width, **dd)
         self.act1 = act_layer(inplace=True)
-        self.split_convs = nn.ModuleList(
-            TiedConv2d(
-                width,
-                width,
-                3,
-                stride=1 if blurred else stride,
-                padding=first_dilation,
-                dilation=first_dilation,
-                groups=split_groups,
-                bias=False,
-                blocks=split_blocks,
-                **dd,
-            )
-            for split_groups, split_blocks in zip(groups, blocks, strict=True)
+        self.conv2 = SplitTiedConv2d(
+            splits * width,
+            splits * width,
+            3,
+            stride=1 if blurred else stride,
+            padding=first_dilation,
+            dilation=first_dilation,
+            groups=groups,
+            blocks=blocks,
+            **dd,
         )
-        self.split_bns = nn.ModuleList(norm_layer(width, **dd) for _ in blocks)
-        self.split_act = act_layer(inplace=True)
-        self.aa: Any = create_aa(aa_layer, channels=width, stride=stride, enable=blurred, **dd)
+        self.bn2 = norm_layer(splits * width, **dd)
+        self.act2 = act_layer(inplace=True)
+        self.aa: Any = create_aa(aa_layer, channels=splits * width, stride=stride, enable=blurred, **dd)
 
         self.mixer = mixer
         self.mix_conv = TiedConv2d(
@@ -162,17 +160,11 @@ class TiedBottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
 
-        x = self.act1(self.bn1(self.conv1(x)))
-        # The chunks are views; every split's convolution reads its slice where it lies.
-        parts = [
-            self.aa(self.split_act(bn(conv(part))))
-            for conv, bn, part in zip(
-                self.split_convs, self.split_bns, x.chunk(len(self.split_convs), dim=1), strict=True
-            )
-        ]
-        parts.append(self.mix_act(self.mix_bn(self.mix_conv(self._mix(parts)))))
+        x = self.act1(conv_norm(x, self.conv1, self.bn1))
+        splits = self.aa(self.act2(conv_norm(x, self.conv2, self.bn2)))
+        mixed = self.mix_act(conv_norm(self._mix(splits), self.mix_conv, self.mix_bn))
         # DropBlock masks and rescales by a positive number, so here it does what it does before a ReLU.
-        x = self.bn3(self.conv3(self.drop_block(torch.cat(parts, dim=1))))
+        x = conv_norm(self.drop_block(torch.cat([splits, mixed], dim=1)), self.conv3, self.bn3)
 
         if self.se is not None:
             x = self.se(x)
@@ -181,14 +173,27 @@ class TiedBottleneck(nn.Module):
         x += shortcut
         return self.act3(x)
 
-    def _mix(self, parts: list[Tensor]) -> Tensor:
+    def _mix(self, splits: Tensor) -> Tensor:
         if self.mixer == "concatenate":
-            return torch.cat(parts, dim=1)
-        total = parts[0]
-        for i, part in enumerate(parts[1:]):
-            # One buffer for the sum: from the second addition on it is ours to write to, and no gradient needs it.
-            total = total + part if i == 0 else total.add_(part)
+            return splits
+        count = len(self.conv2.blocks)
+        parts = splits.chunk(count, dim=1)
+        if count == 1:
+            return parts[0]
+        total = parts[0] + parts[1]
+        for i in range(2, count):
+            total += parts[i]  # the buffer is ours to write to, and no gradient needs it
         return total
+
+
+class TiedShortcut(nn.Sequential):
+    """The shortcut of a stage's first block: perhaps a pool, a tied 1x1 convolution and its norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        *before, conv, norm = self
+        for layer in before:
+            x = layer(x)
+        return conv_norm(x, conv, norm)
 
 
 def tied_like(conv: nn.Conv2d, *, blocks: int, groups: int | None = None) -> TiedConv2d:
@@ -212,12 +217,12 @@ def tied_like(conv: nn.Conv2d, *, blocks: int, groups: int | None = None) -> Tie
     )
 
 
-def tie_shortcut(downsample: nn.Module, *, blocks: int) -> nn.Sequential:
+def tie_shortcut(downsample: nn.Module, *, blocks: int) -> TiedShortcut:
     """Return the shortcut that timm built (pool?, convolution, norm) with its convolution tied."""
     layers = (
         tied_like(layer, blocks=blocks) if isinstance(layer, nn.Conv2d) else layer for layer in downsample.children()
     )
-    return nn.Sequential(*layers)
+    return TiedShortcut(*layers)
 
 
 def _split_width(planes: int, base_width: int) -> int:

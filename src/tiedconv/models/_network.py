@@ -5,9 +5,9 @@ from typing import Any
 
 from timm.models import build_model_with_cfg
 from timm.models.resnet import ResNet
-from torch import device, dtype, nn
+from torch import Tensor, device, dtype, nn
 
-from ..nn import TiedConv2d, TiedGlobalContext, TiedLinear
+from ..nn import SplitTiedConv2d, TiedConv2d, TiedGlobalContext, TiedLinear
 
 
 def init_tied(model: nn.Module) -> None:
@@ -20,13 +20,19 @@ def init_tied(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, TiedConv2d):
-            fan_out = module.weight.shape[0] // module.groups * math.prod(module.kernel_size)
-            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+            _kaiming_fan_out(module.weight, module.groups)
+        elif isinstance(module, SplitTiedConv2d):
+            for weight, groups in zip(module.weights, module.groups, strict=True):
+                _kaiming_fan_out(weight, groups)
         elif isinstance(module, TiedLinear):
             nn.init.normal_(module.weight, std=math.sqrt(2 / module.weight.shape[0]))
     for module in model.modules():  # after its layers, which the loop above has drawn
         if isinstance(module, TiedGlobalContext):
             module.reset_parameters()
+
+
+def _kaiming_fan_out(weight: Tensor, groups: int) -> None:
+    nn.init.normal_(weight, std=math.sqrt(2 * groups / (weight.shape[0] * math.prod(weight.shape[2:]))))
 
 
 class TiedResNet(ResNet):

@@ -3,5 +3,6 @@
 from .attention import TiedGlobalContext, TiedSE
 from .conv import TiedConv1d, TiedConv2d, TiedConv3d
 from .linear import TiedLinear
+from .split import SplitTiedConv2d
 
-__all__ = ["TiedConv1d", "TiedConv2d", "TiedConv3d", "TiedGlobalContext", "TiedLinear", "TiedSE"]
+__all__ = ["SplitTiedConv2d", "TiedConv1d", "TiedConv2d", "TiedConv3d", "TiedGlobalContext", "TiedLinear", "TiedSE"]

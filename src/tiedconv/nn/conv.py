@@ -1,24 +1,22 @@
 """Tied block convolutions as modules with the signatures of ``torch.nn.Conv1d/2d/3d``."""
 
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, device, dtype, empty, nn
 
-from .. import _checks, ops
+from .. import _checks
 from ..ops import layout
-from ..ops.functional import Padding, Size
+from ..ops.functional import Padding, Size, tied_conv
 
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 class _TiedConvNd(nn.Module):
-    """What the three tied convolutions share; ``N`` and ``_op`` tell them apart."""
+    """What the three tied convolutions share; ``N`` tells them apart."""
 
     N: ClassVar[int]
-    _op: ClassVar[Callable[..., Tensor]]
 
     weight: nn.Parameter
     bias: nn.Parameter | None
@@ -85,12 +83,13 @@ class _TiedConvNd(nn.Module):
             nn.init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
     def forward(self, x: Tensor) -> Tensor:
-        _checks.check_conv_input(type(self).__name__, x, channels=self.in_channels, spatial_dims=self.N)
+        who = type(self).__name__
         padding: Any = self.padding
         if self.padding_mode != "zeros":
+            _checks.check_conv_input(who, x, channels=self.in_channels, spatial_dims=self.N)
             x, padding = self._pad(x), 0
-        return type(self)._op(
-            x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups, blocks=self.blocks
+        return tied_conv(
+            who, self.N, x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups, self.blocks
         )
 
     def _pad(self, x: Tensor) -> Tensor:
@@ -166,18 +165,15 @@ class TiedConv2d(_TiedConvNd):
     """
 
     N = 2
-    _op = staticmethod(ops.tied_conv2d)
 
 
 class TiedConv1d(_TiedConvNd):
     r"""As :class:`TiedConv2d`, for sequences :math:`(N, C_i, L)` or :math:`(C_i, L)`."""
 
     N = 1
-    _op = staticmethod(ops.tied_conv1d)
 
 
 class TiedConv3d(_TiedConvNd):
     r"""As :class:`TiedConv2d`, for volumes :math:`(N, C_i, D, H, W)` or :math:`(C_i, D, H, W)`."""
 
     N = 3
-    _op = staticmethod(ops.tied_conv3d)

@@ -56,7 +56,7 @@ def tied_conv2d(
         >>> tied_conv2d(x, weight, blocks=2).shape
         torch.Size([1, 6, 2, 2])
     """
-    return _tied_conv("tied_conv2d", 2, x, weight, bias, stride, padding, dilation, groups, blocks)
+    return tied_conv("tied_conv2d", 2, x, weight, bias, stride, padding, dilation, groups, blocks)
 
 
 def tied_conv1d(
@@ -71,7 +71,7 @@ def tied_conv1d(
     blocks: int = 1,
 ) -> Tensor:
     r"""As :func:`tied_conv2d`, for sequences: ``x`` :math:`(N, C_i, L)`, ``weight`` :math:`(C_o/B, C_i/(BG), k)`."""
-    return _tied_conv("tied_conv1d", 1, x, weight, bias, stride, padding, dilation, groups, blocks)
+    return tied_conv("tied_conv1d", 1, x, weight, bias, stride, padding, dilation, groups, blocks)
 
 
 def tied_conv3d(
@@ -86,7 +86,7 @@ def tied_conv3d(
     blocks: int = 1,
 ) -> Tensor:
     r"""As :func:`tied_conv2d`, for volumes: ``x`` :math:`(N, C_i, D, H, W)`, in any memory format."""
-    return _tied_conv("tied_conv3d", 3, x, weight, bias, stride, padding, dilation, groups, blocks)
+    return tied_conv("tied_conv3d", 3, x, weight, bias, stride, padding, dilation, groups, blocks)
 
 
 def tied_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, blocks: int = 1) -> Tensor:
@@ -121,11 +121,11 @@ def tied_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, blocks
             f"{who}: expected input (..., {features}), as the weight is {tuple(weight.shape)} and blocks={blocks}, "
             f"got {tuple(x.shape)}."
         )
-    _check_tensors(who, x, weight, bias)
+    check_tensors(who, x, weight, bias)
     return F.linear(x.unflatten(-1, (blocks, -1)), weight, bias).flatten(-2)
 
 
-def _tied_conv(
+def tied_conv(
     who: str,
     spatial_dims: int,
     x: Tensor,
@@ -137,6 +137,7 @@ def _tied_conv(
     groups: int,
     blocks: int,
 ) -> Tensor:
+    """Check a call and compute it; ``who`` is the name that error messages begin with."""
     _checks.check_blocks(who, {}, groups=groups, blocks=blocks)
     if weight.dim() != spatial_dims + 2:
         raise RuntimeError(
@@ -146,25 +147,35 @@ def _tied_conv(
     if weight.shape[0] % groups:
         raise ValueError(f"{who}: the weight's {weight.shape[0]} rows are not divisible by groups={groups}.")
     _checks.check_conv_input(who, x, channels=weight.shape[1] * groups * blocks, spatial_dims=spatial_dims)
-    _check_tensors(who, x, weight, bias)
+    check_tensors(who, x, weight, bias)
+    args, extra = geometry(who, weight.shape[2:], stride, padding, dilation, groups, blocks)
+    batched = x if x.dim() == spatial_dims + 2 else x.unsqueeze(0)
+    y = convolve(batched if extra is None else F.pad(batched, extra), weight, bias, args)
+    return y if batched is x else y.squeeze(0)
 
-    unbatched = x.dim() == spatial_dims + 1
-    if unbatched:
-        x = x.unsqueeze(0)
-    strides = _checks.per_dim(who, "stride", stride, spatial_dims, minimum=1, error=RuntimeError)
-    dilations = _checks.per_dim(who, "dilation", dilation, spatial_dims, minimum=1, error=RuntimeError)
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, args: ConvArgs) -> Tensor:
+    """Compute a checked call on batched ``x``, in its memory format."""
+    return layout.match_format(choose(x, weight, args)(x, weight, bias, args), like=x)
+
+
+def geometry(
+    who: str, kernel: Sequence[int], stride: Size, padding: Padding, dilation: Size, groups: int, blocks: int
+) -> tuple[ConvArgs, list[int] | None]:
+    """Check a call's numbers → one entry a dimension of each, and what ``F.pad`` has to add to the input before."""
+    dims = len(kernel)
+    strides = _checks.per_dim(who, "stride", stride, dims, minimum=1, error=RuntimeError)
+    dilations = _checks.per_dim(who, "dilation", dilation, dims, minimum=1, error=RuntimeError)
+    extra = None
     if isinstance(padding, str):
-        paddings, extra = _named_padding(who, padding, weight.shape[2:], strides, dilations)
+        paddings, extra = _named_padding(who, padding, kernel, strides, dilations)
     else:
-        paddings = _checks.per_dim(who, "padding", padding, spatial_dims, minimum=0, error=RuntimeError)
-        extra = None
-    padded = x if extra is None else F.pad(x, extra)
-    args = ConvArgs(strides, paddings, dilations, groups, blocks)
-    y = layout.match_format(choose(padded, weight, args)(padded, weight, bias, args), like=x)
-    return y.squeeze(0) if unbatched else y
+        paddings = _checks.per_dim(who, "padding", padding, dims, minimum=0, error=RuntimeError)
+    return ConvArgs(strides, paddings, dilations, groups, blocks), extra
 
 
-def _check_tensors(who: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+def check_tensors(who: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Check the bias' shape and that the dtypes fit together."""
     if bias is not None and bias.shape != weight.shape[:1]:
         raise RuntimeError(
             f"{who}: expected bias ({weight.shape[0]},), one entry a row of the weight and shared by the blocks, "

@@ -4,6 +4,7 @@ Channels are ordered group-major (paper, eq. 4): channel ``(g * B + b) * c + i``
 group ``g``. Weight rows are ordered by group.
 """
 
+import torch
 from torch import Tensor
 
 
@@ -41,6 +42,19 @@ def repeat_for_groups(weight: Tensor, *, groups: int, blocks: int) -> Tensor:
         return weight
     per_group = weight.unflatten(0, (groups, 1, -1))
     return per_group.expand(-1, blocks, *(-1,) * (per_group.dim() - 2)).flatten(0, 2)
+
+
+def merge_groups(weight: Tensor, *, groups: int, to: int) -> Tensor:
+    """Weight (C_o, C_i/groups, *kernel) → the weight (C_o, C_i/to, *kernel) of the same map with fewer groups.
+
+    ``to`` divides ``groups``; what the wider groups see beyond their own channels has weight zero.
+    """
+    merged = groups // to
+    if merged == 1:
+        return weight
+    own = torch.eye(merged, dtype=weight.dtype, device=weight.device)
+    own = own.view(1, merged, 1, merged, 1, *(1,) * (weight.dim() - 2))
+    return (weight.unflatten(0, (to, merged, -1)).unsqueeze(3) * own).flatten(3, 4).flatten(0, 2)
 
 
 def split_blocks(x: Tensor, *, groups: int, blocks: int) -> Tensor:
