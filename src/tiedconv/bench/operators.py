@@ -17,6 +17,7 @@ from ._timer import Quartiles, Timing, try_interleaved
 from .released import released_tied_conv2d
 
 Sweep = Literal["resnet", "fig3"]
+Kernel = Literal[1, 3]
 MemoryFormat = Literal["contiguous", "channels_last"]
 FORMATS: dict[MemoryFormat, torch.memory_format] = {
     "contiguous": torch.contiguous_format,
@@ -112,6 +113,11 @@ class OperatorRow:
         reference = self.timings.get(REFERENCE[self.case.sweep])
         return None if reference is None else self.timings[candidate].speedup_over(reference)
 
+    def failures(self) -> list[str]:
+        """One line for each candidate that failed."""
+        what = f"{self.case.shape}, B={self.case.blocks}, {self.case.memory_format}"
+        return [f"{what}, {name}: {error}" for name, error in self.failed.items()]
+
     def record(self) -> dict[str, Any]:
         """Return what :meth:`from_record` reads, and the derived figures, as JSON has them."""
         return {
@@ -143,7 +149,7 @@ def cases(
     *,
     blocks: Sequence[int] = (),
     batch: int | None = None,
-    kernel: Literal[1, 3] = 3,
+    kernel: Kernel | None = None,
     memory_formats: Sequence[MemoryFormat] = ("contiguous", "channels_last"),
 ) -> list[Case]:
     """Return the cases of a sweep.
@@ -156,17 +162,20 @@ def cases(
         sweep: which one.
         blocks: numbers of blocks. Default: 2, 4, 8, and 1 to 32 for fig3.
         batch: images. Default: 8, and 1 for fig3.
-        kernel: height and width of the kernel in fig3; the other sweep has both.
+        kernel: height and width of the kernel in fig3. Default: 3. The other sweep has both.
         memory_formats: of input and weights.
 
     Raises:
-        ValueError: if a number of blocks does not divide a case's channels, or a number is below 1.
+        ValueError: if a number of blocks does not divide a case's channels, a number is below 1, or ``kernel`` is given
+            for the other sweep.
     """
+    if kernel is not None and sweep != "fig3":
+        raise ValueError(f"bench: kernel={kernel} is for the sweep fig3; {sweep} has 1x1 and 3x3. Leave kernel out.")
     batch = BATCH[sweep] if batch is None else batch
     if batch < 1:
         raise ValueError(f"bench: batch must be at least 1, got batch={batch}.")
     made = []
-    for in_channels, filters, size, k in RESNET_SHAPES if sweep == "resnet" else [(*FIG3_SHAPE, kernel)]:
+    for in_channels, filters, size, k in RESNET_SHAPES if sweep == "resnet" else [(*FIG3_SHAPE, kernel or 3)]:
         for number in blocks or BLOCKS[sweep]:
             out_channels = filters if sweep == "resnet" else filters * number
             channels = {"in_channels": in_channels, "out_channels": out_channels}

@@ -31,6 +31,12 @@ _COMMANDS = {
         "tiedconv compare --config configs/digits/compare.yaml\n"
         "  tiedconv compare --models resnet_tiny,tiedresnet_tiny --data Digits --budget.epochs 5",
     ),
+    "bench operators": _Command(
+        "bench.operators",
+        "time tied convolutions beside dense ones",
+        "tiedconv bench operators --blocks 2,4 --json operators.json --plot operators.svg\n"
+        "  tiedconv bench operators --sweep fig3 --train",
+    ),
 }
 _TRAINING = {
     "fit": "train a model",
@@ -39,6 +45,7 @@ _TRAINING = {
     "predict": "write a checkpoint's predictions for your own images",
 }
 _AFTER_INTERRUPT = {
+    "bench operators": "The rows measured so far are in the file of --json, if it was given.",
     "compare": "What was finished is kept; the same command goes on from there.",
     "fit": "Go on with --ckpt_path and the last.ckpt in the checkpoints folder of this run.",
 }
@@ -53,7 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given[0] == "--version":
         print(f"tiedconv {__version__}")
         return
-    name, rest = given[0], given[1:]
+    words = 2 if any(command.startswith(f"{given[0]} ") for command in _COMMANDS) else 1
+    name, rest = " ".join(given[:words]), given[words:]
+    if words == 2 and (len(given) == 1 or given[1] in ("-h", "--help")):
+        print(_overview(f"{given[0]} "))
+        return
     if name not in _COMMANDS and name not in _TRAINING:
         near = get_close_matches(name, [*_COMMANDS, *_TRAINING])
         sys.exit(
@@ -98,8 +109,10 @@ def _call(name: str, arguments: list[str]) -> None:
     function(**options.as_dict())
 
 
-def _overview() -> str:
+def _overview(start: str = "") -> str:
+    """Say how the command is called and which subcommands there are, or those whose names begin with ``start``."""
     rows = {**{name: command.help for name, command in _COMMANDS.items()}, **_TRAINING}
+    rows = {name: text for name, text in rows.items() if name.startswith(start)}
     width = max(map(len, rows))
     lines = "\n".join(f"  {name:<{width}}  {text}" for name, text in rows.items())
     return (

@@ -1,0 +1,173 @@
+"""Drawing functions: each draws results on ``ax``, or on a new figure, and returns the axes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .._extras import require
+from ..analysis import style
+from ..analysis._labels import label_ends
+from ._timer import Quartiles
+from .operators import OperatorRow
+from .results import Results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_FIG3 = {"tied": 0, "grouped": 1, "released": 2, "standard": 5}  # place in the series of styles
+
+
+def plot_fig3(rows: Sequence[OperatorRow], ax: "Axes | None" = None, *, top: float | None = None) -> "Axes":
+    """Draw time against the number of blocks, as the paper's Fig. 3, with bars from the first to the third quartile.
+
+    Args:
+        rows: of the sweep ``"fig3"``, in one memory format, one a number of blocks. What failed is left out.
+        ax: where to draw. None: on a new figure.
+        top: upper end of the time axis, ms. None: above the slowest.
+    """
+    ax = style.new_axes(5, 3) if ax is None else ax
+    ends = {}
+    for name, index in _FIG3.items():
+        points = {
+            r.case.blocks: Quartiles.of([1e3 * s for s in r.timings[name].seconds]) for r in rows if name in r.timings
+        }
+        if not points:
+            continue
+        look = style.series(index)
+        medians = [q.median for q in points.values()]
+        bars = [[q.median - q.q1 for q in points.values()], [q.q3 - q.median for q in points.values()]]
+        ax.errorbar(
+            list(points),
+            medians,
+            yerr=bars,
+            color=look.colour,
+            linestyle=look.dash,
+            marker=look.marker,
+            markersize=4,
+            linewidth=1.6,
+            elinewidth=1,
+        )
+        ends[name] = (index, medians[-1])
+    memory_format = rows[0].case.memory_format if rows else ""
+    style.tidy(ax, xlabel="Blocks B, at equal operations", ylabel=f"ms a call, {memory_format}")
+    _log2_ticks(ax, sorted({r.case.blocks for r in rows}), "{:g}")
+    ax.set_ylim(0, top)
+    label_ends(ax, ends)
+    return ax
+
+
+def plot_operators(rows: Sequence[OperatorRow], ax: "Axes | None" = None, *, names: bool = True) -> "Axes":
+    """Draw how many times as fast as the dense convolution a tied one is, for every shape and number of blocks.
+
+    A bar is ``tied`` with its quartiles, a diamond the released formulation, a tick at B what B times fewer operations
+    would give at the dense convolution's rate.
+
+    Args:
+        rows: of the sweep ``"resnet"``, in one memory format. A row whose dense or tied convolution failed has no bar.
+        ax: as in :func:`plot_fig3`.
+        names: whether to write the shapes beside the axis.
+    """
+    ax = style.new_axes(5, 0.9 + 0.17 * len(rows)) if ax is None else ax
+    shapes = list(dict.fromkeys(r.case.shape for r in rows))
+    heights = [i + 0.6 * shapes.index(r.case.shape) for i, r in enumerate(rows)]
+    blue, orange = style.series(0).colour, style.series(1).colour
+    tied, released = (
+        {h: q for h, row in zip(heights, rows, strict=True) if name in row.timings and (q := row.speedup(name))}
+        for name in ("tied", "released")
+    )
+    medians = [q.median for q in tied.values()]
+    quartiles = [[q.median - q.q1 for q in tied.values()], [q.q3 - q.median for q in tied.values()]]
+    ax.barh(list(tied), [m - 1 for m in medians], left=1, height=0.72, color=blue, linewidth=0, label="tied")
+    ax.errorbar(medians, list(tied), xerr=quartiles, fmt="none", ecolor=style.INK, elinewidth=0.9)
+    ax.plot(
+        [q.median for q in released.values()],
+        list(released),
+        linestyle="none",
+        marker="D",
+        markersize=3.6,
+        color="white",
+        markeredgecolor=orange,
+        label="released",
+    )
+    ideal = [row.case.blocks for row in rows]
+    ax.plot(
+        ideal,
+        heights,
+        linestyle="none",
+        marker="|",
+        markersize=9,
+        markeredgewidth=1.2,
+        color=style.INK,
+        label="B times, the ideal",
+    )
+    reach = [1.0, *ideal, *medians, *(q.median for q in released.values())]
+    memory_format = rows[0].case.memory_format if rows else ""
+    style.tidy(ax, xlabel="Times as fast as the dense convolution", ylabel=memory_format)
+    ax.grid(axis="y", visible=False)
+    ax.grid(axis="x", color=style.RULE, linewidth=0.6)
+    ax.axvline(1, color=style.MUTED, linewidth=0.8)
+    ax.set_xlim(min(reach) / 1.15, max(reach) * 1.15)
+    _log2_ticks(ax, [2.0**n for n in range(-6, 8) if min(reach) / 1.15 <= 2.0**n <= max(reach) * 1.15], "{:g}×")
+    labels = []
+    for i, row in enumerate(rows):
+        first = i == 0 or rows[i - 1].case.shape != row.case.shape
+        labels.append(f"{row.case.shape}    B = {row.case.blocks}" if first else f"{row.case.blocks}")
+    ax.set_yticks(heights, labels if names else [""] * len(labels), fontsize=7)
+    ax.set_ylim(max(heights, default=0) + 0.8, -0.8)
+    return ax
+
+
+def check_suffix(path: Path) -> None:
+    """Raise ValueError unless matplotlib draws files of that kind."""
+    figure = require("matplotlib.figure", extra="analysis").Figure()
+    known = sorted(figure.canvas.get_supported_filetypes())
+    if path.suffix.lower().removeprefix(".") not in known:
+        raise ValueError(f"bench: cannot draw --plot {path}: its suffix must be one of {', '.join(known)}.")
+
+
+def draw(results: Results) -> "Figure":
+    """Return one figure with everything that a benchmark measured, and what it was measured on below."""
+    figure = _draw_operators(results.rows)
+    machine = results.machine
+    caption = ", ".join(
+        [machine["processor"], f"threads {machine['threads']}", machine["device"], f"torch {machine['torch']}"]
+        + [f"{name} {value}" for name, value in results.options.items() if name in ("dtype", "batch", "rounds")]
+    )
+    figure.supxlabel(caption, fontsize=6.5, color=style.MUTED, x=0.01, ha="left")
+    return figure
+
+
+def _draw_operators(rows: Sequence[OperatorRow]) -> "Figure":
+    by_format: dict[str, list[OperatorRow]] = {}
+    for row in rows:
+        by_format.setdefault(row.case.memory_format, []).append(row)
+    fig3 = rows[0].case.sweep == "fig3"
+    tallest = max(map(len, by_format.values()))
+    size = (4.6 * len(by_format), 3.0) if fig3 else (1.4 + 3.2 * len(by_format), 1.2 + 0.17 * tallest)
+    figure, axes = _panels(1, len(by_format), size)
+    slowest = max((1e3 * t.median for row in rows for t in row.timings.values()), default=1.0)
+    for i, (ax, panel) in enumerate(zip(axes, by_format.values(), strict=True)):
+        if fig3:
+            plot_fig3(panel, ax, top=1.1 * slowest)
+        else:
+            plot_operators(panel, ax, names=i == 0)
+    if not fig3:
+        figure.legend(
+            *axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3, frameon=False, fontsize=8
+        )
+    return figure
+
+
+def _panels(lines: int, columns: int, size: tuple[float, float]) -> "tuple[Figure, Sequence[Axes]]":
+    figure = require("matplotlib.figure", extra="analysis").Figure(figsize=size, layout="constrained")
+    return figure, list(figure.subplots(lines, columns, squeeze=False).flat)
+
+
+def _log2_ticks(ax: "Axes", ticks: Sequence[float], form: str) -> None:
+    """Make the x axis logarithmic with these ticks and no others."""
+    ax.set_xscale("log", base=2)
+    ticker = require("matplotlib.ticker", extra="analysis")
+    ax.xaxis.set_major_locator(ticker.FixedLocator(list(ticks)))
+    ax.xaxis.set_minor_locator(ticker.NullLocator())
+    ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: form.format(value)))

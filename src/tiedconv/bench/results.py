@@ -1,0 +1,81 @@
+"""The file in which a benchmark keeps what it measured."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .operators import OperatorRow
+
+_ROWS = {"operators": OperatorRow}
+
+
+@dataclass(frozen=True)
+class Results:
+    """What one benchmark measured.
+
+    Attributes:
+        benchmark: ``"operators"``.
+        machine: processor, threads, device and versions, as text.
+        options: what the benchmark was asked for.
+        rows: one entry a measured case, failed ones included.
+    """
+
+    benchmark: str
+    machine: Mapping[str, str]
+    options: Mapping[str, Any]
+    rows: Sequence[Any]
+
+    def failures(self) -> list[str]:
+        """One line for each thing that could not be measured: what it was, and the error."""
+        return [line for row in self.rows for line in row.failures()]
+
+    def write(self, path: Path) -> None:
+        """Write the results as JSON, so that a kill leaves the old file or the new one, never a half."""
+        content = {
+            "benchmark": self.benchmark,
+            "machine": self.machine,
+            "options": self.options,
+            "rows": [row.record() for row in self.rows],
+        }
+        part = _part(path)
+        part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+        part.replace(path)
+
+
+def read_results(path: Path) -> Results:
+    """Read what :meth:`Results.write` wrote.
+
+    Raises:
+        ValueError: if the file holds something else.
+    """
+    content = json.loads(path.read_text())
+    benchmark = content.get("benchmark") if isinstance(content, dict) else None
+    if benchmark not in _ROWS:
+        raise ValueError(f"read_results: {path} was not written by tiedconv bench. Give the file of its --json option.")
+    rows = [_ROWS[benchmark].from_record(record) for record in content["rows"]]
+    return Results(benchmark, content["machine"], content["options"], rows)
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Make the folder of ``path`` and check that a file can be written there, before hours of measuring.
+
+    Raises:
+        ValueError: with the option's name and the reason, if it cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = _part(path)
+        part.touch()
+        part.unlink()
+        writable = not path.is_dir()
+        reason = "it is a folder"
+    except OSError as error:
+        writable, reason = False, error.strerror or str(error)
+    if not writable:
+        raise ValueError(f"bench: cannot write --{option} {path}: {reason}. Give another file.")
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")

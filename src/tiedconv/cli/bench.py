@@ -1,0 +1,153 @@
+"""``tiedconv bench operators`` and ``tiedconv bench models``."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from ..bench import describe_machine
+from ..bench.machine import check_device
+from ..bench.operators import REFERENCE, MemoryFormat, OperatorRow, Sweep, cases, time_case
+from ..bench.results import Results, check_writable
+
+_WIDTH = 132  # columns of a table that goes to a file or a pipe
+
+
+def operators(
+    sweep: Sweep = "resnet",
+    blocks: int | str | list[int] = "",
+    batch: int | None = None,
+    kernel: Literal[1, 3] | None = None,
+    memory_format: Literal["contiguous", "channels_last", "both"] = "both",
+    train: bool = False,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    device: str = "cpu",
+    threads: int | None = None,
+    rounds: int = 20,
+    json: Path | None = None,
+    plot: Path | None = None,
+) -> None:
+    """Time tied convolutions beside the dense one and every other way to compute them.
+
+    All candidates of a row take turns in one process. Each cell has the median of the calls in ms with half the
+    interquartile range, then how many times as fast as the dense convolution that is (paired by round), and the
+    GFLOP/s reached.
+
+    Args:
+        sweep: resnet has convolutions of ResNets; fig3 is the paper's Fig. 3, where the operations stay equal and the
+            blocks grow.
+        blocks: numbers of blocks, separated by commas. Default: 2,4,8, and 1,2,4,8,16,32 for fig3.
+        batch: images in a batch. Default: 8, and 1 for fig3.
+        kernel: kernel of fig3, 3 by default; the other sweep has both.
+        memory_format: of input and weights.
+        train: time a forward and a backward pass (gradients of input and weight) instead of a forward pass.
+        dtype: of input and weights.
+        device: cpu, cuda or cuda:<number>.
+        threads: threads of torch. Default: torch's own choice.
+        rounds: measured calls of every candidate, after two that are not.
+        json: file to write every single time to, after each row.
+        plot: file to draw the results to; the suffix says the format.
+    """
+    place = _check(device, threads, rounds, json, plot)
+    formats: list[MemoryFormat] = ["contiguous", "channels_last"] if memory_format == "both" else [memory_format]
+    todo = cases(sweep, blocks=_numbers(blocks), batch=batch, kernel=kernel, memory_formats=formats)
+    options = {"sweep": sweep, "batch": todo[0].batch, "train": train, "dtype": dtype, "rounds": rounds}
+    rows: list[OperatorRow] = []
+    results = Results("operators", describe_machine(place), options, rows)
+    for case in _progress(todo):
+        rows.append(time_case(case, train=train, dtype=getattr(torch, dtype), device=place, rounds=rounds))
+        if json:
+            results.write(json)
+    console = _console()
+    for name in formats:
+        console.print(_operator_table([row for row in rows if row.case.memory_format == name], results))
+    _finish(console, results, json, plot)
+
+
+def _check(device: str, threads: int | None, rounds: int, json: Path | None, plot: Path | None) -> torch.device:
+    """Check what both commands share, before anything is measured, and set the number of threads."""
+    if rounds < 2:
+        raise ValueError(f"bench: rounds must be at least 2, for a spread, got rounds={rounds}.")
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"bench: threads must be at least 1, got threads={threads}.")
+        torch.set_num_threads(threads)
+    if json:
+        check_writable("json", json)
+    if plot:
+        from ..bench.plots import check_suffix
+
+        check_suffix(plot)
+        check_writable("plot", plot)
+    return check_device(device)
+
+
+def _numbers(given: int | str | list[int]) -> list[int]:
+    if isinstance(given, int):
+        return [given]
+    try:
+        return [int(number) for number in (filter(None, given.split(",")) if isinstance(given, str) else given)]
+    except ValueError:
+        raise ValueError(f"bench: blocks must be whole numbers separated by commas, got {given!r}.") from None
+
+
+def _console() -> Console:
+    return Console(highlight=False, width=None if Console().is_terminal else _WIDTH)
+
+
+def _progress(todo: list[Any]) -> Iterable[Any]:
+    console = Console(stderr=True)
+    return track(todo, "measuring", console=console, transient=True, disable=not console.is_terminal)
+
+
+def _finish(console: Console, results: Results, json: Path | None, plot: Path | None) -> None:
+    """Say what was measured where and what failed, draw, and end in an error if anything failed."""
+    console.print(", ".join(f"{key} {value}" for key, value in results.machine.items()), markup=False)
+    if json:
+        console.print(f"Numbers: {json}", markup=False)
+    if plot:
+        from ..bench.plots import draw
+
+        draw(results).savefig(plot, dpi=150)
+        console.print(f"Plot:    {plot}", markup=False)
+    failures = results.failures()
+    if failures:
+        raise RuntimeError(f"{len(failures)} not measured:\n" + "\n".join(failures))
+
+
+def _operator_table(rows: list[OperatorRow], results: Results) -> Table:
+    options = results.options
+    table = Table(
+        title=f"{rows[0].case.memory_format}, {'forward and backward' if options['train'] else 'forward'}, "
+        f"{options['dtype']}, batch {options['batch']}",
+        caption="ms a call ± half the interquartile range; how many times as fast as "
+        f"{REFERENCE[options['sweep']]}; GFLOP/s. Bold: the fastest.",
+        box=SIMPLE,
+    )
+    table.add_column("case", no_wrap=True)
+    table.add_column("B", justify="right")
+    names = list(dict.fromkeys(name for row in rows for name in (*row.timings, *row.failed)))
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("path")
+    for row in rows:
+        fastest = min(row.timings, key=lambda name: row.timings[name].median, default="")
+        cells = [_operator_cell(row, name) for name in names]
+        cells = [f"[bold]{cell}[/bold]" if name == fastest else cell for name, cell in zip(names, cells, strict=True)]
+        table.add_row(row.case.shape, str(row.case.blocks), *cells, row.chosen)
+    return table
+
+
+def _operator_cell(row: OperatorRow, name: str) -> str:
+    if name in row.failed:
+        return "[red]failed[/red]"
+    if name not in row.timings:
+        return "-"
+    timing, ratio = row.timings[name], row.speedup(name)
+    speedup = "" if ratio is None else f"{ratio.median:.2f}x "
+    return f"{1e3 * timing.median:.2f} ±{1e3 * timing.spread:.2f}\n{speedup}{row.gflops(name):.0f} G"

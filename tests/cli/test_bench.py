@@ -1,0 +1,128 @@
+import json
+
+import pytest
+import torch
+
+from tiedconv.bench import operators
+from tiedconv.bench.results import read_results
+from tiedconv.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    monkeypatch.setattr(operators, "RESNET_SHAPES", ((16, 16, 4, 3), (32, 32, 2, 1)))
+    monkeypatch.setattr(operators, "FIG3_SHAPE", (32, 4, 3))
+
+
+@pytest.fixture(autouse=True)
+def _same_number_of_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def bench(line, *more):
+    main(["bench", *line.split(), *map(str, more)])
+
+
+def refuse(*_, **__):
+    raise RuntimeError("not on this machine")
+
+
+def test_group_has_help(capsys):
+    main(["bench"])
+    printed = capsys.readouterr().out
+    main(["bench", "--help"])
+    assert capsys.readouterr().out == printed
+    assert "bench operators" in printed
+    assert "figures" not in printed
+
+
+@pytest.mark.parametrize("name", ["operators"])
+def test_help_has_an_example(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", name, "--help"])
+    assert stop.value.code == 0
+    assert f"example:\n  tiedconv bench {name}" in capsys.readouterr().out
+
+
+def test_unknown_benchmark_names_the_nearest():
+    with pytest.raises(SystemExit, match=r"'bench operator' is no subcommand\. Did you mean 'bench operators'\?"):
+        main(["bench", "operator"])
+
+
+def test_operators_print_a_table_write_every_time_and_draw(tmp_path, capsys):
+    file, plot = tmp_path / "new" / "times.json", tmp_path / "new" / "times.svg"
+    bench("operators --blocks 2,4 --batch 3 --rounds 2 --threads 1", "--json", file, "--plot", plot)
+    printed = capsys.readouterr().out
+    assert "contiguous, forward, float32, batch 3" in printed
+    assert "channels_last, forward, float32, batch 3" in printed
+    assert all(name in printed for name in ("dense", "released", "tied", "matmul", "3x3, 16 ch, 4²", "threads 1"))
+    results = read_results(file)
+    assert (results.benchmark, results.machine["threads"], results.options["batch"]) == ("operators", "1", 3)
+    assert [row.case.blocks for row in results.rows] == [2, 2, 4, 4] * 2
+    assert {len(timing.seconds) for row in results.rows for timing in row.timings.values()} == {2}
+    assert "<svg" in plot.read_text()
+
+
+def test_fig3_in_one_format_forward_and_backward(tmp_path, capsys):
+    file, plot = tmp_path / "fig3.json", tmp_path / "fig3.png"
+    options = "--sweep fig3 --kernel 1 --train --memory_format channels_last --dtype bfloat16 --blocks 1,8 --rounds 2"
+    bench(f"operators {options}", "--json", file, "--plot", plot)
+    assert "channels_last, forward and backward, bfloat16, batch 1" in capsys.readouterr().out
+    rows = read_results(file).rows
+    assert [(row.case.blocks, row.case.out_channels, row.train) for row in rows] == [(1, 4, True), (8, 32, True)]
+    assert plot.stat().st_size > 1000
+
+
+def test_what_fails_is_shown_kept_and_ends_in_status_1(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(operators, "released_tied_conv2d", refuse)
+    file, plot = tmp_path / "times.json", tmp_path / "times.pdf"
+    with pytest.raises(SystemExit) as stop:
+        bench("operators --blocks 2 --memory_format contiguous --rounds 2", "--json", file, "--plot", plot)
+    assert "2 not measured:\n3x3, 16 ch, 4², B=2, contiguous, released: RuntimeError: not on this" in stop.value.code
+    assert capsys.readouterr().out.count("failed") == 2
+    assert [list(record["failed"]) for record in json.loads(file.read_text())["rows"]] == [["released"]] * 2
+    assert plot.exists()
+
+
+def test_rows_of_an_interrupted_run_are_kept(tmp_path, monkeypatch, capsys):
+    calls = []
+
+    def once(*args, **options):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return operators.time_case(*args, **options)
+
+    monkeypatch.setattr("tiedconv.cli.bench.time_case", once)
+    with pytest.raises(SystemExit) as stop:
+        bench("operators --rounds 2", "--json", tmp_path / "times.json")
+    assert stop.value.code == 130
+    assert "The rows measured so far are in the file of --json" in capsys.readouterr().err
+    assert len(read_results(tmp_path / "times.json").rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rounds", "1"], "bench: rounds must be at least 2, for a spread, got rounds=1"),
+        (["--threads", "0"], "bench: threads must be at least 1, got threads=0"),
+        (["--blocks", "2,x"], "bench: blocks must be whole numbers separated by commas, got '2,x'"),
+        (["--blocks", "3"], "bench: in_channels=16 is not divisible by blocks"),
+        (["--device", "abacus"], "bench: device must be cpu, cuda or cuda:<number>, got 'abacus'"),
+        (["--device", "meta"], "bench: device must be cpu, cuda or cuda:<number>, got 'meta'"),
+        (["--device", "cuda:99"], "bench: device=cuda:99, but torch sees [0-9]+ CUDA devices here"),
+        (["--kernel", "1"], "bench: kernel=1 is for the sweep fig3"),
+        (["--plot", "times.xyz"], "bench: cannot draw --plot times.xyz: its suffix must be one of .*pdf, .*png.*svg"),
+        (["--json", "{tmp}"], "bench: cannot write --json {tmp}: it is a folder"),
+        (["--json", "{tmp}/file/times.json"], "bench: cannot write --json {tmp}/file/times.json: "),
+        (["--plot", "{tmp}/file/times.svg"], "bench: cannot write --plot {tmp}/file/times.svg: "),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_measured(tmp_path, monkeypatch, options, message):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("tiedconv.cli.bench.time_case", lambda *_, **__: pytest.fail("measured"))
+    with pytest.raises(SystemExit, match=message.format(tmp=tmp_path)):
+        bench("operators", *(option.format(tmp=tmp_path) for option in options))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
