@@ -2,15 +2,19 @@
 
 from ._timer import Quartiles, Timing
 from .machine import describe_machine
-from .models import throughput, train_step_peak_memory
+from .memory import train_step_peak_memory
+from .models import ModelOptions, ModelRow, measure, throughput
 from .operators import OperatorRow, time_case
 from .released import released_tied_conv2d, released_twin
 
 __all__ = [
+    "ModelOptions",
+    "ModelRow",
     "OperatorRow",
     "Quartiles",
     "Timing",
     "describe_machine",
+    "measure",
     "released_tied_conv2d",
     "released_twin",
     "throughput",

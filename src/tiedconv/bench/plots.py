@@ -1,5 +1,6 @@
 """Drawing functions: each draws results on ``ax``, or on a new figure, and returns the axes."""
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ from .._extras import require
 from ..analysis import style
 from ..analysis._labels import label_ends
 from ._timer import Quartiles
+from .models import UNITS, ModelRow
 from .operators import OperatorRow
 from .results import Results
 
@@ -118,6 +120,49 @@ def plot_operators(rows: Sequence[OperatorRow], ax: "Axes | None" = None, *, nam
     return ax
 
 
+def plot_models(rows: Sequence[ModelRow], ax: "Axes | None" = None) -> "Axes":
+    """Draw one bar a model, mode and memory format, with the figure and the ratio to the reference written at it.
+
+    The ratio is that in the same mode and format: how many times as fast, or for memory how many times as much.
+
+    Args:
+        rows: of one quantity and dtype. What failed has no bar and says so.
+        ax: as in :func:`plot_fig3`.
+    """
+    ax = style.new_axes(5, _models_height(rows)) if ax is None else ax
+    names = list(dict.fromkeys(row.model for row in rows))
+    groups = list(dict.fromkeys((row.mode, row.memory_format) for row in rows))
+    heights = [i + 0.7 * groups.index((row.mode, row.memory_format)) for i, row in enumerate(rows)]
+    widest = max((row.value.q3 for row in rows if row.value), default=1.0)
+    for name in names:
+        bars = {h: q for h, row in zip(heights, rows, strict=True) if row.model == name and (q := row.value)}
+        medians = [q.median for q in bars.values()]
+        quartiles = [[q.median - q.q1 for q in bars.values()], [q.q3 - q.median for q in bars.values()]]
+        colour = style.series(names.index(name)).colour
+        ax.barh(list(bars), medians, height=0.78, color=colour, linewidth=0, label=name)
+        ax.errorbar(medians, list(bars), xerr=quartiles, fmt="none", ecolor=style.INK, elinewidth=0.9)
+    for height, row in zip(heights, rows, strict=True):
+        value = row.value
+        text = "failed" if value is None else f"{value.median:.3g}"
+        if value and row.ratio and row.model != names[0]:
+            text += f"   {row.ratio.median:.2f}×"
+        place = 0 if value is None else value.q3
+        ax.text(place + 0.015 * widest, height, text, va="center", fontsize=7, color=style.INK)
+    style.tidy(ax, ylabel=_models_title(rows))
+    ax.grid(axis="y", visible=False)
+    ax.grid(axis="x", color=style.RULE, linewidth=0.6)
+    ax.spines["bottom"].set_visible(False)
+    ax.axvline(0, color=style.MUTED, linewidth=0.8)
+    ax.set_xlim(0, 1.25 * widest)
+    middles = [
+        statistics.fmean(h for h, row in zip(heights, rows, strict=True) if (row.mode, row.memory_format) == group)
+        for group in groups
+    ]
+    ax.set_yticks(middles, [f"{mode}\n{memory_format}" for mode, memory_format in groups], fontsize=7)
+    ax.set_ylim(max(heights, default=0) + 0.7, -0.7)
+    return ax
+
+
 def check_suffix(path: Path) -> None:
     """Raise ValueError unless matplotlib draws files of that kind."""
     figure = require("matplotlib.figure", extra="analysis").Figure()
@@ -128,13 +173,11 @@ def check_suffix(path: Path) -> None:
 
 def draw(results: Results) -> "Figure":
     """Return one figure with everything that a benchmark measured, and what it was measured on below."""
-    figure = _draw_operators(results.rows)
-    machine = results.machine
-    caption = ", ".join(
-        [machine["processor"], f"threads {machine['threads']}", machine["device"], f"torch {machine['torch']}"]
-        + [f"{name} {value}" for name, value in results.options.items() if name in ("dtype", "batch", "rounds")]
-    )
-    figure.supxlabel(caption, fontsize=6.5, color=style.MUTED, x=0.01, ha="left")
+    figure = _draw_operators(results.rows) if results.benchmark == "operators" else _draw_models(results.rows)
+    machine, options = results.machine, results.options
+    caption = f"{machine['processor']}, threads {machine['threads']}, {machine['device']}, torch {machine['torch']}"
+    told = [f"{name} {options[name]}" for name in ("dtype", "batch", "image_size", "rounds") if name in options]
+    figure.supxlabel(", ".join([caption, *told]), fontsize=6.5, color=style.MUTED, x=0.01, ha="left")
     return figure
 
 
@@ -159,7 +202,35 @@ def _draw_operators(rows: Sequence[OperatorRow]) -> "Figure":
     return figure
 
 
-def _panels(lines: int, columns: int, size: tuple[float, float]) -> "tuple[Figure, Sequence[Axes]]":
+def _draw_models(rows: Sequence[ModelRow]) -> "Figure":
+    groups: dict[tuple[str, str], list[ModelRow]] = {}
+    for row in rows:
+        groups.setdefault((row.quantity, row.dtype), []).append(row)
+    columns = min(2, len(groups))
+    lines = -(-len(groups) // columns)
+    figure, axes = _panels(lines, columns, (4.6 * columns, 0.5 + lines * max(map(_models_height, groups.values()))))
+    for ax, panel in zip(axes, groups.values(), strict=False):
+        plot_models(panel, ax)
+    for ax in axes[len(groups) :]:
+        ax.set_visible(False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def _models_height(rows: Sequence[ModelRow]) -> float:
+    """Inches for a panel with these bars."""
+    return 0.7 + 0.16 * len(rows) + 0.11 * len({(row.mode, row.memory_format) for row in rows})
+
+
+def _models_title(rows: Sequence[ModelRow]) -> str:
+    if not rows:
+        return ""
+    first = rows[0]
+    better = "lower" if first.quantity in ("latency", "memory") else "higher"
+    return f"{first.quantity}, {UNITS[first.quantity]} ({better} is better), batch {first.batch}, {first.dtype}"
+
+
+def _panels(lines: int, columns: int, size: tuple[float, float]) -> "tuple[Figure, list[Axes]]":
     figure = require("matplotlib.figure", extra="analysis").Figure(figsize=size, layout="constrained")
     return figure, list(figure.subplots(lines, columns, squeeze=False).flat)
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .models import ModelRow
 from .operators import OperatorRow
 
-_ROWS = {"operators": OperatorRow}
+_ROWS: dict[str, type[OperatorRow] | type[ModelRow]] = {"operators": OperatorRow, "models": ModelRow}
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Results:
     """What one benchmark measured.
 
     Attributes:
-        benchmark: ``"operators"``.
+        benchmark: ``"operators"`` or ``"models"``.
         machine: processor, threads, device and versions, as text.
         options: what the benchmark was asked for.
         rows: one entry a measured case, failed ones included.

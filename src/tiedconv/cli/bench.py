@@ -1,8 +1,9 @@
 """``tiedconv bench operators`` and ``tiedconv bench models``."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from rich.box import SIMPLE
@@ -10,8 +11,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ..bench import describe_machine
+from ..bench import ModelOptions, ModelRow, Quartiles, describe_machine, measure
 from ..bench.machine import check_device
+from ..bench.models import UNITS, Mode, Precision, Quantity
+from ..bench.named import with_released
 from ..bench.operators import REFERENCE, MemoryFormat, OperatorRow, Sweep, cases, time_case
 from ..bench.results import Results, check_writable
 
@@ -69,6 +72,71 @@ def operators(
     _finish(console, results, json, plot)
 
 
+def models(
+    models: str | list[str] = "torchvision/resnet50,tiedresnet50_s,tiedresnet50",
+    modes: str | list[str] = "eager,optimized",
+    memory_formats: str | list[str] = "contiguous,channels_last",
+    dtypes: str | list[str] = "float32",
+    quantities: str | list[str] = "latency,throughput,train,memory",
+    batch: int = 8,
+    image_size: int = 224,
+    released: bool = False,
+    device: str = "cpu",
+    threads: int | None = None,
+    rounds: int = 20,
+    json: Path | None = None,
+    plot: Path | None = None,
+) -> None:
+    """Measure speed and memory of whole models beside the first of them.
+
+    All models, modes and formats of a table take turns in one process, on random images and with random weights. Each
+    row has the median with half the interquartile range, and how many times as fast as the first model that is (for
+    memory: how many times its MiB), in the same mode and format and against its best ones; ratios are paired by round.
+
+    Args:
+        models: names of timm models, tied or not, or torchvision/<name>, separated by commas. The first is the
+            reference.
+        modes: eager, compiled (by torch.compile, a minute or more for each model, format and quantity) and optimized
+            (tiedconv.export.optimize_for_inference), separated by commas.
+        memory_formats: contiguous and channels_last, separated by commas.
+        dtypes: float32 and bfloat16, separated by commas; models and images are converted.
+        quantities: latency (ms for one image), throughput (images/s of a batch), train (images/s of a step: forward,
+            cross-entropy, backward, SGD with momentum) and memory (peak MiB of such a step in a process of its own),
+            separated by commas.
+        batch: images in a batch, but for latency.
+        image_size: height and width of the images.
+        released: measure each tied model also in the formulation in which the layer was released.
+        device: cpu, cuda or cuda:<number>.
+        threads: threads of torch. Default: torch's own choice.
+        rounds: measured calls of every model, after two that are not.
+        json: file to write every single time to, after each table.
+        plot: file to draw the results to; the suffix says the format.
+    """
+    place = _check(device, threads, rounds, json, plot)
+    names = _names(models)
+    chosen = ModelOptions(
+        models=with_released(names) if released else names,
+        modes=cast(list[Mode], _names(modes)),
+        memory_formats=cast(list[MemoryFormat], _names(memory_formats)),
+        dtypes=cast(list[Precision], _names(dtypes)),
+        quantities=cast(list[Quantity], _names(quantities)),
+        batch=batch,
+        image_size=image_size,
+        rounds=rounds,
+        device=device,
+    )
+    console = _console()
+    rows: list[ModelRow] = []
+    results = Results("models", describe_machine(place), asdict(chosen), rows)
+    for quantity, dtype in _progress(chosen.groups()):
+        measured = measure(chosen, quantity, dtype)
+        rows += measured
+        if json:
+            results.write(json)
+        console.print(_model_table(measured))
+    _finish(console, results, json, plot)
+
+
 def _check(device: str, threads: int | None, rounds: int, json: Path | None, plot: Path | None) -> torch.device:
     """Check what both commands share, before anything is measured, and set the number of threads."""
     if rounds < 2:
@@ -94,6 +162,10 @@ def _numbers(given: int | str | list[int]) -> list[int]:
         return [int(number) for number in (filter(None, given.split(",")) if isinstance(given, str) else given)]
     except ValueError:
         raise ValueError(f"bench: blocks must be whole numbers separated by commas, got {given!r}.") from None
+
+
+def _names(given: str | list[str]) -> list[str]:
+    return [name.strip() for name in (given.split(",") if isinstance(given, str) else given) if name.strip()]
 
 
 def _console() -> Console:
@@ -151,3 +223,28 @@ def _operator_cell(row: OperatorRow, name: str) -> str:
     timing, ratio = row.timings[name], row.speedup(name)
     speedup = "" if ratio is None else f"{ratio.median:.2f}x "
     return f"{1e3 * timing.median:.2f} ±{1e3 * timing.spread:.2f}\n{speedup}{row.gflops(name):.0f} G"
+
+
+def _model_table(rows: list[ModelRow]) -> Table:
+    first = rows[0]
+    unit = UNITS[first.quantity]
+    table = Table(title=f"{first.quantity}, {unit}, {first.dtype}, batch {first.batch}", box=SIMPLE)
+    for header in ("model", "mode", "format"):
+        table.add_column(header)
+    for header in (unit, f"x {first.model}", "x its best"):
+        table.add_column(header, justify="right")
+    for row in rows:
+        value = row.value
+        table.add_row(
+            row.model,
+            row.mode,
+            row.memory_format,
+            "[red]failed[/red]" if value is None else f"{value.median:.2f} ±{value.spread:.2f}",
+            _times(row.ratio),
+            _times(row.ratio_to_best),
+        )
+    return table
+
+
+def _times(ratio: Quartiles | None) -> str:
+    return "-" if ratio is None else f"{ratio.median:.2f} ±{ratio.spread:.2f}"

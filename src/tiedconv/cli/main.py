@@ -37,6 +37,12 @@ _COMMANDS = {
         "tiedconv bench operators --blocks 2,4 --json operators.json --plot operators.svg\n"
         "  tiedconv bench operators --sweep fig3 --train",
     ),
+    "bench models": _Command(
+        "bench.models",
+        "speed and memory of whole models",
+        "tiedconv bench models --models torchvision/resnet50,tiedresnet50 --released\n"
+        "  tiedconv bench models --quantities latency --modes eager,compiled,optimized --plot latency.svg",
+    ),
 }
 _TRAINING = {
     "fit": "train a model",
@@ -44,8 +50,10 @@ _TRAINING = {
     "test": "evaluate a checkpoint on the test images",
     "predict": "write a checkpoint's predictions for your own images",
 }
+_ROWS_ARE_KEPT = "The rows measured so far are in the file of --json, if it was given."
 _AFTER_INTERRUPT = {
-    "bench operators": "The rows measured so far are in the file of --json, if it was given.",
+    "bench operators": _ROWS_ARE_KEPT,
+    "bench models": _ROWS_ARE_KEPT,
     "compare": "What was finished is kept; the same command goes on from there.",
     "fit": "Go on with --ckpt_path and the last.ckpt in the checkpoints folder of this run.",
 }

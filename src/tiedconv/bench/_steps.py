@@ -1,0 +1,33 @@
+"""What is called when a model is measured."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def inference(model: nn.Module, images: Tensor) -> Callable[[], object]:
+    """Return a forward pass without gradients. The caller has put the model into evaluation mode."""
+
+    def run() -> object:
+        with torch.inference_mode():
+            return model(images)
+
+    return run
+
+
+def train_step(model: nn.Module, images: Tensor) -> Callable[[], object]:
+    """Return a step of training: zero the gradients, forward, cross-entropy, backward, SGD with momentum.
+
+    The caller has put the model into training mode. It returns logits (N, classes); every label is class 0.
+    """
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+    return run

@@ -1,0 +1,73 @@
+"""Memory of a train step, each in a process of its own."""
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ._steps import train_step
+
+_STATUS = Path("/proc/self/status")
+
+
+def train_step_peak_memory(
+    build: Callable[[], nn.Module],
+    shape: tuple[int, int, int, int],
+    *,
+    channels_last: bool = False,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> float | None:
+    """Memory in MiB that building a model and one train step on ``shape`` images add to a fresh process.
+
+    Measured in a process of its own, as freed memory is not given back, with as many threads as this one. On a GPU it
+    is what torch allocates there.
+
+    Args:
+        build: returns the model; it is pickled, so a ``functools.partial`` of an importable function and not a lambda.
+        shape: (N, C, H, W) of the images.
+        channels_last: memory format of model and images.
+        dtype: of model and images.
+        device: where. None: the GPU if there is one, else the CPU.
+
+    Returns:
+        The figure, or None on a system that keeps no record of it (without a GPU, all but Linux).
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cpu" and not _STATUS.exists():
+        return None
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        arguments = (build, shape, memory_format, dtype, device, torch.get_num_threads())
+        return executor.submit(_peak_memory, *arguments).result()
+
+
+def _peak_memory(
+    build: Callable[[], nn.Module],
+    shape: tuple[int, int, int, int],
+    memory_format: torch.memory_format,
+    dtype: torch.dtype,
+    device: torch.device,
+    threads: int,
+) -> float:
+    torch.set_num_threads(threads)
+    before = _resident("VmRSS")
+    model = build().to(device, dtype).to(memory_format=memory_format).train()
+    images = torch.randn(shape, device=device, dtype=dtype).contiguous(memory_format=memory_format)
+    step = train_step(model, images)
+    step()
+    step()  # the optimiser's state exists from the first step on, the peak is in the second
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return (_resident("VmHWM") - before) / 1024
+
+
+def _resident(field: str) -> int:
+    """KiB of resident memory now (VmRSS) or at most so far (VmHWM)."""
+    if not _STATUS.exists():
+        return 0
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1])
