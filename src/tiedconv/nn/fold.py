@@ -90,12 +90,13 @@ def _folds(x: Tensor, conv: nn.Module, norm: nn.Module) -> bool:
         and norm.running_mean is not None
         and type(conv) in _CONVS
         and getattr(conv, "padding_mode", "zeros") == "zeros"
-        and not _is_watched(conv)
-        and not _is_watched(norm)
+        and not is_watched(conv)
+        and not is_watched(norm)
     )
 
 
-def _is_watched(module: nn.Module) -> bool:
+def is_watched(module: nn.Module) -> bool:
+    """Whether hooks see the calls of ``module``."""
     hooks = (
         module._forward_hooks,
         module._forward_pre_hooks,

@@ -1,0 +1,235 @@
+"""A model's twin for inference: norms folded, tied filters written out, additions and ReLUs merged in."""
+
+import copy
+import operator
+from collections import Counter
+from typing import Any, NoReturn
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from ..nn import SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
+from ..nn.fold import folded_filters, is_watched, untied_filters
+from ._fused import FusedConv2d
+
+_CONVS = (nn.Conv2d, TiedConv2d, SplitTiedConv2d)
+_LEAVES = (TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear, SplitTiedConv2d)
+_RELUS = (F.relu, torch.relu, torch.relu_, "relu", "relu_")
+_ADDS = (operator.add, operator.iadd, torch.add, "add", "add_")
+
+
+def optimize_for_inference(model: nn.Module) -> "OptimizedModel":
+    """Return a faster twin of ``model`` that computes the same in evaluation mode.
+
+    - Batch norms with fixed statistics are folded into the convolution before them. As every channel has a scale of its
+      own, tied filters are written out for each block; that costs memory, not multiplications.
+    - The splits of a bottleneck become one grouped convolution where that is faster.
+    - ReLUs and residual additions become part of the convolution before them. On CPUs weights are packed once.
+
+    Everything is computed in channels_last memory. ``model`` can be any module that holds layers of ``tiedconv.nn`` or
+    ``torch.nn``. What ``torch.fx`` cannot trace is left as it is, and its submodules are optimized one by one. So are
+    modules with hooks, which go on being called.
+
+    The twin is made to be used, not stored: its ``state_dict`` is the tied model's, and pickling it stores the tied
+    model, which is optimized again when it is loaded.
+
+    Args:
+        model: it stays untouched and is copied; train it further and optimize it again.
+
+    Returns:
+        A module that takes and returns what ``model`` does, without gradients. Outputs differ by rounding.
+
+    Example:
+        >>> from tiedconv.nn import TiedConv2d
+        >>> model = nn.Sequential(TiedConv2d(8, 8, 3, padding=1, bias=False, blocks=2), nn.BatchNorm2d(8), nn.ReLU())
+        >>> fast = optimize_for_inference(model)
+        >>> x = torch.randn(1, 8, 5, 5)
+        >>> torch.allclose(fast(x), model.eval()(x), atol=1e-5)
+        True
+        >>> sum(weight.numel() for name, weight in fast.state_dict().items() if name == "0.weight")
+        144
+    """
+    return OptimizedModel(model)
+
+
+class OptimizedModel(nn.Module):
+    """What :func:`optimize_for_inference` returns.
+
+    Attributes:
+        source: the copy of the tied model that it was made from, in evaluation mode.
+        network: the optimized network.
+    """
+
+    def __init__(self, source: nn.Module) -> None:
+        super().__init__()
+        # In a list, so that its parameters and modules do not count twice.
+        self._source = [copy.deepcopy(source).eval()]
+        with torch.no_grad():
+            self.network = _optimize(copy.deepcopy(self.source))
+        self.network.requires_grad_(False)
+        super().train(False)
+
+    @property
+    def source(self) -> nn.Module:
+        return self._source[0]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with torch.no_grad():
+            return self.network(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> "OptimizedModel":
+        """Refuse to train: the folded filters are no parameters."""
+        if mode:
+            raise RuntimeError(
+                "OptimizedModel: its norms are folded and it cannot be trained. Train the model it was made from, and "
+                "optimize that again."
+            )
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the tied model's ``state_dict``."""
+        return self.source.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse to load: the weights are folded already."""
+        raise RuntimeError(
+            "OptimizedModel: its weights are folded already. Load them into the tied model, then optimize that."
+        )
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "OptimizedModel":
+        self.source._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OptimizedModel, (self.source,)
+
+
+class _Tracer(fx.Tracer):
+    """Traces through modules; one whose Python code refuses becomes a call in the graph, the smallest such module."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, _LEAVES) or is_watched(m) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        known = len(self.graph.nodes)
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:  # whatever its code raises when it is given proxies
+            for node in list(self.graph.nodes)[: known - 1 : -1]:
+                self.graph.erase_node(node)
+            return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
+
+
+def _optimize(module: nn.Module) -> nn.Module:
+    """Return the optimized twin of ``module``, which is used up."""
+    if type(module) in _CONVS and _is_fusible(module):
+        return _with_attributes(FusedConv2d(module, untied_filters(module)), module)  # type: ignore[arg-type]
+    if _Tracer().is_leaf_module(module, ""):
+        return _optimize_children(module)
+    try:
+        graph = _Tracer().trace(module)
+    except Exception:  # as in call_module, but for the outermost
+        return _optimize_children(module)
+    traced = fx.GraphModule(module, graph, type(module).__name__)
+    for name in {str(node.target) for node in graph.nodes if node.op == "call_module"}:
+        leaf = traced.get_submodule(name)
+        if type(leaf) not in _CONVS:
+            traced.set_submodule(name, _optimize_children(leaf))
+    _fuse(traced)
+    return _with_attributes(traced, module)
+
+
+def _optimize_children(module: nn.Module) -> nn.Module:
+    for name, child in list(module.named_children()):
+        setattr(module, name, _optimize(child))
+    return module
+
+
+def _with_attributes(twin: nn.Module, module: nn.Module) -> nn.Module:
+    """Give ``twin`` the plain attributes of ``module``, such as ``out_channels``, which a parent's code may read."""
+    for name, value in vars(module).items():
+        if not name.startswith("_") and not hasattr(twin, name):
+            setattr(twin, name, value)
+    return twin
+
+
+def _is_fusible(conv: nn.Module) -> bool:
+    zeros = getattr(conv, "padding_mode", "zeros") == "zeros"
+    return zeros and not isinstance(conv.padding, str) and not is_watched(conv)
+
+
+def _fuse(traced: fx.GraphModule) -> None:
+    """Replace every convolution of the graph, with the norm, addition and ReLU behind it, by a :class:`FusedConv2d`."""
+    graph = traced.graph
+    for node, module in _calls(traced):
+        if isinstance(module, (nn.Identity, nn.Dropout)) and not is_watched(module):
+            _drop(node, node.args[0])
+    times_called = Counter(node.target for node, _ in _calls(traced))
+    for node, conv in _calls(traced):
+        if type(conv) not in _CONVS or not _is_fusible(conv) or times_called[node.target] > 1:
+            continue  # what follows would differ from call to call
+        filters = untied_filters(conv)  # type: ignore[arg-type]
+        after = _only_user(node)
+        norm = _module(traced, after)
+        if (
+            after is not None
+            and type(norm) is nn.BatchNorm2d
+            and norm.running_mean is not None
+            and not is_watched(norm)
+        ):
+            filters = folded_filters(conv, norm)  # type: ignore[arg-type]
+            _drop(after, node)
+        traced.set_submodule(str(node.target), FusedConv2d(conv, filters))  # type: ignore[arg-type]
+    for node, fused in _calls(traced):
+        if isinstance(fused, FusedConv2d) and times_called[node.target] == 1:
+            node = _fuse_addition(traced, node) if len(fused.groups) == 1 else node
+            after = _only_user(node)
+            if after is not None and _is_relu(traced, after):
+                fused.relu = True
+                _drop(after, node)
+    graph.lint()
+    traced.recompile()
+    traced.delete_all_unused_submodules()
+
+
+def _fuse_addition(traced: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """Give the convolution of ``node`` the other operand of the addition behind it → the node that computes both."""
+    addition = _only_user(node)
+    if addition is None or addition.target not in _ADDS or len(addition.args) != 2 or addition.kwargs:
+        return node
+    others = [a for a in addition.args if isinstance(a, fx.Node) and a is not node]
+    if len(others) != 1:
+        return node
+    with traced.graph.inserting_before(addition):  # the other operand may come later than the convolution
+        both = traced.graph.call_module(str(node.target), (node.args[0], others[0]))
+    addition.replace_all_uses_with(both)
+    traced.graph.erase_node(addition)
+    traced.graph.erase_node(node)
+    return both
+
+
+def _is_relu(traced: fx.GraphModule, node: fx.Node) -> bool:
+    module = _module(traced, node)
+    if module is not None:
+        return type(module) is nn.ReLU and not is_watched(module)
+    return node.target in _RELUS
+
+
+def _calls(traced: fx.GraphModule) -> list[tuple[fx.Node, nn.Module]]:
+    nodes = [node for node in traced.graph.nodes if node.op == "call_module"]
+    return [(node, traced.get_submodule(str(node.target))) for node in nodes]
+
+
+def _module(traced: fx.GraphModule, node: fx.Node | None) -> nn.Module | None:
+    return traced.get_submodule(str(node.target)) if node is not None and node.op == "call_module" else None
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _drop(node: fx.Node, replacement: Any) -> None:
+    node.replace_all_uses_with(replacement)
+    node.graph.erase_node(node)
