@@ -4,12 +4,14 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks
 from . import layout
 from ._dispatch import merges_splits
-from .functional import Size, check_tensors, convolve, geometry
+from ._paths import ConvArgs
+from .functional import Padding, Size, check_tensors, convolve, geometry
 
 
 def split_tied_conv2d(
@@ -17,7 +19,7 @@ def split_tied_conv2d(
     weights: Sequence[Tensor],
     biases: Sequence[Tensor] | None = None,
     stride: Size = 1,
-    padding: Size = 0,
+    padding: Padding = 0,
     dilation: Size = 1,
     groups: Sequence[int] | None = None,
     *,
@@ -31,15 +33,16 @@ def split_tied_conv2d(
     zero.
 
     Args:
-        x: :math:`(N, C_i, H, W)`, in any memory format; :math:`C_i` is a multiple of :math:`s`.
+        x: :math:`(N, C_i, H, W)` or :math:`(C_i, H, W)`, in any memory format; :math:`N` may be 0.
         weights: one weight a split, :math:`(C_o / (s B_i),\; C_i / (s B_i G_i),\; k_H, k_W)`.
         biases: one bias a split, :math:`(C_o / (s B_i))`, or none at all.
-        stride, padding, dilation: numbers as in ``F.conv2d``, the same for all splits.
+        stride, padding, dilation: as in ``F.conv2d``, the same for all splits.
         groups: one number of groups a split. Default: 1 each.
         blocks: one number of blocks a split.
 
     Returns:
-        :math:`(N, C_o, H', W')` in the memory format of ``x``: the outputs of the splits in their order.
+        :math:`(N, C_o, H', W')` or :math:`(C_o, H', W')` in the memory format of ``x``: the outputs of the splits in
+        their order.
 
     Raises:
         ValueError: if ``weights``, ``biases``, ``groups`` and ``blocks`` have different lengths or a number is below 1.
@@ -50,28 +53,69 @@ def split_tied_conv2d(
         >>> split_tied_conv2d(x, [torch.ones(4, 4, 3, 3), torch.ones(2, 2, 3, 3)], padding=1, blocks=(1, 2)).shape
         torch.Size([1, 8, 4, 4])
     """
-    who = "split_tied_conv2d"
+    return split_tied_conv("split_tied_conv2d", x, weights, biases, stride, padding, dilation, groups, blocks)
+
+
+def split_tied_conv(
+    who: str,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor] | None,
+    stride: Size,
+    padding: Padding,
+    dilation: Size,
+    groups: Sequence[int] | None,
+    blocks: Sequence[int],
+) -> Tensor:
+    """Check a call and compute it; ``who`` is the name that error messages begin with."""
     groups = (1,) * len(blocks) if groups is None else groups
     _check(who, x, weights, biases, groups, blocks)
-    args, _ = geometry(who, weights[0].shape[2:], stride, padding, dilation, 1, 1)
-    if not merges_splits(x, weights, groups, blocks):
-        parts = zip(
-            x.chunk(len(weights), dim=1), weights, biases or (None,) * len(weights), groups, blocks, strict=True
-        )
-        return torch.cat([convolve(part, w, b, args._replace(groups=g, blocks=n)) for part, w, b, g, n in parts], 1)
+    args, extra = geometry(who, weights[0].shape[2:], stride, padding, dilation, 1, 1)
+    batched = x if x.dim() == 4 else x.unsqueeze(0)
+    compute = _merged if merges_splits(batched, weights, groups, blocks) else _separate
+    y = compute(batched if extra is None else F.pad(batched, extra), weights, biases, args, groups, blocks)
+    return y if batched is x else y.squeeze(0)
 
-    counts = [g * n for g, n in zip(groups, blocks, strict=True)]
-    common = math.gcd(*counts)
-    repeated = [
-        layout.repeat_for_groups(w, groups=g, blocks=n) for w, g, n in zip(weights, groups, blocks, strict=True)
+
+def _separate(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor] | None,
+    args: ConvArgs,
+    groups: Sequence[int],
+    blocks: Sequence[int],
+) -> Tensor:
+    """The definition: one tied convolution a chunk of the channels."""
+    parts = zip(
+        x.chunk(len(weights), dim=1),
+        weights,
+        (None,) * len(weights) if biases is None else biases,
+        groups,
+        blocks,
+        strict=True,
+    )
+    return torch.cat([convolve(part, w, b, args._replace(groups=g, blocks=n)) for part, w, b, g, n in parts], dim=1)
+
+
+def _merged(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor] | None,
+    args: ConvArgs,
+    groups: Sequence[int],
+    blocks: Sequence[int],
+) -> Tensor:
+    """One grouped convolution, whose groups are as wide as all splits' groups and blocks allow."""
+    common = math.gcd(*(g * b for g, b in zip(groups, blocks, strict=True)))
+    untied = [
+        layout.merge_groups(layout.repeat_for_groups(w, groups=g, blocks=b), groups=g * b, to=common)
+        for w, g, b in zip(weights, groups, blocks, strict=True)
     ]
-    weight = torch.cat([layout.merge_groups(w, groups=c, to=common) for w, c in zip(repeated, counts, strict=True)])
     bias = None
     if biases is not None:
-        bias = torch.cat(
-            [layout.repeat_for_groups(b, groups=g, blocks=n) for b, g, n in zip(biases, groups, blocks, strict=True)]
-        )
-    return convolve(x, weight, bias, args._replace(groups=len(weights) * common))
+        repeated = zip(biases, groups, blocks, strict=True)
+        bias = torch.cat([layout.repeat_for_groups(v, groups=g, blocks=b) for v, g, b in repeated])
+    return convolve(x, torch.cat(untied), bias, args._replace(groups=len(weights) * common))
 
 
 def _check(
@@ -95,14 +139,14 @@ def _check(
                 f"{who}: expected weights[{i}] (C_o/(s*B), C_i/(s*B*G), kH, kW) with rows divisible by groups={g}, "
                 f"got {tuple(w.shape)}."
             )
-        check_tensors(who, x, w, None if biases is None else biases[i])
-    widths = {
+    # Not a set: while torch traces, sizes may be tensors.
+    widths = [
         (w.shape[0] * b, w.shape[1] * g * b, *w.shape[2:]) for w, g, b in zip(weights, groups, blocks, strict=True)
-    }
-    if len(widths) > 1:
-        given = ", ".join(map(str, sorted(widths)))
-        raise RuntimeError(f"{who}: all splits must have the same (outputs, inputs, kH, kW), got {given}.")
-    if x.dim() != 4:
-        raise RuntimeError(f"{who}: expected input (N, C, H, W), got {tuple(x.shape)}.")
-    ((_, width, *_),) = widths
-    _checks.check_conv_input(who, x, channels=width * len(weights), spatial_dims=2)
+    ]
+    if any(width != widths[0] for width in widths[1:]):
+        raise RuntimeError(
+            f"{who}: all splits must have the same (outputs, inputs, kH, kW), got {', '.join(map(str, widths))}."
+        )
+    _checks.check_conv_input(who, x, channels=widths[0][1] * len(weights), spatial_dims=2)
+    for i, w in enumerate(weights):
+        check_tensors(who, x, w, None if biases is None else biases[i])
