@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, device, dtype, empty, nn
 
-from .. import _checks, ops
+from .. import _checks
 from ..ops.functional import Size
+from ..ops.split import split_tied_conv
 
 
 class SplitTiedConv2d(nn.Module):
@@ -26,8 +27,9 @@ class SplitTiedConv2d(nn.Module):
         blocks: one number of blocks a split.
 
     Shape:
-        - Input: :math:`(N, C_i, H, W)`.
-        - Output: :math:`(N, C_o, H', W')`, in the input's memory format; :math:`H', W'` as in :class:`TiedConv2d`.
+        - Input: :math:`(N, C_i, H, W)` or :math:`(C_i, H, W)`; :math:`N` may be 0.
+        - Output: :math:`(N, C_o, H', W')` or :math:`(C_o, H', W')`, in the input's memory format; :math:`H', W'` as in
+          :class:`TiedConv2d`.
 
     Attributes:
         weights: one weight a split, :math:`(C_o / (s B_i),\; C_i / (s B_i G_i),\; k_H, k_W)`, initialised as
@@ -36,9 +38,10 @@ class SplitTiedConv2d(nn.Module):
     Computed by :func:`tiedconv.ops.split_tied_conv2d`.
 
     Raises:
+        TypeError: at construction, if ``groups`` or ``blocks`` is no sequence of ints.
         ValueError: at construction, if ``groups`` and ``blocks`` have different lengths, or if the channels do not
             divide.
-        RuntimeError: at the call, if the input is not 4-D or has another number of channels.
+        RuntimeError: at the call, if the input is not 3-D or 4-D or has another number of channels.
 
     Example:
         >>> import torch
@@ -65,15 +68,22 @@ class SplitTiedConv2d(nn.Module):
         blocks: Sequence[int],
     ) -> None:
         super().__init__()
-        who, splits = type(self).__name__, len(blocks)
+        who = type(self).__name__
+        for name, value in {"blocks": blocks, "groups": groups}.items():
+            if isinstance(value, int):
+                raise TypeError(f"{who}: {name} must be a sequence with one int a split, got {value}.")
+        splits = len(blocks)
         groups = (1,) * splits if groups is None else groups
         if not splits or len(groups) != splits:
             raise ValueError(
                 f"{who}: blocks={tuple(blocks)} and groups={tuple(groups)} must have one entry a split, at least one."
             )
         channels = {"in_channels": in_channels, "out_channels": out_channels}
-        _checks.check_blocks(who, channels, groups=1, blocks=splits)
-        widths = {f"{name} / {splits}": count // splits for name, count in channels.items()}
+        _checks.check_blocks(who, channels, groups=1, blocks=1)
+        for name, count in channels.items():
+            if count % splits:
+                raise ValueError(f"{who}: {name}={count} is not divisible by the {splits} splits of {blocks=}.")
+        widths = {f"{name}/{splits}": count // splits for name, count in channels.items()}
         for g, b in zip(groups, blocks, strict=True):
             _checks.check_blocks(who, widths, groups=g, blocks=b)
         self.in_channels = in_channels
@@ -97,8 +107,9 @@ class SplitTiedConv2d(nn.Module):
             nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.split_tied_conv2d(
-            x, [*self.weights], None, self.stride, self.padding, self.dilation, self.groups, blocks=self.blocks
+        who, weights = type(self).__name__, [*self.weights]
+        return split_tied_conv(
+            who, x, weights, None, self.stride, self.padding, self.dilation, self.groups, self.blocks
         )
 
     def extra_repr(self) -> str:
