@@ -1,50 +1,109 @@
-"""The choice of the path: one table of shapes, formats, settings and devices."""
+"""The choice of the path: tables of shapes, formats, settings and devices."""
 
 import pytest
 import torch
+from tests.ops.strategies import lay_out
 
 from tiedconv.ops import _paths
-from tiedconv.ops._dispatch import choose
+from tiedconv.ops._dispatch import FEW_POSITIONS, THIN_SPLIT, VECTOR, choose, merges_splits
 from tiedconv.ops._paths import ConvArgs
 
-LAST, FIRST = torch.channels_last, torch.contiguous_format
+LAST, FIRST = "channels_last", "contiguous"
 
 
 @pytest.mark.parametrize(
-    ("memory_format", "kernel", "stride", "groups", "blocks", "on_cpu", "elsewhere"),
+    ("name", "kernel", "stride", "side", "thin", "on_cpu", "elsewhere"),
     [
-        (FIRST, 3, 1, 1, 2, _paths.view, _paths.view),
-        (FIRST, 1, 1, 1, 2, _paths.matmul, _paths.view),
-        (FIRST, 1, 2, 1, 2, _paths.view, _paths.view),
-        (LAST, 3, 1, 1, 2, _paths.grouped, _paths.depth),
-        (LAST, 1, 1, 1, 2, _paths.matmul, _paths.matmul),
-        (LAST, 1, 2, 1, 2, _paths.grouped, _paths.depth),
-        (FIRST, 3, 1, 2, 2, _paths.grouped, _paths.grouped),
-        (LAST, 1, 1, 2, 2, _paths.grouped, _paths.grouped),
-        (FIRST, 3, 1, 1, 1, _paths.grouped, _paths.grouped),
-        (LAST, 1, 1, 1, 1, _paths.grouped, _paths.grouped),
+        (FIRST, 3, 1, 9, 16, _paths.view, _paths.view),
+        (FIRST, 3, 1, 2, 16, _paths.view, _paths.view),
+        (FIRST, 3, 1, 9, 15, _paths.grouped, _paths.view),
+        (FIRST, 1, 1, 9, 16, _paths.matmul, _paths.view),
+        (FIRST, 1, 1, 9, 15, _paths.matmul, _paths.view),
+        (FIRST, 1, 1, 8, 16, _paths.view, _paths.view),
+        (FIRST, 1, 1, 8, 15, _paths.view, _paths.view),
+        (FIRST, 1, 2, 8, 16, _paths.view, _paths.view),
+        (FIRST, 1, 2, 8, 15, _paths.grouped, _paths.view),
+        (LAST, 3, 1, 9, 16, _paths.grouped, _paths.depth),
+        (LAST, 3, 1, 9, 15, _paths.grouped, _paths.depth),
+        (LAST, 1, 1, 9, 16, _paths.matmul, _paths.matmul),
+        (LAST, 1, 1, 8, 15, _paths.matmul, _paths.matmul),
+        (LAST, 1, 2, 9, 16, _paths.grouped, _paths.depth),
     ],
 )
-def test_images(memory_format, kernel, stride, groups, blocks, on_cpu, elsewhere):
-    x = torch.zeros(1, 4, 3, 3).contiguous(memory_format=memory_format)
-    weight = torch.zeros(4 // blocks, 4 // (blocks * groups), kernel, kernel)
-    args = ConvArgs((stride,) * 2, (0, 0), (1, 1), groups, blocks)
+def test_images_by_format_kernel_map_and_channels_of_a_block(name, kernel, stride, side, thin, on_cpu, elsewhere):
+    x = lay_out(torch.zeros(2, 2 * thin, side, side), name)
+    weight = torch.zeros(4, thin, kernel, kernel)
+    args = ConvArgs((stride,) * 2, (0, 0), (1, 1), 1, 2)
     assert choose(x, weight, args) is on_cpu
-    assert choose(x.to("meta"), weight, args) is elsewhere
+    assert choose(x.to("meta"), weight.to("meta"), args) is elsewhere
 
 
 @pytest.mark.parametrize(
-    ("memory_format", "kernel", "on_cpu", "elsewhere"),
+    ("kernel", "length", "on_cpu"),
     [
-        (FIRST, 3, _paths.view, _paths.view),
-        (FIRST, 1, _paths.matmul, _paths.view),
-        (torch.channels_last_3d, 3, _paths.grouped, _paths.grouped),
-        (torch.channels_last_3d, 1, _paths.matmul, _paths.matmul),
+        (3, 65, _paths.view),
+        (1, 65, _paths.matmul),
+        (1, 64, _paths.view),
     ],
 )
-def test_volumes(memory_format, kernel, on_cpu, elsewhere):
-    x = torch.zeros(1, 4, 3, 3, 3).contiguous(memory_format=memory_format)
-    weight = torch.zeros(2, 2, *(kernel,) * 3)
+def test_sequences(kernel, length, on_cpu):
+    x, weight = torch.zeros(2, 32, length), torch.zeros(4, 16, kernel)
+    args = ConvArgs((1,), (0,), (1,), 1, 2)
+    assert choose(x, weight, args) is on_cpu
+    assert choose(x.to("meta"), weight.to("meta"), args) is _paths.view
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel", "side", "thin", "on_cpu", "elsewhere"),
+    [
+        (FIRST, 3, 5, 16, _paths.view, _paths.view),
+        (FIRST, 3, 5, 15, _paths.grouped, _paths.view),
+        (FIRST, 1, 5, 16, _paths.matmul, _paths.view),
+        (FIRST, 1, 4, 16, _paths.view, _paths.view),
+        (LAST, 3, 5, 16, _paths.grouped, _paths.grouped),
+        (LAST, 1, 4, 16, _paths.matmul, _paths.matmul),
+    ],
+)
+def test_volumes(name, kernel, side, thin, on_cpu, elsewhere):
+    x = lay_out(torch.zeros(2, 2 * thin, *(side,) * 3), name)
+    weight = torch.zeros(2, thin, *(kernel,) * 3)
     args = ConvArgs((1,) * 3, (0,) * 3, (1,) * 3, 1, 2)
     assert choose(x, weight, args) is on_cpu
-    assert choose(x.to("meta"), weight, args) is elsewhere
+    assert choose(x.to("meta"), weight.to("meta"), args) is elsewhere
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("name", [FIRST, LAST])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize(("groups", "blocks"), [(1, 1), (2, 1), (2, 2)])
+def test_one_block_or_groups_are_torchs_own_convolution(groups, blocks, kernel, name, device):
+    x = lay_out(torch.zeros(2, 64, 9, 9), name).to(device)
+    weight = torch.zeros(16, 64 // (groups * blocks), kernel, kernel, device=device)
+    assert choose(x, weight, ConvArgs((1, 1), (0, 0), (1, 1), groups, blocks)) is _paths.grouped
+
+
+def test_the_tables_stand_on_both_sides_of_the_thresholds():
+    assert (FEW_POSITIONS, VECTOR, THIN_SPLIT) == (64, 16, 40)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "groups", "blocks", "on_cpu", "elsewhere"),
+    [
+        # Equally many groups times blocks: one convolution does nothing needless.
+        (FIRST, 64, (1, 1), (2, 2), True, True),
+        (LAST, 64, (2, 1), (1, 2), True, True),
+        (FIRST, 8, (4, 2), (1, 2), True, True),
+        (FIRST, 8, (1,), (4,), True, True),
+        # Else it multiplies by zeros.
+        (FIRST, 39, (1, 1), (1, 3), False, False),
+        (LAST, 39, (1, 1), (1, 3), True, False),
+        (LAST, 39, (3, 1), (1, 1), True, False),
+        (LAST, 40, (1, 1), (1, 2), False, False),
+        (LAST, 40, (2, 1), (2, 2), False, False),
+    ],
+)
+def test_splits_are_merged(name, width, groups, blocks, on_cpu, elsewhere):
+    weights = [torch.zeros(width // b, width // (b * g), 3, 3) for g, b in zip(groups, blocks, strict=True)]
+    x = lay_out(torch.zeros(2, width * len(blocks), 5, 5), name)
+    assert merges_splits(x, weights, groups, blocks) is on_cpu
+    assert merges_splits(x.to("meta"), [w.to("meta") for w in weights], groups, blocks) is elsewhere

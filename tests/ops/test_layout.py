@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests import references
 from tests.ops.strategies import lay_out
 from torch.testing import assert_close
 
@@ -69,6 +70,38 @@ def test_repeat_for_groups_repeats_each_groups_rows_for_its_blocks(groups, block
     expected = [weight[g * rows : (g + 1) * rows] for g in range(groups) for _ in range(blocks)]
     assert_close(repeated, torch.cat(expected), rtol=0, atol=0)
     assert_close(layout.repeat_for_groups(weight[:, 0, 0], groups=groups, blocks=blocks), repeated[:, 0, 0])
+
+
+@given(merged=small, to=small, rows=small, columns=small, dims=small)
+def test_merge_groups_is_the_same_dense_map_in_fewer_groups(merged, to, rows, columns, dims):
+    weight = torch.randn(merged * to * rows, columns, *(2,) * dims)
+    wider = layout.merge_groups(weight, groups=merged * to, to=to)
+    assert wider.shape == (len(weight), merged * columns, *weight.shape[2:])
+    dense = references.dense_weight(weight, groups=merged * to)
+    assert_close(references.dense_weight(wider, groups=to), dense, rtol=0, atol=0)
+
+
+def test_merge_groups_into_one_group_is_block_diagonal():
+    weight = torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)
+    merged = layout.merge_groups(weight, groups=3, to=1)
+    assert merged[:, :, 0].tolist() == [[1, 0, 0], [0, 2, 0], [0, 0, 3]]
+
+
+def test_merge_groups_gives_gradients_to_what_it_was_given_and_none_to_the_zeros():
+    weight = torch.randn(4, 2, 1, 1, requires_grad=True)
+    layout.merge_groups(weight, groups=2, to=1).sum().backward()
+    assert torch.equal(weight.grad, torch.ones_like(weight))
+
+
+def test_merge_groups_keeps_a_weight_that_has_the_groups_already():
+    weight = torch.randn(4, 2, 3, 3)
+    assert layout.merge_groups(weight, groups=2, to=2) is weight
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.complex64])
+def test_merge_groups_keeps_dtype_and_device(dtype):
+    merged = layout.merge_groups(torch.empty(4, 2, 3, 3, dtype=dtype, device="meta"), groups=2, to=1)
+    assert (merged.dtype, merged.device.type) == (dtype, "meta")
 
 
 @given(batch=st.integers(0, 2), groups=small, blocks=small, c=small, dims=small)
