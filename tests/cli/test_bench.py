@@ -34,11 +34,12 @@ def test_group_has_help(capsys):
     printed = capsys.readouterr().out
     main(["bench", "--help"])
     assert capsys.readouterr().out == printed
-    assert "bench operators" in printed
+    assert "\n  bench operators " in printed
+    assert "\n  bench models " in printed
     assert "figures" not in printed
 
 
-@pytest.mark.parametrize("name", ["operators"])
+@pytest.mark.parametrize("name", ["operators", "models"])
 def test_help_has_an_example(name, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["bench", name, "--help"])
@@ -126,3 +127,52 @@ def test_mistakes_are_named_before_anything_is_measured(tmp_path, monkeypatch, o
     with pytest.raises(SystemExit, match=message.format(tmp=tmp_path)):
         bench("operators", *(option.format(tmp=tmp_path) for option in options))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+MODELS = "models --models resnet_tiny,tiedresnet_tiny --image_size 8 --batch 2 --rounds 2"
+
+
+def test_models_print_a_table_a_quantity_write_and_draw(tmp_path, capsys):
+    file, plot = tmp_path / "models.json", tmp_path / "models.svg"
+    options = "--released --memory_formats channels_last --quantities latency,train --modes optimized,eager --threads 1"
+    bench(f"{MODELS} {options}", "--json", file, "--plot", plot)
+    printed = capsys.readouterr().out
+    assert "latency, ms, float32, batch 1" in printed
+    assert "train, images/s, float32, batch 2" in printed
+    assert "x resnet_tiny" in printed
+    results = read_results(file)
+    assert (results.machine["threads"], results.options["image_size"]) == ("1", 8)
+    names = ["resnet_tiny", "tiedresnet_tiny", "tiedresnet_tiny (released)"]
+    assert results.options["models"] == names
+    assert [(row.quantity, row.mode, row.model) for row in results.rows] == [
+        (*what, name) for what in (("latency", "optimized"), ("latency", "eager"), ("train", "eager")) for name in names
+    ]
+    assert {len(row.timing.seconds) for row in results.rows} == {2}
+    assert "<svg" in plot.read_text()
+
+
+def test_a_model_that_fails_is_shown_kept_and_ends_in_status_1(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tiedconv.bench.models.inference", refuse)
+    file = tmp_path / "models.json"
+    with pytest.raises(SystemExit, match="4 not measured:\nlatency, float32, resnet_tiny, eager, contiguous: Runtime"):
+        bench(f"{MODELS} --quantities latency,train --modes eager", "--json", file)
+    assert capsys.readouterr().out.count("failed") == 4
+    errors = [row.error for row in read_results(file).rows]
+    assert errors == ["RuntimeError: not on this machine"] * 4 + [""] * 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--models resnet_tyni", "bench: no model is called 'resnet_tyni'"),
+        ("--models resnet_tyni --released", "bench: no model is called 'resnet_tyni'"),
+        ("--modes eager,fast", "bench: modes must be among eager, compiled, optimized, got 'fast'"),
+        ("--quantities ,", "bench: quantities must name at least one, each once, got none"),
+        ("--device cuda:99", "bench: device=cuda:99, but torch sees"),
+        ("--plot models.xyz", r"bench: cannot draw --plot models\.xyz"),
+    ],
+)
+def test_mistakes_about_models_are_named_before_anything_is_measured(monkeypatch, options, message):
+    monkeypatch.setattr("tiedconv.cli.bench.measure", lambda *_, **__: pytest.fail("measured"))
+    with pytest.raises(SystemExit, match=message):
+        bench(f"models {options}")

@@ -39,21 +39,21 @@ def train_step_peak_memory(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cpu" and not _STATUS.exists():
         return None
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
-        arguments = (build, shape, memory_format, dtype, device, torch.get_num_threads())
+        arguments = (build, shape, channels_last, dtype, device, torch.get_num_threads())
         return executor.submit(_peak_memory, *arguments).result()
 
 
 def _peak_memory(
     build: Callable[[], nn.Module],
     shape: tuple[int, int, int, int],
-    memory_format: torch.memory_format,
+    channels_last: bool,  # a torch.memory_format cannot be pickled reliably
     dtype: torch.dtype,
     device: torch.device,
     threads: int,
 ) -> float:
     torch.set_num_threads(threads)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
     before = _resident("VmRSS")
     model = build().to(device, dtype).to(memory_format=memory_format).train()
     images = torch.randn(shape, device=device, dtype=dtype).contiguous(memory_format=memory_format)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ._steps import inference, train_step
 from ._timer import Quartiles, Timing, describe_error, interleaved, try_interleaved
+from .machine import check_device
 from .memory import train_step_peak_memory
 from .named import build_model, check_model
 from .operators import FORMATS, MemoryFormat
@@ -65,7 +66,7 @@ class ModelOptions:
         batch: images in a batch, but for latency.
         image_size: height and width of the images, pixels.
         rounds: measured calls of every model, after two that are not.
-        device: where.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:<number>"``.
 
     Raises:
         ValueError: if a name is unknown or given twice, nothing is left to measure, or a number is out of range.
@@ -100,6 +101,7 @@ class ModelOptions:
                     raise ValueError(f"bench: {option} must be among {', '.join(choices)}, got {name!r}.")
         for name in self.models:
             check_model(name)
+        check_device(self.device)
         for option in ("batch", "image_size", "rounds"):
             if getattr(self, option) < 1:
                 raise ValueError(f"bench: {option} must be at least 1, got {option}={getattr(self, option)}.")

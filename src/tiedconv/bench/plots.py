@@ -1,6 +1,7 @@
 """Drawing functions: each draws results on ``ax``, or on a new figure, and returns the axes."""
 
 import statistics
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from ..analysis import style
 from ..analysis._labels import label_ends
 from ._timer import Quartiles
 from .models import UNITS, ModelRow
+from .named import RELEASED
 from .operators import OperatorRow
 from .results import Results
 
@@ -138,12 +140,14 @@ def plot_models(rows: Sequence[ModelRow], ax: "Axes | None" = None) -> "Axes":
         bars = {h: q for h, row in zip(heights, rows, strict=True) if row.model == name and (q := row.value)}
         medians = [q.median for q in bars.values()]
         quartiles = [[q.median - q.q1 for q in bars.values()], [q.q3 - q.median for q in bars.values()]]
-        colour = style.series(names.index(name)).colour
-        ax.barh(list(bars), medians, height=0.78, color=colour, linewidth=0, label=name)
+        own = name.removesuffix(RELEASED)
+        colour = style.series(list(dict.fromkeys(n.removesuffix(RELEASED) for n in names)).index(own)).colour
+        alpha = 1 if name == own else 0.45  # the same model in another formulation
+        ax.barh(list(bars), medians, height=0.78, color=colour, alpha=alpha, linewidth=0, label=name)
         ax.errorbar(medians, list(bars), xerr=quartiles, fmt="none", ecolor=style.INK, elinewidth=0.9)
     for height, row in zip(heights, rows, strict=True):
         value = row.value
-        text = "failed" if value is None else f"{value.median:.3g}"
+        text = "failed" if value is None else _number(value.median)
         if value and row.ratio and row.model != names[0]:
             text += f"   {row.ratio.median:.2f}×"
         place = 0 if value is None else value.q3
@@ -175,9 +179,14 @@ def draw(results: Results) -> "Figure":
     """Return one figure with everything that a benchmark measured, and what it was measured on below."""
     figure = _draw_operators(results.rows) if results.benchmark == "operators" else _draw_models(results.rows)
     machine, options = results.machine, results.options
-    caption = f"{machine['processor']}, threads {machine['threads']}, {machine['device']}, torch {machine['torch']}"
-    told = [f"{name} {options[name]}" for name in ("dtype", "batch", "image_size", "rounds") if name in options]
-    figure.supxlabel(", ".join([caption, *told]), fontsize=6.5, color=style.MUTED, x=0.01, ha="left")
+    lines = [f"{machine['processor']}, threads {machine['threads']}, {machine['device']}, torch {machine['torch']}, "]
+    lines[0] += ", ".join(f"{n} {options[n]}" for n in ("dtype", "batch", "image_size", "rounds") if n in options)
+    if results.benchmark == "models":
+        of = options["models"][0]
+        lines.insert(0, f"Beside the bars: times the speed of {of} (memory: times its MiB), same mode and format.")
+    length = int(20 * figure.get_figwidth())  # letters that fit
+    caption = "\n".join(part for line in lines for part in textwrap.wrap(line, length))
+    figure.supxlabel(caption, fontsize=6.5, color=style.MUTED, x=0.01, ha="left")
     return figure
 
 
@@ -188,7 +197,7 @@ def _draw_operators(rows: Sequence[OperatorRow]) -> "Figure":
     fig3 = rows[0].case.sweep == "fig3"
     tallest = max(map(len, by_format.values()))
     size = (4.6 * len(by_format), 3.0) if fig3 else (1.4 + 3.2 * len(by_format), 1.2 + 0.17 * tallest)
-    figure, axes = _panels(1, len(by_format), size)
+    figure, axes = _panels([1], len(by_format), size)
     slowest = max((1e3 * t.median for row in rows for t in row.timings.values()), default=1.0)
     for i, (ax, panel) in enumerate(zip(axes, by_format.values(), strict=True)):
         if fig3:
@@ -207,14 +216,21 @@ def _draw_models(rows: Sequence[ModelRow]) -> "Figure":
     for row in rows:
         groups.setdefault((row.quantity, row.dtype), []).append(row)
     columns = min(2, len(groups))
-    lines = -(-len(groups) // columns)
-    figure, axes = _panels(lines, columns, (4.6 * columns, 0.5 + lines * max(map(_models_height, groups.values()))))
+    heights = [_models_height(panel) for panel in groups.values()]
+    lines = [max(heights[i : i + columns]) for i in range(0, len(heights), columns)]
+    figure, axes = _panels(lines, columns, (5.2 * columns, 0.5 + sum(lines)))
     for ax, panel in zip(axes, groups.values(), strict=False):
         plot_models(panel, ax)
     for ax in axes[len(groups) :]:
         ax.set_visible(False)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False, fontsize=8)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2 * columns, frameon=False, fontsize=8
+    )
     return figure
+
+
+def _number(value: float) -> str:
+    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
 
 
 def _models_height(rows: Sequence[ModelRow]) -> float:
@@ -230,9 +246,10 @@ def _models_title(rows: Sequence[ModelRow]) -> str:
     return f"{first.quantity}, {UNITS[first.quantity]} ({better} is better), batch {first.batch}, {first.dtype}"
 
 
-def _panels(lines: int, columns: int, size: tuple[float, float]) -> "tuple[Figure, list[Axes]]":
+def _panels(lines: Sequence[float], columns: int, size: tuple[float, float]) -> "tuple[Figure, list[Axes]]":
+    """Return a new figure (inches) and its axes in rows of the relative heights ``lines``."""
     figure = require("matplotlib.figure", extra="analysis").Figure(figsize=size, layout="constrained")
-    return figure, list(figure.subplots(lines, columns, squeeze=False).flat)
+    return figure, list(figure.subplots(len(lines), columns, squeeze=False, height_ratios=list(lines)).flat)
 
 
 def _log2_ticks(ax: "Axes", ticks: Sequence[float], form: str) -> None:

@@ -1,0 +1,24 @@
+import pytest
+import torch
+
+from tiedconv.bench.machine import check_device, describe_machine
+
+
+def test_machine_is_described_in_text():
+    machine = describe_machine()
+    assert machine["torch"] == torch.__version__
+    assert machine["threads"] == str(torch.get_num_threads())
+    assert all(isinstance(value, str) and value for value in machine.values())
+
+
+def test_devices_that_times_can_be_taken_on(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [str(check_device(name)) for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda", "cuda:1"]
+    with pytest.raises(ValueError, match=r"bench: device=cuda:2, but torch sees 2 CUDA devices here\. Take"):
+        check_device("cuda:2")
+
+
+@pytest.mark.parametrize("name", ["gpu", "meta", ""])
+def test_other_devices_are_refused(name):
+    with pytest.raises(ValueError, match=f"bench: device must be cpu, cuda or cuda:<number>, got '{name}'"):
+        check_device(name)
