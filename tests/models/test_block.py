@@ -9,11 +9,12 @@ from timm.layers import DropPath
 from timm.models.resnest import ResNestBottleneck
 from timm.models.resnet import downsample_avg, downsample_conv
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from tiedconv.models import TiedBottleneck
 from tiedconv.models._block import tie_shortcut
 from tiedconv.models.tiedresnest import TiedResNestBottleneck
-from tiedconv.nn import TiedConv2d, TiedSE
+from tiedconv.nn import SplitTiedConv2d, TiedConv2d, TiedSE
 
 
 def block_of(*args: Any, **kwargs: Any) -> TiedBottleneck:
@@ -28,33 +29,45 @@ def block_of(*args: Any, **kwargs: Any) -> TiedBottleneck:
     return block.double().eval()
 
 
-def plain_tied_conv(x: Tensor, conv: TiedConv2d) -> Tensor:
+def plain_tied_conv(x: Tensor, weight: Tensor, conv: Any, *, groups: int, blocks: int) -> Tensor:
     """Eq. 4 as it is written: group by group, and in every group block by block with the group's filters."""
     outputs = []
-    for g, group in enumerate(x.chunk(conv.groups, dim=1)):
-        rows = conv.weight.shape[0] // conv.groups
-        filters = conv.weight[g * rows : (g + 1) * rows]
-        for thin in group.chunk(conv.blocks, dim=1):
+    for filters, group in zip(weight.chunk(groups), x.chunk(groups, dim=1), strict=True):
+        for thin in group.chunk(blocks, dim=1):
             outputs.append(F.conv2d(thin, filters, None, conv.stride, conv.padding, conv.dilation))
     return torch.cat(outputs, dim=1)
 
 
-def plain_norm(x: Tensor, bn: nn.BatchNorm2d) -> Tensor:
-    mean, var, weight, bias = (t.view(1, -1, 1, 1) for t in (bn.running_mean, bn.running_var, bn.weight, bn.bias))
+def plain_conv(x: Tensor, conv: TiedConv2d) -> Tensor:
+    return plain_tied_conv(x, conv.weight, conv, groups=conv.groups, blocks=conv.blocks)
+
+
+def plain_splits(x: Tensor, conv: SplitTiedConv2d, bn: nn.BatchNorm2d) -> list[Tensor]:
+    """The splits as the paper has them: each slices its channels, has its convolution, its norm and its ReLU."""
+    width, out_width = (channels // len(conv.blocks) for channels in (conv.in_channels, conv.out_channels))
+    parts = []
+    for i, (weight, groups, blocks) in enumerate(zip(conv.weights, conv.groups, conv.blocks, strict=True)):
+        y = plain_tied_conv(x[:, i * width : (i + 1) * width], weight, conv, groups=groups, blocks=blocks)
+        parts.append(plain_norm(y, bn, channels=slice(i * out_width, (i + 1) * out_width)).relu())
+    return parts
+
+
+def plain_norm(x: Tensor, bn: nn.BatchNorm2d, *, channels: slice = slice(None)) -> Tensor:
+    statistics = (bn.running_mean, bn.running_var, bn.weight, bn.bias)
+    mean, var, weight, bias = (t[channels].view(1, -1, 1, 1) for t in statistics)
+    if bn.training:
+        var, mean = torch.var_mean(x, (0, 2, 3), correction=0, keepdim=True)
     return (x - mean) / (var + bn.eps).sqrt() * weight + bias
 
 
 def plain_forward(block: TiedBottleneck, x: Tensor, *, mixer: str) -> Tensor:
-    entry = plain_norm(plain_tied_conv(x, block.conv1), block.bn1).relu()
-    width = entry.shape[1] // len(block.split_convs)
-    parts = []
-    for i, (conv, bn) in enumerate(zip(block.split_convs, block.split_bns, strict=True)):
-        parts.append(plain_norm(plain_tied_conv(entry[:, i * width : (i + 1) * width], conv), bn).relu())
+    entry = plain_norm(plain_conv(x, block.conv1), block.bn1).relu()
+    parts = plain_splits(entry, block.conv2, block.bn2)
     mixed = torch.stack(parts).sum(0) if mixer == "sum" else torch.cat(parts, 1)
-    parts.append(plain_norm(plain_tied_conv(mixed, block.mix_conv), block.mix_bn).relu())
+    parts.append(plain_norm(plain_conv(mixed, block.mix_conv), block.mix_bn).relu())
     out = plain_norm(F.conv2d(torch.cat(parts, 1), block.conv3.weight), block.bn3)
     if block.downsample is not None:
-        x = plain_norm(plain_tied_conv(x, block.downsample[0]), block.downsample[1])
+        x = plain_norm(plain_conv(x, block.downsample[0]), block.downsample[1])
     return (out + x).relu()
 
 
@@ -63,6 +76,7 @@ CASES = {
     "first of a stage": ({"inplanes": 64, "planes": 64, "stride": 2, "downsample": downsample_conv(64, 256, 1, 2)}, 64),
     "concatenate": ({"inplanes": 256, "planes": 64, "mixer": "concatenate"}, 256),
     "two splits": ({"inplanes": 256, "planes": 64, "base_width": 48, "splits": 2, "blocks": (1, 2)}, 256),
+    "one split": ({"inplanes": 256, "planes": 64, "splits": 1, "blocks": (2,)}, 256),
     "groups": ({"inplanes": 256, "planes": 64, "base_width": 64, "cardinality": 32}, 256),
     "groups of each split": (
         {"inplanes": 256, "planes": 64, "base_width": 64, "groups": (8, 4, 2, 1), "mixer_groups": 8},
@@ -96,14 +110,36 @@ def test_forward_does_not_change_its_input() -> None:
 
 
 @pytest.mark.parametrize("mixer", ["sum", "concatenate"])
-def test_gradients_are_those_of_the_plain_computation(mixer: Any) -> None:
-    block = block_of(64, 16, mixer=mixer)
-    x = torch.randn(1, 64, 5, 5, dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_gradients_are_those_of_the_plain_computation(
+    mixer: Any, training: bool, memory_format: torch.memory_format
+) -> None:
+    block = block_of(64, 16, mixer=mixer).train(training)
+    x = torch.randn(2, 64, 5, 5, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
+    parameters = [x, *block.parameters()]
+    directions = [torch.randn_like(p) for p in parameters]
+    y, plain = block(x), plain_forward(block, x, mixer=mixer)
 
-    ours = torch.autograd.grad(block(x).square().sum(), [x, *block.parameters()])
-    plain = torch.autograd.grad(plain_forward(block, x, mixer=mixer).square().sum(), [x, *block.parameters()])
+    torch.testing.assert_close(y, plain)
+    first, plain_first = (torch.autograd.grad(t.square().sum(), parameters, create_graph=True) for t in (y, plain))
+    torch.testing.assert_close(first, plain_first)
+    second, plain_second = (torch.autograd.grad(g, parameters, directions) for g in (first, plain_first))
+    torch.testing.assert_close(second, plain_second)
 
-    torch.testing.assert_close(ours, plain)
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_multiply_adds_are_counted_without_those_by_zero(training: bool, memory_format: torch.memory_format) -> None:
+    block = TiedBottleneck(64, 16, 2, downsample_conv(64, 64, 1, 2)).to("meta").train(training)
+    x = torch.empty(2, 64, 8, 8, device="meta").to(memory_format=memory_format)
+    with FlopCounterMode(display=False) as counter:
+        block(x)
+
+    entry = 64 * 32 // 2  # of each position before the stride
+    splits = 8 * 8 * 9 // 1 + 8 * 8 * 9 // 2 + 8 * 8 * 9 // 4 + 8 * 8 * 9 // 8
+    mixer, leave, shortcut = 8 * 8 * 9 // 2, 40 * 64, 64 * 64 // 2
+    assert counter.get_total_flops() == 2 * 2 * (64 * entry + 16 * (splits + mixer + leave + shortcut))
 
 
 def test_attention_and_drop_path_come_between_exit_and_shortcut() -> None:
@@ -122,7 +158,7 @@ def test_blur_pooling_takes_the_stride() -> None:
     block = TiedBottleneck(64, 64, stride=2, downsample=downsample_conv(64, 256, 1, 2), aa_layer=nn.AvgPool2d)
 
     assert block(torch.zeros(1, 64, 8, 8)).shape == (1, 256, 4, 4)
-    assert all(conv.stride == (1, 1) for conv in block.split_convs)
+    assert block.conv2.stride == (1, 1)
 
 
 @pytest.mark.parametrize("pooled", [False, True])
@@ -164,7 +200,7 @@ def test_compiles_without_a_graph_break(mixer: Any) -> None:
         ({"splits": 3}, r"blocks=\(1, 2, 4, 8\) has 4 entries for splits=3."),
         ({"groups": (1, 1)}, r"groups=\(1, 1\) has 2 entries for splits=4."),
         ({"cardinality": 6}, "cardinality=6 is not divisible by splits=4."),
-        ({"base_width": 18}, r"in_channels=18 is not divisible by blocks \* groups = 4 \* 1 = 4."),
+        ({"base_width": 18}, r"in_channels/4=18 is not divisible by blocks \* groups = 4 \* 1 = 4."),
         ({"base_width": 33, "planes": 32}, r"planes \* base_width / 64 = 16.5 channels. Choose a base_width"),
         ({"shared_blocks": 3}, r"in_channels=256 is not divisible by blocks \* groups = 3 \* 1 = 3."),
         ({"reduce_first": 2}, "block_reduce_first must be 1, got 2."),

@@ -73,7 +73,7 @@ def test_block_args_are_overridden_one_by_one() -> None:
     model = tiedconv.create_model("tiedresnet50_6s24w", device="meta", block_args={"mixer": "concatenate"})
     block: Any = model.get_submodule("layer1.0")
     assert block.mixer == "concatenate"
-    assert [conv.blocks for conv in block.split_convs] == [1, 1, 2, 2, 4, 4]
+    assert block.conv2.blocks == (1, 1, 2, 2, 4, 4)
 
 
 @pytest.mark.parametrize("taken", ["tiedresnet50", "resnet50"])

@@ -7,7 +7,7 @@ from torch import nn
 
 import tiedconv
 from tiedconv.models._network import init_tied
-from tiedconv.nn import TiedConv2d, TiedGlobalContext, TiedLinear
+from tiedconv.nn import SplitTiedConv2d, TiedConv2d, TiedGlobalContext, TiedLinear
 
 
 @pytest.mark.parametrize(
@@ -39,11 +39,20 @@ def test_signals_start_as_strong_as_without_ties() -> None:
 def test_every_convolution_of_a_model_is_initialised() -> None:
     model = tiedconv.create_model("tiedresnet50_s", num_classes=0)
 
+    seen = 0
     for name, conv in model.named_modules():
-        if isinstance(conv, TiedConv2d):
-            fan_out = conv.out_channels // (conv.blocks * conv.groups) * math.prod(conv.kernel_size)
-            tolerance = 5 / math.sqrt(2 * conv.weight.numel())  # five standard errors
-            assert conv.weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=tolerance), name
+        if isinstance(conv, SplitTiedConv2d):
+            filters = [*zip(conv.weights, conv.groups, conv.blocks, strict=True)]
+        elif isinstance(conv, TiedConv2d):
+            filters = [(conv.weight, conv.groups, conv.blocks)]
+        else:
+            continue
+        for weight, groups, blocks in filters:
+            fan_out = conv.out_channels // (len(filters) * blocks * groups) * math.prod(conv.kernel_size)
+            tolerance = 5 / math.sqrt(2 * weight.numel())  # five standard errors
+            assert weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=tolerance), name
+            seen += 1
+    assert seen == 16 * (1 + 4 + 1) + 4  # entry, splits and mixer of every block, and the stages' shortcuts
 
 
 def test_context_blocks_change_nothing_at_first() -> None:
