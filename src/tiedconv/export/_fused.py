@@ -123,10 +123,10 @@ def _side_by_side(filters: list[Filters]) -> Filters:
 
 def _calls_onednn(x: Tensor) -> bool:
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()
+        and x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.numel() > 0
         and torch.backends.mkldnn.is_available()
-        and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
     )

@@ -1,6 +1,7 @@
 """The tied bottleneck, which TiedResNet, TiedResNeXt and TiedSENet share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import torch
@@ -162,9 +163,13 @@ class TiedBottleneck(nn.Module):
 
         x = self.act1(conv_norm(x, self.conv1, self.bn1))
         splits = self.aa(self.act2(conv_norm(x, self.conv2, self.bn2)))
-        mixed = self.mix_act(conv_norm(self._mix(splits), self.mix_conv, self.mix_bn))
-        # DropBlock masks and rescales by a positive number, so here it does what it does before a ReLU.
-        x = conv_norm(self.drop_block(torch.cat([splits, mixed], dim=1)), self.conv3, self.bn3)
+        total = self._mix(splits)
+        with remade(total, lambda: self._mix(splits)):
+            mixed = self.mix_act(conv_norm(total, self.mix_conv, self.mix_bn))
+        outputs = torch.cat([splits, mixed], dim=1)
+        with remade(outputs, lambda: torch.cat([splits, mixed], dim=1)):
+            # DropBlock masks and rescales by a positive number, so here it does what it does before a ReLU.
+            x = conv_norm(self.drop_block(outputs), self.conv3, self.bn3)
 
         if self.se is not None:
             x = self.se(x)
@@ -184,6 +189,32 @@ class TiedBottleneck(nn.Module):
         for i in range(2, count):
             total += parts[i]  # the buffer is ours to write to, and no gradient needs it
         return total
+
+
+@contextmanager
+def remade(tensor: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
+    """Within, autograd does not keep ``tensor`` for the backward pass, which calls ``make`` for it instead.
+
+    For what is cheaply made of tensors that are kept anyway. Where saved tensors cannot be exchanged, under
+    ``torch.compile`` and ``torch.func``, nothing is.
+    """
+    if not torch.is_grad_enabled() or not isinstance(tensor, Tensor) or _is_transformed():
+        yield
+        return
+    address, shape = tensor.data_ptr(), tensor.shape  # not the tensor itself, which the hook would keep alive
+
+    def pack(saved: Tensor) -> Tensor | Callable[[], Tensor]:
+        return make if saved.data_ptr() == address and saved.shape == shape else saved
+
+    def unpack(packed: Tensor | Callable[[], Tensor]) -> Tensor:
+        return packed if isinstance(packed, Tensor) else packed()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield
+
+
+def _is_transformed() -> bool:
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 class TiedShortcut(nn.Sequential):
