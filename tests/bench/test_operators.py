@@ -115,6 +115,17 @@ def test_a_candidate_that_fails_is_named_and_the_others_are_timed(monkeypatch, t
     assert OperatorRow.from_record(json.loads(json.dumps(row.record()))) == row
 
 
+def test_a_case_without_room_for_its_tensors_is_a_row_that_failed(monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("out of memory\ntried to allocate much")
+
+    monkeypatch.setattr(operators, "candidates", refuse)
+    row = time_case(tiny("fig3"), rounds=2)
+    assert row.timings == {}
+    assert row.failed == {"tensors": "RuntimeError: out of memory\ntried to allocate much"}
+    assert row.failures() == ["3x3, 8→16 ch, 4², B=4, contiguous, tensors: RuntimeError: out of memory"]
+
+
 def test_without_the_reference_there_is_no_speedup():
     row = OperatorRow(tiny("resnet"), False, "view", {"tied": Timing((1.0,))}, {"dense": "RuntimeError: no"})
     assert row.speedup("tied") is None

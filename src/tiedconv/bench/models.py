@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ..export import optimize_for_inference
 from ._steps import inference, train_step
 from ._timer import Quartiles, Timing, describe_error, interleaved, try_interleaved
 from .machine import check_device
@@ -159,8 +160,9 @@ class ModelRow:
         return Quartiles.of([self.batch / s for s in self.timing.seconds])
 
     def failures(self) -> list[str]:
-        """One line if there is no figure."""
-        return [f"{self.quantity}, {self.dtype}, {self.label}: {self.error}"] if self.error else []
+        """One line if there is no figure: what it would have been, and the first line of the error."""
+        reason = self.error.partition("\n")[0]
+        return [f"{self.quantity}, {self.dtype}, {self.label}: {reason}"] if self.error else []
 
     def record(self) -> dict[str, Any]:
         """Return what :meth:`from_record` reads, and the derived figures, as JSON has them."""
@@ -227,8 +229,6 @@ def _step(row: ModelRow, options: ModelOptions) -> Callable[[], object]:
     model = build_model(row.model).to(options.device, dtype).to(memory_format=memory_format)
     model.train(row.quantity == "train")
     if row.mode == "optimized":
-        from ..export import optimize_for_inference
-
         model = optimize_for_inference(model)
     if row.mode == "compiled":
         model = torch.compile(model, dynamic=False)  # type: ignore[assignment]  # a callable module

@@ -13,7 +13,7 @@ from .. import _checks, ops
 from ..ops import _paths, layout
 from ..ops._dispatch import choose
 from ..ops._paths import ConvArgs
-from ._timer import Quartiles, Timing, try_interleaved
+from ._timer import Quartiles, Timing, describe_error, try_interleaved
 from .released import released_tied_conv2d
 
 Sweep = Literal["resnet", "fig3"]
@@ -114,9 +114,9 @@ class OperatorRow:
         return None if reference is None else self.timings[candidate].speedup_over(reference)
 
     def failures(self) -> list[str]:
-        """One line for each candidate that failed."""
+        """One line for each candidate that failed, with the first line of the error."""
         what = f"{self.case.shape}, B={self.case.blocks}, {self.case.memory_format}"
-        return [f"{what}, {name}: {error}" for name, error in self.failed.items()]
+        return [f"{what}, {name}: {error.splitlines()[0]}" for name, error in self.failed.items()]
 
     def record(self) -> dict[str, Any]:
         """Return what :meth:`from_record` reads, and the derived figures, as JSON has them."""
@@ -193,7 +193,7 @@ def time_case(
     rounds: int = 20,
     seed: int = 0,
 ) -> OperatorRow:
-    """Time every candidate of a case, in turns.
+    """Time every candidate of a case, in turns. One that fails is named in the row, and the others go on.
 
     Both sweeps have ``released``, the plain formulation (:func:`~tiedconv.bench.released.released_tied_conv2d`), and
     ``tied``, :func:`tiedconv.ops.tied_conv2d`. ``"resnet"`` also has ``dense``, an untied convolution with as many
@@ -215,15 +215,16 @@ def time_case(
         values = torch.randn(shape, generator=generator).to(device, dtype)
         return values.contiguous(memory_format=FORMATS[case.memory_format])
 
-    x = draw(case.batch, case.in_channels, case.size, case.size)
-    ways = candidates(case, x, draw)
-    chosen = choose(x, ways["tied"][1], _conv_args(case)).__name__
-    if train:
+    try:
+        x = draw(case.batch, case.in_channels, case.size, case.size)
+        ways = candidates(case, x, draw)
         calls = {
-            name: _step(convolve, x, weight, _gradient(name, case, draw)) for name, (convolve, weight) in ways.items()
+            name: _step(convolve, x, weight, _gradient(name, case, draw)) if train else partial(convolve, x, weight)
+            for name, (convolve, weight) in ways.items()
         }
-    else:
-        calls = {name: partial(convolve, x, weight) for name, (convolve, weight) in ways.items()}
+    except RuntimeError as error:  # no room
+        return OperatorRow(case, train, "-", {}, {"tensors": describe_error(error)})
+    chosen = choose(x, ways["tied"][1], _conv_args(case)).__name__
     with torch.inference_mode(not train):
         timings, failed = try_interleaved(calls, rounds=rounds, device=device, seed=seed)
     return OperatorRow(case, train, chosen, timings, failed)
