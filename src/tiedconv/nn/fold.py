@@ -5,8 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .. import ops
 from ..ops import layout
+from ..ops.functional import tied_conv
+from ..ops.split import split_tied_conv
 from .conv import TiedConv2d
 from .split import SplitTiedConv2d
 
@@ -62,7 +63,7 @@ def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
 
     In evaluation mode a pass over the map, which is large, becomes one over the filters, which are small. Both modules
     are called as they are if anybody could notice: in training, with hooks, for other types than torch's and ours,
-    under ``torch.compile``, which fuses them itself, and in a symbolic trace.
+    under ``torch.compile``, which fuses them itself, and in a symbolic trace. Errors about the input name ``conv``.
 
     Shape:
         - x: :math:`(N, C_i, H, W)`.
@@ -72,12 +73,13 @@ def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
         y: Tensor = norm(conv(x))
         return y
     filters = folded_filters(conv, norm)  # type: ignore[arg-type]
+    who = type(conv).__name__
     if isinstance(conv, SplitTiedConv2d):
         weights, biases, groups = zip(*filters, strict=True)
         ones = (1,) * len(weights)
-        return ops.split_tied_conv2d(x, weights, biases, conv.stride, conv.padding, conv.dilation, groups, blocks=ones)
+        return split_tied_conv(who, x, weights, biases, conv.stride, conv.padding, conv.dilation, groups, ones)
     (only,) = filters
-    return ops.tied_conv2d(x, only.weight, only.bias, conv.stride, conv.padding, conv.dilation, only.groups)  # type: ignore[arg-type]
+    return tied_conv(who, 2, x, only.weight, only.bias, conv.stride, conv.padding, conv.dilation, only.groups, 1)  # type: ignore[arg-type]
 
 
 def _folds(x: Tensor, conv: nn.Module, norm: nn.Module) -> bool:
@@ -96,11 +98,11 @@ def _folds(x: Tensor, conv: nn.Module, norm: nn.Module) -> bool:
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Whether hooks see the calls of ``module``."""
+    """Whether hooks see the calls of ``module``, or a ``forward`` that was set on it alone takes them."""
     hooks = (
         module._forward_hooks,
         module._forward_pre_hooks,
         module._backward_hooks,
         module._backward_pre_hooks,
     )
-    return any(hooks) or nn.modules.module._has_any_global_hook()
+    return any(hooks) or "forward" in vars(module) or nn.modules.module._has_any_global_hook()
