@@ -144,12 +144,39 @@ def test_layers_with_a_norm(conv, dtype):
 
 @pytest.mark.parametrize("width", [8, 64])
 def test_splits_are_one_call_or_several(width):
-    conv = SplitTiedConv2d(2 * width, 2 * width, 3, padding=1, blocks=(1, 2))
+    conv = SplitTiedConv2d(2 * width, 2 * width, 3, padding=1, blocks=(1, 4))
     fast = optimize_for_inference(conv)
     x = torch.randn(1, 2 * width, 5, 5)
     assert_close(fast(x), conv(x).detach(), rtol=1e-4, atol=1e-4)
     (layer,) = fused_layers(fast)
     assert len(layer._parts) == (1 if width == 8 else 2)
+
+
+def test_unbatched_input():
+    conv = TiedConv2d(4, 4, 3, blocks=2)
+    x = torch.randn(4, 5, 5)
+    assert_close(optimize_for_inference(conv)(x), conv(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+class Shortcuts(nn.Module):
+    """A map that is added and goes on being used."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(4, 4, 1) for _ in range(3))
+
+    def forward(self, x):
+        shortcut = self.a(x)
+        y = (self.b(shortcut) + shortcut).relu()
+        return self.c(shortcut) + y, y
+
+
+def test_no_map_is_overwritten_that_is_needed_later():
+    model = Shortcuts().eval()
+    x = torch.randn(2, 4, 5, 5)
+    assert_close(optimize_for_inference(model)(x), tuple(y.detach() for y in model(x)), rtol=1e-4, atol=1e-5)
+    network = optimize_for_inference(tiedconv.create_model("tiedresnet50_s"))
+    assert sum(layer.overwrites_residual for layer in fused_layers(network)) == 16
 
 
 def test_other_layers_are_left_alone():

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import DropBlock2d
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
 
 from tiedconv.models import TiedBottleneck
 from tiedconv.models._block import remade
@@ -100,6 +101,18 @@ def test_a_block_keeps_neither_sum_nor_concatenation(monkeypatch):
     assert y.requires_grad
     assert len(made) == 2
     assert not [tensor for tensor in made if tensor() is not None]
+
+
+def test_gradient_checkpointing_is_left_to_itself(monkeypatch):
+    def refuse(*hooks):
+        raise AssertionError("saved tensors were exchanged")
+
+    block = TiedBottleneck(64, 16).train()
+    x = torch.randn(2, 64, 8, 8, requires_grad=True)
+    monkeypatch.setattr(torch.autograd.graph, "saved_tensors_hooks", refuse)
+    checkpoint(block, x, use_reentrant=False).sum().backward()
+    with pytest.raises(AssertionError, match="were exchanged"):
+        block(x)
 
 
 def test_functional_gradients_and_compilation_work():

@@ -5,7 +5,7 @@ import torch
 from tests.ops.strategies import lay_out
 
 from tiedconv.ops import _paths
-from tiedconv.ops._dispatch import FEW_POSITIONS, THIN_SPLIT, VECTOR, choose, merges_splits
+from tiedconv.ops._dispatch import FEW_POSITIONS, FEWER_POSITIONS, THIN_SPLIT, VECTOR, choose, merges_splits
 from tiedconv.ops._paths import ConvArgs
 
 LAST, FIRST = "channels_last", "contiguous"
@@ -77,13 +77,29 @@ def test_volumes(name, kernel, side, thin, on_cpu, elsewhere):
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize(("groups", "blocks"), [(1, 1), (2, 1), (2, 2)])
 def test_one_block_or_groups_are_torchs_own_convolution(groups, blocks, kernel, name, device):
-    x = lay_out(torch.zeros(2, 64, 9, 9), name).to(device)
+    x = lay_out(torch.zeros(2, 64, 15, 15), name).to(device)
     weight = torch.zeros(16, 64 // (groups * blocks), kernel, kernel, device=device)
     assert choose(x, weight, ConvArgs((1, 1), (0, 0), (1, 1), groups, blocks)) is _paths.grouped
 
 
+@pytest.mark.parametrize(
+    ("name", "kernel", "side", "path"),
+    [
+        (LAST, 1, 14, _paths.matmul),
+        (LAST, 1, 15, _paths.grouped),
+        (LAST, 3, 14, _paths.grouped),
+        (FIRST, 1, 14, _paths.grouped),
+    ],
+)
+def test_one_block_on_small_maps_of_a_cpu(name, kernel, side, path):
+    x, weight = lay_out(torch.zeros(2, 8, side, side), name), torch.zeros(8, 8, kernel, kernel)
+    args = ConvArgs((1, 1), (0, 0), (1, 1), 1, 1)
+    assert choose(x, weight, args) is path
+    assert choose(x.to("meta"), weight.to("meta"), args) is _paths.grouped
+
+
 def test_the_tables_stand_on_both_sides_of_the_thresholds():
-    assert (FEW_POSITIONS, VECTOR, THIN_SPLIT) == (64, 16, 40)
+    assert (FEW_POSITIONS, FEWER_POSITIONS, VECTOR, THIN_SPLIT) == (14 * 14, 8 * 8, 16, 40)
 
 
 @pytest.mark.parametrize(
@@ -107,3 +123,21 @@ def test_splits_are_merged(name, width, groups, blocks, on_cpu, elsewhere):
     x = lay_out(torch.zeros(2, width * len(blocks), 5, 5), name)
     assert merges_splits(x, weights, groups, blocks) is on_cpu
     assert merges_splits(x.to("meta"), [w.to("meta") for w in weights], groups, blocks) is elsewhere
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks", "merged"),
+    [
+        (LAST, (1, 1, 2, 2), True),  # 4/3 of the multiplications
+        (LAST, (1, 2), True),
+        (LAST, (1, 4), False),  # 8/5
+        (LAST, (1, 2, 4, 8), False),
+        (FIRST, (1, 1, 2, 2), False),
+    ],
+)
+def test_packed_splits_are_merged_for_half_as_much_work_again(name, blocks, merged):
+    weights = [torch.zeros(64 // b, 64 // b, 3, 3) for b in blocks]
+    x = lay_out(torch.zeros(1, 64 * len(blocks), 3, 3), name)
+    ones = (1,) * len(blocks)
+    assert merges_splits(x, weights, ones, blocks, packed=True) is merged
+    assert merges_splits(x.to("meta"), weights, ones, blocks, packed=True) is False

@@ -24,10 +24,14 @@ class FusedConv2d(nn.Module):
         conv: gives the geometry; its own weights are not used.
         filters: one entry for a plain convolution, one a split for several side by side, each on its chunk of channels.
 
+    Attributes:
+        relu: whether a ReLU follows. Default: no.
+        overwrites_residual: whether the output may take the memory of ``residual``. Default: no.
+
     Shape:
-        - x: :math:`(N, C_i, H, W)`.
+        - x: :math:`(N, C_i, H, W)` or :math:`(C_i, H, W)`.
         - residual: :math:`(N, C_o, H', W')` or a shape that broadcasts to it.
-        - Output: :math:`(N, C_o, H', W')`, channels_last.
+        - Output: :math:`(N, C_o, H', W')` or :math:`(C_o, H', W')`, channels_last.
     """
 
     def __init__(self, conv: Conv2d, filters: list[Filters]) -> None:
@@ -42,14 +46,17 @@ class FusedConv2d(nn.Module):
             self.register_buffer(f"weight{i}", f.weight.detach().clone(memory_format=torch.channels_last))
             self.register_buffer(f"bias{i}", None if f.bias is None else f.bias.detach().clone())
         self.relu = False
+        self.overwrites_residual = False
         self._parts: list[_Part] | None = None
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if x.dim() == 3:
+            return self(x.unsqueeze(0), residual).squeeze(0)
         x = x.contiguous(memory_format=torch.channels_last)
         if self._parts is None:
             self._parts = self._prepare(x)
         outputs = [
-            part(chunk, self.geometry, residual, self.relu)
+            part(chunk, self.geometry, residual, self.relu, self.overwrites_residual)
             for part, chunk in zip(self._parts, x.chunk(len(self._parts), 1), strict=True)
         ]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
@@ -59,7 +66,9 @@ class FusedConv2d(nn.Module):
             Filters(getattr(self, f"weight{i}"), getattr(self, f"bias{i}"), groups)
             for i, groups in enumerate(self.groups)
         ]
-        if len(filters) > 1 and merges_splits(x, [f.weight for f in filters], self.groups, [1] * len(filters)):
+        if len(filters) > 1 and merges_splits(
+            x, [f.weight for f in filters], self.groups, [1] * len(filters), packed=True
+        ):
             filters = [_side_by_side(filters)]
         return [_Part(f) for f in filters]
 
@@ -80,10 +89,14 @@ class _Part:
         self.packed: Tensor | None = None
 
     def __call__(
-        self, x: Tensor, geometry: tuple[list[int], list[int], list[int]], residual: Tensor | None, relu: bool
+        self,
+        x: Tensor,
+        geometry: tuple[list[int], list[int], list[int]],
+        residual: Tensor | None,
+        relu: bool,
+        overwrites_residual: bool,
     ) -> Tensor:
         stride, padding, dilation = geometry
-        activation = "relu" if relu else "none"
         if not _calls_onednn(x):
             y = F.conv2d(x, self.weight, self.bias, stride, padding, dilation, self.groups)
             y = y if residual is None else y + residual
@@ -95,11 +108,15 @@ class _Part:
         call: Any = torch.ops.mkldnn._convolution_pointwise
         options = (self.packed, self.bias, padding, stride, dilation, self.groups)
         if residual is None:
-            return call(x, *options, activation, [], "")
+            return call(x, *options, "relu" if relu else "none", [], "")
         if residual.shape != self._output_shape(x, geometry):
             y = call(x, *options, "none", [], "") + residual
             return F.relu_(y) if relu else y
-        return call.binary(x, residual, *options, "add", 1.0, activation, [], "")
+        addition = ("add", 1.0, "relu" if relu else None, [], "")
+        if overwrites_residual and residual.is_contiguous(memory_format=torch.channels_last):
+            torch.ops.mkldnn._convolution_pointwise_.binary(residual, x, *options, *addition)
+            return residual
+        return call.binary(x, residual, *options, *addition)
 
     def _output_shape(self, x: Tensor, geometry: tuple[list[int], list[int], list[int]]) -> tuple[int, ...]:
         space = (

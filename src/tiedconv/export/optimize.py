@@ -189,6 +189,10 @@ def _fuse(traced: fx.GraphModule) -> None:
             if after is not None and _is_relu(traced, after):
                 fused.relu = True
                 _drop(after, node)
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    for node, fused in _calls(traced):
+        if isinstance(fused, FusedConv2d) and len(node.args) == 2:
+            fused.overwrites_residual = _is_used_up(traced, node, node.args[1], order)
     graph.lint()
     traced.recompile()
     traced.delete_all_unused_submodules()
@@ -208,6 +212,15 @@ def _fuse_addition(traced: fx.GraphModule, node: fx.Node) -> fx.Node:
     traced.graph.erase_node(addition)
     traced.graph.erase_node(node)
     return both
+
+
+def _is_used_up(traced: fx.GraphModule, node: fx.Node, residual: Any, order: dict[fx.Node, int]) -> bool:
+    """Whether ``residual`` is memory of its own that nothing but ``node`` reads from then on."""
+    made = _module(traced, residual)
+    earlier = [user for user in residual.users if user is not node]
+    return isinstance(made, FusedConv2d) and all(
+        order[user] < order[node] and isinstance(_module(traced, user), FusedConv2d) for user in earlier
+    )
 
 
 def _is_relu(traced: fx.GraphModule, node: fx.Node) -> bool:

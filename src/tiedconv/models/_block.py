@@ -143,7 +143,8 @@ class TiedBottleneck(nn.Module):
         self.mix_act = act_layer(inplace=True)
         self.drop_block = drop_block() if drop_block is not None else nn.Identity()
 
-        self.conv3 = nn.Conv2d((splits + 1) * width, outplanes, 1, bias=False, **dd)
+        # One block is no tying; as a tied layer it is computed in the fastest way too.
+        self.conv3 = TiedConv2d((splits + 1) * width, outplanes, 1, bias=False, blocks=1, **dd)
         self.bn3 = norm_layer(outplanes, **dd)
         self.se = create_attn(attn_layer, outplanes, **dd)
         self.act3 = act_layer(inplace=True)
@@ -196,15 +197,18 @@ def remade(tensor: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
     """Within, autograd does not keep ``tensor`` for the backward pass, which calls ``make`` for it instead.
 
     For what is cheaply made of tensors that are kept anyway. Where saved tensors cannot be exchanged, under
-    ``torch.compile`` and ``torch.func``, nothing is.
+    ``torch.compile`` and ``torch.func``, or are exchanged already, as by gradient checkpointing, nothing is done.
     """
-    if not torch.is_grad_enabled() or not isinstance(tensor, Tensor) or _is_transformed():
+    if not torch.is_grad_enabled() or not isinstance(tensor, Tensor) or not _can_exchange_saved_tensors():
         yield
         return
-    address, shape = tensor.data_ptr(), tensor.shape  # not the tensor itself, which the hook would keep alive
+    address = tensor.untyped_storage().data_ptr()  # not the tensor itself, which the hook would keep alive
 
     def pack(saved: Tensor) -> Tensor | Callable[[], Tensor]:
-        return make if saved.data_ptr() == address and saved.shape == shape else saved
+        if saved.untyped_storage().data_ptr() != address:
+            return saved
+        size, stride, offset = saved.size(), saved.stride(), saved.storage_offset()
+        return lambda: make().as_strided(size, stride, offset)  # it may be a view that was saved
 
     def unpack(packed: Tensor | Callable[[], Tensor]) -> Tensor:
         return packed if isinstance(packed, Tensor) else packed()
@@ -213,8 +217,12 @@ def remade(tensor: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
         yield
 
 
-def _is_transformed() -> bool:
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+def _can_exchange_saved_tensors() -> bool:
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._autograd._top_saved_tensors_default_hooks(True)
+    )
 
 
 class TiedShortcut(nn.Sequential):

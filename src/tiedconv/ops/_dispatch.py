@@ -13,8 +13,9 @@ from torch import Tensor
 from . import _paths, layout
 from ._paths import ConvArgs, Path
 
-FEW_POSITIONS = 64
-"""Maps up to 8x8: reordering weights costs as much there as the convolution itself."""
+FEW_POSITIONS = 14 * 14
+FEWER_POSITIONS = 8 * 8
+"""Maps so small that what a convolution does to its weights beforehand counts."""
 
 VECTOR = 16
 """Float32 numbers in a vector register; a convolution over fewer channels than that leaves lanes empty."""
@@ -26,7 +27,8 @@ THIN_SPLIT = 40
 def choose(x: Tensor, weight: Tensor, args: ConvArgs) -> Path:
     """Return the path to take for batched ``x`` (N, C_i, *space).
 
-    - One block, or groups: the plain (grouped) convolution.
+    - Groups: the plain grouped convolution. One block: the plain convolution, but on CPUs a pointwise one on
+      channels_last maps up to 14x14 is a matrix product, up to a fifth faster.
     - Pointwise: a matrix product in either format, up to twice as fast as the next path. In NCHW memory on maps up to
       8x8 ``view`` is faster, by a quarter forward and half the time with backward.
     - channels_last: ``grouped``, whose blocks stay where they are; ``view`` copies input and output, and ``depth``
@@ -37,13 +39,16 @@ def choose(x: Tensor, weight: Tensor, args: ConvArgs) -> Path:
     Off the CPU nothing is measured, and copies decide: ``view`` has none on contiguous input, ``depth`` and ``matmul``
     have none on channels_last input.
     """
-    if args.blocks == 1 or args.groups > 1:
-        return _paths.grouped  # with one block that is the plain convolution, weight untouched
+    if args.groups > 1:
+        return _paths.grouped
     channels_last, pointwise = layout.is_channels_last(x), args.is_pointwise(weight)
-    if x.device.type == "cpu":
+    on_cpu, positions = x.device.type == "cpu", math.prod(x.shape[2:])
+    if args.blocks == 1:
+        product = on_cpu and pointwise and channels_last and positions <= FEW_POSITIONS
+        return _paths.matmul if product else _paths.grouped
+    if on_cpu:
         if pointwise:
-            few = math.prod(x.shape[2:]) <= FEW_POSITIONS
-            return _paths.view if few and not channels_last else _paths.matmul
+            return _paths.view if positions <= FEWER_POSITIONS and not channels_last else _paths.matmul
         return _paths.grouped if channels_last or weight.shape[1] < VECTOR else _paths.view
     if not channels_last:
         return _paths.view
@@ -52,13 +57,18 @@ def choose(x: Tensor, weight: Tensor, args: ConvArgs) -> Path:
     return _paths.depth if x.dim() == 4 else _paths.grouped
 
 
-def merges_splits(x: Tensor, weights: Sequence[Tensor], groups: Sequence[int], blocks: Sequence[int]) -> bool:
+def merges_splits(
+    x: Tensor, weights: Sequence[Tensor], groups: Sequence[int], blocks: Sequence[int], *, packed: bool = False
+) -> bool:
     """Whether one grouped convolution computes all splits of ``x`` (N, C_i, H, W), rather than one call each.
 
     If all splits have equally many groups times blocks, it does no needless work. Else it multiplies by zeros, which
-    pays on CPUs for channels_last input and thin splits: there slicing, calling and concatenating cost more.
+    pays on CPUs for channels_last input and thin splits: there slicing, calling and concatenating cost more. Where
+    weights are ``packed`` once and not at every call, it pays up to half as many multiplications again.
     """
-    counts = {g * b for g, b in zip(groups, blocks, strict=True)}
-    if len(counts) == 1:
+    counts = [g * b for g, b in zip(groups, blocks, strict=True)]
+    work = len(counts) / math.gcd(*counts) / sum(1 / count for count in counts)
+    if work == 1:
         return True
-    return x.device.type == "cpu" and layout.is_channels_last(x) and x.shape[1] // len(weights) < THIN_SPLIT
+    thin = x.shape[1] // len(weights) < THIN_SPLIT
+    return x.device.type == "cpu" and layout.is_channels_last(x) and (thin or (packed and work <= 1.5))

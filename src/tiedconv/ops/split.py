@@ -30,7 +30,7 @@ def split_tied_conv2d(
     The 3x3 convolutions of the paper's bottleneck (section 2) as one call: equal to :func:`tied_conv2d` on every chunk
     and ``torch.cat`` of the outputs. With :math:`s` splits, part :math:`i` has :math:`G_i` groups of :math:`B_i`
     blocks. Where that is faster the parts are computed by one grouped convolution, at the price of multiplications by
-    zero.
+    zero; a channel that is not finite then spreads to all blocks of its split.
 
     Args:
         x: :math:`(N, C_i, H, W)` or :math:`(C_i, H, W)`, in any memory format; :math:`N` may be 0.
