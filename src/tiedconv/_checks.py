@@ -53,7 +53,7 @@ def per_dim(
         error: if there is another number of entries, or one is below ``minimum``. Modules raise ValueError when they
             are built, functions RuntimeError when they are called, as torch's do.
     """
-    if type(value) is tuple and len(value) == dims and all(type(v) is int and v >= minimum for v in value):
+    if type(value) is tuple and len(value) == dims and set(map(type, value)) == {int} and min(value) >= minimum:
         return value  # the usual case, on the path of every call
     values = tuple(value) if isinstance(value, Iterable) else (value,)
     if not all(_is_int(v) for v in values):

@@ -1,3 +1,7 @@
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -22,3 +26,19 @@ def test_devices_that_times_can_be_taken_on(monkeypatch):
 def test_other_devices_are_refused(name):
     with pytest.raises(ValueError, match=f"bench: device must be cpu, cuda or cuda:<number>, got '{name}'"):
         check_device(name)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator of other C libraries has no such switch")
+def test_freed_memory_is_kept_for_the_next_tensor():
+    program = """
+import resource, torch
+from tiedconv.bench.machine import keep_freed_memory
+assert keep_freed_memory()
+def faults():
+    torch.ones(16 * 2**20)  # 64 MiB, 16384 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+first = faults()
+print(faults() - first)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 1000

@@ -5,7 +5,15 @@ import torch
 from tests.ops.strategies import lay_out
 
 from tiedconv.ops import _paths
-from tiedconv.ops._dispatch import FEW_POSITIONS, FEWER_POSITIONS, THIN_SPLIT, VECTOR, choose, merges_splits
+from tiedconv.ops._dispatch import (
+    FEW_POSITIONS,
+    FEWER_POSITIONS,
+    MANY_CHANNELS,
+    THIN_SPLIT,
+    VECTOR,
+    choose,
+    merges_splits,
+)
 from tiedconv.ops._paths import ConvArgs
 
 LAST, FIRST = "channels_last", "contiguous"
@@ -98,8 +106,30 @@ def test_one_block_on_small_maps_of_a_cpu(name, kernel, side, path):
     assert choose(x.to("meta"), weight.to("meta"), args) is _paths.grouped
 
 
+@pytest.mark.parametrize(
+    ("channels", "blocks", "side", "name", "path"),
+    [
+        (256, 4, 14, LAST, _paths.depth),
+        (256, 8, 14, LAST, _paths.depth),
+        (256, 2, 14, LAST, _paths.grouped),
+        (256, 4, 15, LAST, _paths.grouped),
+        (192, 4, 14, LAST, _paths.grouped),
+        (288, 4, 14, LAST, _paths.grouped),  # 72 channels a block
+        (256, 4, 14, FIRST, _paths.view),
+    ],
+)
+def test_filters_are_not_repeated_for_small_maps_of_many_channels(channels, blocks, side, name, path):
+    x = lay_out(torch.zeros(1, channels, side, side), name)
+    weight = torch.zeros(channels // blocks, channels // blocks, 3, 3, requires_grad=True)
+    args = ConvArgs((1, 1), (1, 1), (1, 1), 1, blocks)
+    trained = _paths.grouped if name == LAST else path
+    assert choose(x, weight, args) is trained
+    with torch.no_grad():
+        assert choose(x, weight, args) is path
+
+
 def test_the_tables_stand_on_both_sides_of_the_thresholds():
-    assert (FEW_POSITIONS, FEWER_POSITIONS, VECTOR, THIN_SPLIT) == (14 * 14, 8 * 8, 16, 40)
+    assert (FEW_POSITIONS, FEWER_POSITIONS, MANY_CHANNELS, VECTOR, THIN_SPLIT) == (14 * 14, 8 * 8, 256, 16, 40)
 
 
 @pytest.mark.parametrize(

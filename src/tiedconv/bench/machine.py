@@ -1,5 +1,6 @@
 """What a figure was measured on."""
 
+import ctypes
 import os
 import platform
 from pathlib import Path
@@ -21,6 +22,24 @@ def describe_machine(device: torch.device | str = "cpu") -> dict[str, str]:
         "torch": torch.__version__,
         "timm": timm.__version__,
     }
+
+
+def keep_freed_memory() -> bool:
+    """Make the C library keep the memory that this process frees, instead of giving it back to the system.
+
+    Else every map of some MiB is given back after use, and its next owner waits for the system to hand out and clear
+    the pages anew: in a virtual machine that can take longer than the convolution, and it differs from call to call.
+    Allocators such as jemalloc keep memory by themselves.
+
+    Returns:
+        Whether it could be done; it is a feature of glibc.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    trim_threshold, mmap_max = -1, -4  # from malloc.h
+    return bool(mallopt(trim_threshold, -1) and mallopt(mmap_max, 0))
 
 
 def check_device(device: str) -> torch.device:

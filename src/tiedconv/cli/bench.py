@@ -12,7 +12,7 @@ from rich.progress import track
 from rich.table import Table
 
 from ..bench import ModelOptions, ModelRow, Quartiles, describe_machine, measure
-from ..bench.machine import check_device
+from ..bench.machine import check_device, keep_freed_memory
 from ..bench.models import UNITS, Mode, Precision, Quantity
 from ..bench.named import with_released
 from ..bench.operators import REFERENCE, MemoryFormat, OperatorRow, Sweep, cases, time_case
@@ -37,9 +37,9 @@ def operators(
 ) -> None:
     """Time tied convolutions beside the dense one and every other way to compute them.
 
-    All candidates of a row take turns in one process. Each cell has the median of the calls in ms with half the
-    interquartile range, then how many times as fast as the dense convolution that is (paired by round), and the
-    GFLOP/s reached.
+    All candidates of a row take turns in one process, which keeps the memory it frees. Each cell has the median of the
+    calls in ms with half the interquartile range, then how many times as fast as the dense convolution that is (paired
+    by round), and the GFLOP/s reached.
 
     Args:
         sweep: resnet has convolutions of ResNets; fig3 is the paper's Fig. 3, where the operations stay equal and the
@@ -89,9 +89,10 @@ def models(
 ) -> None:
     """Measure speed and memory of whole models beside the first of them.
 
-    All models, modes and formats of a table take turns in one process, on random images and with random weights. Each
-    row has the median with half the interquartile range, and how many times as fast as the first model that is (for
-    memory: how many times its MiB), in the same mode and format and against its best ones; ratios are paired by round.
+    All models, modes and formats of a table take turns in one process, on random images and with random weights; the
+    process keeps the memory it frees, as with jemalloc, so that no call waits for pages from the system. Each row has
+    the median with half the interquartile range, and how many times as fast as the first model that is (for memory: how
+    many times its MiB), in the same mode and format and against its best ones; ratios are paired by round.
 
     Args:
         models: names of timm models, tied or not, or torchvision/<name>, separated by commas. The first is the
@@ -138,7 +139,7 @@ def models(
 
 
 def _check(device: str, threads: int | None, rounds: int, json: Path | None, plot: Path | None) -> torch.device:
-    """Check what both commands share, before anything is measured, and set the number of threads."""
+    """Check what both commands share, before anything is measured, and set threads and allocator."""
     if rounds < 2:
         raise ValueError(f"bench: rounds must be at least 2, for a spread, got rounds={rounds}.")
     if threads is not None:
@@ -152,6 +153,7 @@ def _check(device: str, threads: int | None, rounds: int, json: Path | None, plo
 
         check_suffix(plot)
         check_writable("plot", plot)
+    keep_freed_memory()
     return check_device(device)
 
 

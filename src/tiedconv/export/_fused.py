@@ -112,7 +112,7 @@ class _Part:
         if residual.shape != self._output_shape(x, geometry):
             y = call(x, *options, "none", [], "") + residual
             return F.relu_(y) if relu else y
-        addition = ("add", 1.0, "relu" if relu else None, [], "")
+        addition: tuple[Any, ...] = ("add", 1.0, "relu" if relu else None, [], "")
         if overwrites_residual and residual.is_contiguous(memory_format=torch.channels_last):
             torch.ops.mkldnn._convolution_pointwise_.binary(residual, x, *options, *addition)
             return residual

@@ -1,13 +1,14 @@
 """Which path computes a call: two rules, read from shapes, memory format and device.
 
 On CPUs they follow times of ``tiedconv bench operators`` (AVX-512, 2 threads, float32, batch 8, forward alone and with
-backward), elsewhere they avoid copies. No rule looks at the direction: what is fastest forward was fastest, or within
-a tenth, forward and backward.
+backward), elsewhere they avoid copies. But for one case no rule looks at the direction: what is fastest forward was
+fastest, or within a tenth, forward and backward.
 """
 
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from . import _paths, layout
@@ -16,6 +17,8 @@ from ._paths import ConvArgs, Path
 FEW_POSITIONS = 14 * 14
 FEWER_POSITIONS = 8 * 8
 """Maps so small that what a convolution does to its weights beforehand counts."""
+
+MANY_CHANNELS = 256
 
 VECTOR = 16
 """Float32 numbers in a vector register; a convolution over fewer channels than that leaves lanes empty."""
@@ -31,8 +34,9 @@ def choose(x: Tensor, weight: Tensor, args: ConvArgs) -> Path:
       channels_last maps up to 14x14 is a matrix product, up to a fifth faster.
     - Pointwise: a matrix product in either format, up to twice as fast as the next path. In NCHW memory on maps up to
       8x8 ``view`` is faster, by a quarter forward and half the time with backward.
-    - channels_last: ``grouped``, whose blocks stay where they are; ``view`` copies input and output, and ``depth``
-      reaches it for 16 and more channels a block only.
+    - channels_last: ``grouped``, whose blocks stay where they are; ``view`` copies input and output, and ``depth`` is
+      slower: up to twice, and more where a block has no multiple of 16 channels. The exception is inference with many
+      channels on small maps, where repeating the filters for the blocks costs ``grouped`` up to a quarter more.
     - NCHW: ``view``, which copies nothing; ``grouped`` for blocks of less than 16 channels, where it takes half the
       time of ``view`` in a backward pass.
 
@@ -49,12 +53,25 @@ def choose(x: Tensor, weight: Tensor, args: ConvArgs) -> Path:
     if on_cpu:
         if pointwise:
             return _paths.view if positions <= FEWER_POSITIONS and not channels_last else _paths.matmul
-        return _paths.grouped if channels_last or weight.shape[1] < VECTOR else _paths.view
+        if channels_last:
+            return _paths.depth if _repeating_counts(x, weight, args, positions) else _paths.grouped
+        return _paths.grouped if weight.shape[1] < VECTOR else _paths.view
     if not channels_last:
         return _paths.view
     if pointwise:
         return _paths.matmul
     return _paths.depth if x.dim() == 4 else _paths.grouped
+
+
+def _repeating_counts(x: Tensor, weight: Tensor, args: ConvArgs, positions: int) -> bool:
+    return (
+        x.dim() == 4
+        and args.blocks >= 4
+        and positions <= FEW_POSITIONS
+        and x.shape[1] >= MANY_CHANNELS
+        and weight.shape[0] % VECTOR == weight.shape[1] % VECTOR == 0
+        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+    )
 
 
 def merges_splits(

@@ -27,11 +27,7 @@ class ConvArgs(NamedTuple):
 
     def is_pointwise(self, weight: Tensor) -> bool:
         """Whether each output position reads exactly the input position at the same place."""
-        return (
-            all(k == 1 for k in weight.shape[2:])
-            and all(s == 1 for s in self.stride)
-            and all(p == 0 for p in self.padding)
-        )
+        return weight.shape[2:].numel() == 1 and max(self.stride) == 1 and not any(self.padding)
 
 
 Path = Callable[[Tensor, Tensor, Tensor | None, ConvArgs], Tensor]

@@ -121,6 +121,7 @@ def tied_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, blocks
             f"{who}: expected input (..., {features}), as the weight is {tuple(weight.shape)} and blocks={blocks}, "
             f"got {tuple(x.shape)}."
         )
+    _checks.check_floating(who, x)
     check_tensors(who, x, weight, bias)
     return F.linear(x.unflatten(-1, (blocks, -1)), weight, bias).flatten(-2)
 
@@ -176,12 +177,14 @@ def geometry(
 
 def check_tensors(who: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Check the bias' shape and that the dtypes fit together."""
-    if bias is not None and bias.shape != weight.shape[:1]:
+    if bias is None:
+        if x.dtype == weight.dtype:
+            return
+    elif bias.shape != weight.shape[:1]:
         raise RuntimeError(
             f"{who}: expected bias ({weight.shape[0]},), one entry a row of the weight and shared by the blocks, "
             f"got {tuple(bias.shape)}."
         )
-    _checks.check_floating(who, x)
     for name, tensor in {"weight": weight, "bias": bias}.items():
         if tensor is not None and tensor.dtype != x.dtype and not _autocasts(x):
             raise RuntimeError(

@@ -7,6 +7,8 @@ group ``g``. Weight rows are ordered by group.
 import torch
 from torch import Tensor
 
+_INNERMOST_FIRST = {4: (1, 3, 2, 0), 5: (1, 4, 3, 2, 0)}  # dimensions of channels_last memory, by rank
+
 
 def is_channels_last(x: Tensor) -> bool:
     """Whether the channels of ``x`` (N, C, H, W) or (N, C, D, H, W) lie innermost in memory; slices count too.
@@ -14,15 +16,15 @@ def is_channels_last(x: Tensor) -> bool:
     Read off the strides, as torch's convolutions do, because ``Tensor.is_contiguous(memory_format=...)`` is refused
     under ``torch.func.vmap``. Where sizes of 1 leave both orders possible, the strides tell which one was meant.
     """
-    if x.dim() not in (4, 5):
+    sizes, strides = x.shape, x.stride()
+    if len(sizes) not in (4, 5):
         return False
-    innermost = x.stride(1)
     reach = 0  # how far in memory the dimensions seen so far extend
-    for dim in (1, *range(x.dim() - 1, 1, -1), 0):
-        stride = x.stride(dim)
-        if stride < reach or stride == 0 or (dim == 0 and reach == innermost):
+    for dim in _INNERMOST_FIRST[len(sizes)]:
+        stride = strides[dim]
+        if stride < reach or stride == 0 or (dim == 0 and reach == strides[1]):
             return False
-        reach = stride * x.shape[dim]
+        reach = stride * sizes[dim]
     return True
 
 
