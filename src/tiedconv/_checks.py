@@ -53,8 +53,11 @@ def per_dim(
         error: if there is another number of entries, or one is below ``minimum``. Modules raise ValueError when they
             are built, functions RuntimeError when they are called, as torch's do.
     """
+    # The usual cases first: this is on the path of every call.
+    if type(value) is int and value >= minimum:
+        return (value,) * dims
     if type(value) is tuple and len(value) == dims and set(map(type, value)) == {int} and min(value) >= minimum:
-        return value  # the usual case, on the path of every call
+        return value
     values = tuple(value) if isinstance(value, Iterable) else (value,)
     if not all(_is_int(v) for v in values):
         raise TypeError(f"{who}: {name} must be one int or {dims} of them, got {value!r}.")

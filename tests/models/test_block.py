@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tiedconv.models import TiedBottleneck
 from tiedconv.models._block import tie_shortcut
 from tiedconv.models.tiedresnest import TiedResNestBottleneck
-from tiedconv.nn import SplitTiedConv2d, TiedConv2d, TiedSE
+from tiedconv.nn import SplitTiedConv2d, TiedConv2d, TiedSE, fold
 
 
 def block_of(*args: Any, **kwargs: Any) -> TiedBottleneck:
@@ -88,7 +88,11 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_forward_is_what_its_docstring_says(case: str, memory_format: torch.memory_format) -> None:
+@pytest.mark.parametrize("folded", [False, True])
+def test_forward_is_what_its_docstring_says(
+    case: str, memory_format: torch.memory_format, folded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fold, "_pays", lambda x, conv: folded)
     kwargs, channels = CASES[case]
     block = block_of(**kwargs).to(memory_format=memory_format)
     x = torch.randn(2, channels, 9, 7, dtype=torch.float64).to(memory_format=memory_format)

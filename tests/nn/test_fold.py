@@ -30,6 +30,8 @@ CONVS: dict[str, Callable[[], nn.Module]] = {
 }
 ALL_CONVS = pytest.mark.parametrize("kind", CONVS)
 
+pytestmark = pytest.mark.usefixtures("folding_pays")
+
 
 def norm_of(channels: int, **arguments: Any) -> nn.BatchNorm2d:
     """A norm in evaluation mode that does something."""

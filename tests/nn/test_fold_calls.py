@@ -25,6 +25,8 @@ CONVS = {
 }
 ALL_CONVS = pytest.mark.parametrize("kind", CONVS)
 
+pytestmark = pytest.mark.usefixtures("folding_pays")
+
 
 def conv_like(**arguments: Any) -> TiedConv2d:
     return TiedConv2d(8, 12, 3, padding=1, blocks=2, **arguments)

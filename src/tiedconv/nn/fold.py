@@ -1,6 +1,6 @@
 """Batch norm with fixed statistics, folded into the filters of the convolution before it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -62,8 +62,9 @@ def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
     """Compute ``norm(conv(x))``, as one convolution where the norm is a batch norm with fixed statistics.
 
     In evaluation mode a pass over the map, which is large, becomes one over the filters, which are small. Both modules
-    are called as they are if anybody could notice: in training, with hooks, for other types than torch's and ours,
-    under ``torch.compile``, which fuses them itself, and in a symbolic trace. Errors about the input name ``conv``.
+    are called as they are where that does not pay or anybody could notice: in training, with hooks, for other types
+    than torch's and ours, under ``torch.compile``, which fuses them itself, and in a symbolic trace. Errors about the
+    input name ``conv``.
 
     Shape:
         - x: :math:`(N, C_i, H, W)`.
@@ -94,7 +95,19 @@ def _folds(x: Tensor, conv: nn.Module, norm: nn.Module) -> bool:
         and getattr(conv, "padding_mode", "zeros") == "zeros"
         and not is_watched(conv)
         and not is_watched(norm)
+        and _pays(x, conv)
     )
+
+
+def _pays(x: Tensor, conv: nn.Module) -> bool:
+    """Whether folding is faster: for channels_last maps on CPUs with more positions than numbers in a filter.
+
+    With fewer, scaling the filters takes longer than scaling the map. In NCHW memory the tied formulation is faster
+    than the grouped one by more than a norm takes. Elsewhere than on CPUs nothing is measured.
+    """
+    weight: Any = conv.weights[0] if isinstance(conv, SplitTiedConv2d) else conv.weight
+    positions = x.numel() // x.shape[1]
+    return x.device.type == "cpu" and layout.is_channels_last(x) and positions >= 2 * weight[0].numel()
 
 
 def is_watched(module: nn.Module) -> bool:

@@ -1,8 +1,8 @@
 """Which path computes a call: two rules, read from shapes, memory format and device.
 
 On CPUs they follow times of ``tiedconv bench operators`` (AVX-512, 2 threads, float32, batch 8, forward alone and with
-backward), elsewhere they avoid copies. But for one case no rule looks at the direction: what is fastest forward was
-fastest, or within a tenth, forward and backward.
+backward), elsewhere they avoid copies. Only ``depth`` depends on whether gradients are wanted, as its backward pass is
+slow; elsewhere what is fastest forward was fastest, or within a tenth, forward and backward.
 """
 
 import math
@@ -33,12 +33,13 @@ def choose(x: Tensor, weight: Tensor, args: ConvArgs) -> Path:
     - Groups: the plain grouped convolution. One block: the plain convolution, but on CPUs a pointwise one on
       channels_last maps up to 14x14 is a matrix product, up to a fifth faster.
     - Pointwise: a matrix product in either format, up to twice as fast as the next path. In NCHW memory on maps up to
-      8x8 ``view`` is faster, by a quarter forward and half the time with backward.
-    - channels_last: ``grouped``, whose blocks stay where they are; ``view`` copies input and output, and ``depth`` is
-      slower: up to twice, and more where a block has no multiple of 16 channels. The exception is inference with many
-      channels on small maps, where repeating the filters for the blocks costs ``grouped`` up to a quarter more.
-    - NCHW: ``view``, which copies nothing; ``grouped`` for blocks of less than 16 channels, where it takes half the
-      time of ``view`` in a backward pass.
+      8x8 ``view`` is faster, by a quarter forward and half the time with backward. For inference on channels_last
+      input ``depth`` is as fast or faster, up to a third, where a block has 64 to 256 channels.
+    - Other kernels on channels_last input: ``grouped``, whose blocks stay where they are; ``view`` copies input and
+      output, and ``depth`` is slower: up to twice, and more where a block has no multiple of 16 channels. The exception
+      is inference with many channels on small maps, where repeating the filters costs ``grouped`` up to a quarter more.
+    - Other kernels on NCHW input: ``view``, which copies nothing; ``grouped`` for blocks of less than 16 channels,
+      where it takes half the time of ``view`` in a backward pass.
 
     Off the CPU nothing is measured, and copies decide: ``view`` has none on contiguous input, ``depth`` and ``matmul``
     have none on channels_last input.
@@ -51,11 +52,11 @@ def choose(x: Tensor, weight: Tensor, args: ConvArgs) -> Path:
         product = on_cpu and pointwise and channels_last and positions <= FEW_POSITIONS
         return _paths.matmul if product else _paths.grouped
     if on_cpu:
+        if channels_last and x.dim() == 4 and _suits_depth(x, weight, args, pointwise, positions):
+            return _paths.depth
         if pointwise:
             return _paths.view if positions <= FEWER_POSITIONS and not channels_last else _paths.matmul
-        if channels_last:
-            return _paths.depth if _repeating_counts(x, weight, args, positions) else _paths.grouped
-        return _paths.grouped if weight.shape[1] < VECTOR else _paths.view
+        return _paths.grouped if channels_last or weight.shape[1] < VECTOR else _paths.view
     if not channels_last:
         return _paths.view
     if pointwise:
@@ -63,15 +64,14 @@ def choose(x: Tensor, weight: Tensor, args: ConvArgs) -> Path:
     return _paths.depth if x.dim() == 4 else _paths.grouped
 
 
-def _repeating_counts(x: Tensor, weight: Tensor, args: ConvArgs, positions: int) -> bool:
-    return (
-        x.dim() == 4
-        and args.blocks >= 4
-        and positions <= FEW_POSITIONS
-        and x.shape[1] >= MANY_CHANNELS
-        and weight.shape[0] % VECTOR == weight.shape[1] % VECTOR == 0
-        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
-    )
+def _suits_depth(x: Tensor, weight: Tensor, args: ConvArgs, pointwise: bool, positions: int) -> bool:
+    """Whether ``depth`` is the fastest for channels_last images on a CPU."""
+    rows, columns = weight.shape[:2]
+    if rows % VECTOR or columns % VECTOR or (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)):
+        return False
+    if pointwise:
+        return 64 <= columns <= 256
+    return args.blocks >= 4 and positions <= FEW_POSITIONS and x.shape[1] >= MANY_CHANNELS
 
 
 def merges_splits(
