@@ -179,6 +179,128 @@ def test_no_map_is_overwritten_that_is_needed_later():
     assert sum(layer.overwrites_residual for layer in fused_layers(network)) == 16
 
 
+class Network(nn.Module):
+    """Convolutions ``a`` and ``b`` and whatever else, used as ``compute(self, x)`` says."""
+
+    def __init__(self, compute, **modules):
+        super().__init__()
+        self.compute = compute
+        self.a, self.b = (nn.Conv2d(16, 16, 3, padding=1) for _ in range(2))
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def forward(self, x):
+        return self.compute(self, x)
+
+
+class Untraceable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(16, 16, 1)
+
+    def forward(self, x, y=0):
+        return 2 * self.conv(x) + 3 * y if x.sum() > -1e9 else x
+
+
+class Doubling(nn.Dropout):
+    def forward(self, x):
+        return 2 * x if x.sum() > -1e9 else x
+
+
+def adds_to_its_own_input(net, x):
+    x = net.a(x)
+    return net.b(x) + x
+
+
+def relu_in_place_before_the_sum(net, x):
+    x = net.a(x)
+    y = net.b(x)
+    return y + net.relu(x)
+
+
+def product_in_place_before_the_sum(net, x):
+    x = net.a(x)
+    y = net.b(x)
+    x.mul_(2)
+    return y + x
+
+
+def sum_in_place_seen_by_another_name(net, x):
+    x = shortcut = 2 * x
+    x += net.a(x)
+    return x * shortcut
+
+
+def sum_in_place_seen_by_a_view(net, x):
+    x = 2 * x
+    flat = x.flatten(1)
+    x += net.a(x)
+    return flat
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        adds_to_its_own_input,
+        relu_in_place_before_the_sum,
+        product_in_place_before_the_sum,
+        sum_in_place_seen_by_another_name,
+        sum_in_place_seen_by_a_view,
+        lambda net, x: net.a(x) + x.shape[1],
+        lambda net, x: net.a(x) + (x > 0),
+        lambda net, x: (net.a(x) + x.double()).float(),
+        lambda net, x: net.a(input=x) + x,
+        lambda net, x: net.drop(input=net.a(x)),
+        lambda net, x: torch.nn.functional.conv_transpose2d(net.a(x), net.a.weight),
+        lambda net, x: net.untraceable(x) + net.untraceable.conv(x).relu(),
+        lambda net, x: net.add(net.a(x), x),
+        lambda net, x: net.doubling(net.a(x)),
+    ],
+    ids=[
+        "own input",
+        "relu_",
+        "mul_",
+        "another name",
+        "view",
+        "number",
+        "mask",
+        "double",
+        "keyword",
+        "keyword of dropout",
+        "weight",
+        "layer of an untraceable one",
+        "module called add",
+        "subclass of dropout",
+    ],
+)
+def test_what_code_may_do_with_a_convolution(compute):
+    parts = {"relu": nn.ReLU(inplace=True), "drop": nn.Dropout(), "untraceable": Untraceable(), "doubling": Doubling()}
+    net = Network(compute, add=Untraceable(), **parts).eval()
+    x = torch.randn(2, 16, 9, 9)
+    with torch.no_grad():
+        expected = net(x)
+    assert_close(optimize_for_inference(net)(x), expected, rtol=1e-4, atol=1e-4)
+
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+
+    def forward(self, x, mask=None):
+        x = self.layers(x)
+        return x if mask is None else x * mask
+
+
+def test_optional_inputs_stay_optional():
+    model = randomize_norms(Masked()).eval()
+    fast = optimize_for_inference(model)
+    x, mask = torch.randn(2, 3, 5, 5), torch.rand(2, 1, 5, 5)
+    assert_close(fast(x), model(x).detach(), rtol=1e-4, atol=1e-5)
+    assert_close(fast(x, mask=mask), model(x, mask).detach(), rtol=1e-4, atol=1e-5)
+    assert len(fused_layers(fast)) == 1
+
+
 def test_other_layers_are_left_alone():
     model = nn.Sequential(TiedConv1d(4, 4, 3, blocks=2), nn.BatchNorm1d(4), nn.ReLU()).eval()
     x = torch.randn(2, 4, 9)
@@ -245,6 +367,16 @@ def test_it_compiles():
     x = torch.randn(1, 3, 32, 32)
     compiled = torch.compile(fast, backend="aot_eager", fullgraph=True)
     assert_close(compiled(x), fast(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_its_trace_can_be_stored():
+    fast = optimize_for_inference(nn.Sequential(TiedConv2d(8, 8, 3, padding=1, blocks=2), nn.ReLU()))
+    x = torch.randn(1, 8, 5, 5)
+    expected, file = fast(x), io.BytesIO()
+    torch.jit.save(torch.jit.trace(fast, x), file)
+    file.seek(0)
+    assert_close(torch.jit.load(file)(x), expected)
 
 
 def test_it_computes_in_autocasts_precision():

@@ -17,8 +17,8 @@ class FusedConv2d(nn.Module):
     """The untied convolution of given filters, with what follows it: an addition and a ReLU, either or both.
 
     On CPUs in float32 it is one call of oneDNN, with weights in the order that oneDNN wants for the first input's size;
-    inputs of other sizes are computed as well. Elsewhere, in other dtypes and under ``torch.compile`` it is the same in
-    torch's operators. Inputs are computed in channels_last memory.
+    inputs of other sizes are computed as well. Elsewhere, in other dtypes and where torch compiles or traces it is the
+    same in torch's operators. Inputs are computed in channels_last memory.
 
     Args:
         conv: gives the geometry; its own weights are not used.
@@ -109,7 +109,7 @@ class _Part:
         options = (self.packed, self.bias, padding, stride, dilation, self.groups)
         if residual is None:
             return call(x, *options, "relu" if relu else "none", [], "")
-        if residual.shape != self._output_shape(x, geometry):
+        if not self._fits(residual, x, geometry):
             y = call(x, *options, "none", [], "") + residual
             return F.relu_(y) if relu else y
         addition: tuple[Any, ...] = ("add", 1.0, "relu" if relu else None, [], "")
@@ -118,12 +118,15 @@ class _Part:
             return residual
         return call.binary(x, residual, *options, *addition)
 
-    def _output_shape(self, x: Tensor, geometry: tuple[list[int], list[int], list[int]]) -> tuple[int, ...]:
+    def _fits(self, residual: Tensor, x: Tensor, geometry: tuple[list[int], list[int], list[int]]) -> bool:
+        """Whether ``residual`` is like the output; a network may add numbers, smaller maps and other dtypes as well."""
+        if not isinstance(residual, Tensor) or residual.dtype != x.dtype:
+            return False
         space = (
             (size + 2 * p - d * (k - 1) - 1) // s + 1
             for size, k, s, p, d in zip(x.shape[2:], self.weight.shape[2:], *geometry, strict=True)
         )
-        return (x.shape[0], self.weight.shape[0], *space)
+        return residual.shape == (x.shape[0], self.weight.shape[0], *space)
 
 
 def _side_by_side(filters: list[Filters]) -> Filters:
@@ -141,6 +144,7 @@ def _side_by_side(filters: list[Filters]) -> Filters:
 def _calls_onednn(x: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.numel() > 0

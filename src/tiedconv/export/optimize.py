@@ -1,8 +1,8 @@
 """A model's twin for inference: norms folded, tied filters written out, additions and ReLUs merged in."""
 
 import copy
+import inspect
 import operator
-from collections import Counter
 from typing import Any, NoReturn
 
 import torch
@@ -16,7 +16,8 @@ from ._fused import FusedConv2d
 _CONVS = (nn.Conv2d, TiedConv2d, SplitTiedConv2d)
 _LEAVES = (TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear, SplitTiedConv2d)
 _RELUS = (F.relu, torch.relu, torch.relu_, "relu", "relu_")
-_ADDS = (operator.add, operator.iadd, torch.add, "add", "add_")
+_ADDS = (operator.add, torch.add, "add")
+_ADDS_IN_PLACE = (operator.iadd, "add_")
 
 
 def optimize_for_inference(model: nn.Module) -> "OptimizedModel":
@@ -29,7 +30,7 @@ def optimize_for_inference(model: nn.Module) -> "OptimizedModel":
 
     Everything is computed in channels_last memory. ``model`` can be any module that holds layers of ``tiedconv.nn`` or
     ``torch.nn``. What ``torch.fx`` cannot trace is left as it is, and its submodules are optimized one by one. So are
-    modules with hooks, which go on being called.
+    modules with hooks, which go on being called, and those with optional inputs, on which their code may depend.
 
     The twin is made to be used, not stored: its ``state_dict`` is the tied model's, and pickling it stores the tied
     model, which is optimized again when it is loaded.
@@ -106,8 +107,27 @@ class OptimizedModel(nn.Module):
         return OptimizedModel, (self.source,)
 
 
+class _Proxy(fx.Proxy):
+    """Keeps the common in-place operators, which torch's proxy takes for those that write to new memory."""
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+    def __isub__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
+
+    def __imul__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
+
+    def __itruediv__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+
+
 class _Tracer(fx.Tracer):
     """Traces through modules; one whose Python code refuses becomes a call in the graph, the smallest such module."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, _LEAVES) or is_watched(m) or super().is_leaf_module(m, module_qualified_name)
@@ -126,7 +146,7 @@ def _optimize(module: nn.Module) -> nn.Module:
     """Return the optimized twin of ``module``, which is used up."""
     if type(module) in _CONVS and _is_fusible(module):
         return _with_attributes(FusedConv2d(module, untied_filters(module)), module)  # type: ignore[arg-type]
-    if _Tracer().is_leaf_module(module, ""):
+    if _Tracer().is_leaf_module(module, "") or _has_optional_inputs(module):
         return _optimize_children(module)
     try:
         graph = _Tracer().trace(module)
@@ -139,6 +159,11 @@ def _optimize(module: nn.Module) -> nn.Module:
             traced.set_submodule(name, _optimize_children(leaf))
     _fuse(traced)
     return _with_attributes(traced, module)
+
+
+def _has_optional_inputs(module: nn.Module) -> bool:
+    """Whether an input may be left out. A trace would take the side of ``if mask is None`` that it is given."""
+    return any(p.default is not p.empty for p in inspect.signature(module.forward).parameters.values())
 
 
 def _optimize_children(module: nn.Module) -> nn.Module:
@@ -164,12 +189,11 @@ def _fuse(traced: fx.GraphModule) -> None:
     """Replace every convolution of the graph, with the norm, addition and ReLU behind it, by a :class:`FusedConv2d`."""
     graph = traced.graph
     for node, module in _calls(traced):
-        if isinstance(module, (nn.Identity, nn.Dropout)) and not is_watched(module):
+        if type(module) in (nn.Identity, nn.Dropout) and node.args and not is_watched(module):
             _drop(node, node.args[0])
-    times_called = Counter(node.target for node, _ in _calls(traced))
     for node, conv in _calls(traced):
-        if type(conv) not in _CONVS or not _is_fusible(conv) or times_called[node.target] > 1:
-            continue  # what follows would differ from call to call
+        if type(conv) not in _CONVS or not _is_fusible(conv) or not _is_only_use(traced, node):
+            continue  # what follows would differ from use to use
         filters = untied_filters(conv)  # type: ignore[arg-type]
         after = _only_user(node)
         norm = _module(traced, after)
@@ -183,7 +207,7 @@ def _fuse(traced: fx.GraphModule) -> None:
             _drop(after, node)
         traced.set_submodule(str(node.target), FusedConv2d(conv, filters))  # type: ignore[arg-type]
     for node, fused in _calls(traced):
-        if isinstance(fused, FusedConv2d) and times_called[node.target] == 1:
+        if isinstance(fused, FusedConv2d) and _is_only_use(traced, node):
             node = _fuse_addition(traced, node) if len(fused.groups) == 1 else node
             after = _only_user(node)
             if after is not None and _is_relu(traced, after):
@@ -198,10 +222,19 @@ def _fuse(traced: fx.GraphModule) -> None:
     traced.delete_all_unused_submodules()
 
 
+def _is_only_use(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether nothing else in the graph calls the layer of ``node``, reads its weight or holds it inside."""
+    name = str(node.target)
+    others = [str(n.target) for n in traced.graph.nodes if n.op in ("call_module", "get_attr") and n is not node]
+    return not node.kwargs and not any(
+        other == name or other.startswith(f"{name}.") or name.startswith(f"{other}.") for other in others
+    )
+
+
 def _fuse_addition(traced: fx.GraphModule, node: fx.Node) -> fx.Node:
     """Give the convolution of ``node`` the other operand of the addition behind it → the node that computes both."""
     addition = _only_user(node)
-    if addition is None or addition.target not in _ADDS or len(addition.args) != 2 or addition.kwargs:
+    if addition is None or not _is_addition(addition, node) or not _can_be_postponed(traced, node, addition):
         return node
     others = [a for a in addition.args if isinstance(a, fx.Node) and a is not node]
     if len(others) != 1:
@@ -214,12 +247,33 @@ def _fuse_addition(traced: fx.GraphModule, node: fx.Node) -> fx.Node:
     return both
 
 
+def _is_addition(node: fx.Node, of: fx.Node) -> bool:
+    """Whether ``node`` is a plain sum that writes to no memory but that of its operand ``of``."""
+    if node.op == "call_module" or len(node.args) != 2 or node.kwargs:
+        return False
+    return node.target in _ADDS or (node.target in _ADDS_IN_PLACE and node.args[0] is of)
+
+
+def _can_be_postponed(traced: fx.GraphModule, node: fx.Node, until: fx.Node) -> bool:
+    """Whether what is computed between two nodes is only layers of torch and ours, none of them in place."""
+    between = node.next
+    while between is not until:
+        module = _module(traced, between)
+        known = isinstance(module, FusedConv2d) or type(module).__module__.startswith("torch.nn.modules.")
+        if between.op != "get_attr" and (not known or getattr(module, "inplace", False)):
+            return False
+        between = between.next
+    return True
+
+
 def _is_used_up(traced: fx.GraphModule, node: fx.Node, residual: Any, order: dict[fx.Node, int]) -> bool:
     """Whether ``residual`` is memory of its own that nothing but ``node`` reads from then on."""
     made = _module(traced, residual)
     earlier = [user for user in residual.users if user is not node]
-    return isinstance(made, FusedConv2d) and all(
-        order[user] < order[node] and isinstance(_module(traced, user), FusedConv2d) for user in earlier
+    return (
+        isinstance(made, FusedConv2d)
+        and residual is not node.args[0]  # read all the while
+        and all(order[user] < order[node] and isinstance(_module(traced, user), FusedConv2d) for user in earlier)
     )
 
 
