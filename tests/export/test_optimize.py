@@ -101,6 +101,11 @@ def test_parts_of_an_untraceable_model_are_optimized():
     assert not any(isinstance(m, nn.BatchNorm2d) for m in fast.modules())
 
 
+def test_around_an_untraceable_module_the_network_is_one_graph():
+    network = optimize_for_inference(nn.Sequential(nn.Sequential(nn.Conv2d(16, 16, 1), Untraceable()))).network
+    assert [node.target for node in network.graph.nodes if node.op == "call_module"] == ["0.0", "0.1"]
+
+
 class Sums(nn.Module):
     """Additions that can and cannot be merged into the convolution before them."""
 

@@ -133,12 +133,13 @@ class _Tracer(fx.Tracer):
         return isinstance(m, _LEAVES) or is_watched(m) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        known = len(self.graph.nodes)
+        known, stack = len(self.graph.nodes), self.module_stack.copy()
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception:  # whatever its code raises when it is given proxies
             for node in list(self.graph.nodes)[: known - 1 : -1]:
                 self.graph.erase_node(node)
+            self.module_stack = stack  # else the module around it is refused too
             return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
 
 
