@@ -17,9 +17,9 @@ from tiedconv.compare.results import (
     Comparison,
     Epoch,
     ModelResult,
+    Quartiles,
     Run,
     Sample,
-    Spread,
 )
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -55,8 +55,8 @@ def make_model(name: str, tops: list[float], **changes) -> ModelResult:
         kwargs={},
         params=800_000,
         macs=10_000_000,
-        train_images_per_s=Spread(1000.0, 900.0, 1100.0),
-        inference_images_per_s=Spread(5000.0, 4900.0, 5100.0),
+        train_images_per_s=Quartiles(1000.0, 900.0, 1100.0),
+        inference_images_per_s=Quartiles(5000.0, 4900.0, 5100.0),
         peak_memory_mib=123.4,
         runs=[make_run(seed, top1) for seed, top1 in enumerate(tops)],
     )
@@ -381,7 +381,11 @@ def test_the_report_says_what_the_interval_covers(render):
 def test_the_finding_names_costs_and_speeds():
     base = make_model("resnet_tiny", around(0.96))
     tied = make_model(
-        "tiedresnet_tiny", around(0.96), params=700_000, macs=10_490_000, train_images_per_s=Spread(800.0, 790.0, 810.0)
+        "tiedresnet_tiny",
+        around(0.96),
+        params=700_000,
+        macs=10_490_000,
+        train_images_per_s=Quartiles(800.0, 790.0, 810.0),
     )
     lead = finding(make_comparison([base, tied])).lead.replace("\u202f", " ")
     assert "tiedresnet_tiny reaches 96.0 ± 1.0 % top-1, resnet_tiny 96.0 ± 1.0 %" in lead

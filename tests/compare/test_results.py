@@ -8,9 +8,9 @@ from tiedconv.compare.results import (
     Comparison,
     Epoch,
     ModelResult,
+    Quartiles,
     Run,
     Sample,
-    Spread,
     read_comparison,
     read_run,
     to_json,
@@ -31,7 +31,7 @@ def make_run(seed=0, top1=0.5):
 
 
 def test_comparison_survives_the_file(tmp_path):
-    model = ModelResult("a", "resnet_tiny", {"base_width": 61}, 10, 20, Spread(1, 2, 3), None, 7.5, [make_run()])
+    model = ModelResult("a", "resnet_tiny", {"base_width": 61}, 10, 20, Quartiles(1, 2, 3), None, 7.5, [make_run()])
     described = {"machine": {"cpu": "x"}, "data": {"name": "y"}, "budget": {"epochs": "1"}}
     comparison = Comparison(
         "title", "tiedconv", **described, classes=["no", "yes"], seeds=[0], samples=[Sample("png", 1)], models=[model]
@@ -62,5 +62,5 @@ def test_mean_and_sample_deviation_over_seeds():
 
 
 def test_spread_is_median_and_quartiles():
-    assert Spread.of([5, 1, 4, 2, 3]) == Spread(3, 2, 4)
-    assert Spread.of([7]) == Spread(7, 7, 7)
+    assert Quartiles.of([5, 1, 4, 2, 3]) == Quartiles(3, 2, 4)
+    assert Quartiles.of([7]) == Quartiles(7, 7, 7)

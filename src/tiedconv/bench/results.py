@@ -33,16 +33,14 @@ class Results:
         return [line for row in self.rows for line in row.failures()]
 
     def write(self, path: Path) -> None:
-        """Write the results as JSON, so that a kill leaves the old file or the new one, never a half."""
+        """Write the results as JSON."""
         content = {
             "benchmark": self.benchmark,
             "machine": self.machine,
             "options": self.options,
             "rows": [row.record() for row in self.rows],
         }
-        part = _part(path)
-        part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-        part.replace(path)
+        write_whole(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def read_results(path: Path) -> Results:
@@ -57,6 +55,13 @@ def read_results(path: Path) -> Results:
         raise ValueError(f"read_results: {path} was not written by tiedconv bench. Give the file of its --json option.")
     rows = [_ROWS[benchmark].from_record(record) for record in content["rows"]]
     return Results(benchmark, content["machine"], content["options"], rows)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a kill leaves the old one or the new one, never a half."""
+    part = _part(path)
+    part.write_text(text)
+    part.replace(path)
 
 
 def check_writable(option: str, path: Path) -> None:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ..compare import Budget, ModelSpec
 from ..compare import compare as run_comparison
-from ..compare.results import Comparison, ModelResult, Spread
+from ..compare.results import Comparison, ModelResult, Quartiles
 from ..data import ClassificationData
 
 
@@ -89,5 +89,5 @@ def _accuracy(model: ModelResult) -> str:
     return f"{100 * model.mean('top1'):.2f}" + ("" if sd is None else f" ± {100 * sd:.2f}")
 
 
-def _rate(spread: Spread | None) -> str:
+def _rate(spread: Quartiles | None) -> str:
     return "-" if spread is None else f"{spread.median:.0f}"

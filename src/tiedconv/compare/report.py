@@ -11,7 +11,7 @@ from string import Template
 from ..analysis.style import COLOURS
 from . import _figures
 from ._finding import NARROW, accuracy, finding, images_error, reference, validation_images
-from .results import Comparison, ModelResult, Run, Spread
+from .results import Comparison, ModelResult, Quartiles, Run
 
 
 def write_report(comparison: Comparison, path: Path) -> None:
@@ -195,7 +195,7 @@ def _accuracy_cell(model: ModelResult, metric: str) -> str:
     return accuracy(model, metric, unit="") if model.runs else "–"
 
 
-def _spread(spread: Spread | None) -> str:
+def _spread(spread: Quartiles | None) -> str:
     if spread is None:
         return "–"
     median, q1, q3 = (

@@ -7,23 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis import Histogram
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A figure measured several times: median and quartiles, in the unit that the field's name gives."""
-
-    median: float
-    q1: float
-    q3: float
-
-    @classmethod
-    def of(cls, values: list[float]) -> "Spread":
-        """Summarise at least one value."""
-        if len(values) == 1:
-            return cls(values[0], values[0], values[0])
-        q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive")
-        return cls(median, q1, q3)
+from ..bench import Quartiles
 
 
 @dataclass(frozen=True)
@@ -79,8 +63,8 @@ class ModelResult:
     kwargs: dict[str, Any]
     params: int
     macs: int
-    train_images_per_s: Spread | None = None
-    inference_images_per_s: Spread | None = None
+    train_images_per_s: Quartiles | None = None
+    inference_images_per_s: Quartiles | None = None
     peak_memory_mib: float | None = None
     runs: list[Run] = field(default_factory=list)
 
@@ -152,7 +136,7 @@ def read_run(path: Path) -> Run:
 
 
 def _model(raw: dict[str, Any]) -> ModelResult:
-    spreads = {k: Spread(**raw[k]) if raw[k] else None for k in ("train_images_per_s", "inference_images_per_s")}
+    spreads = {k: Quartiles(**raw[k]) if raw[k] else None for k in ("train_images_per_s", "inference_images_per_s")}
     return ModelResult(**{**_known(ModelResult, raw), **spreads, "runs": [_run(r) for r in raw["runs"]]})
 
 

@@ -16,11 +16,12 @@ from .._extras import require
 from ..analysis import evenly_spaced
 from ..analysis.counts import count
 from ..bench import describe_machine, throughput, train_step_peak_memory
+from ..bench.results import write_whole
 from ..data import ClassificationData
 from ..tasks import check_model_name
 from .report import write_report
-from .results import Comparison, ModelResult, Run, Sample, Spread, to_json
-from .training import Budget, ModelSpec, train_run, write_whole
+from .results import Comparison, ModelResult, Quartiles, Run, Sample, to_json
+from .training import Budget, ModelSpec, train_run
 
 SAMPLES = 12
 TIMED_ROUNDS = 10
@@ -141,8 +142,8 @@ def _measure(results: list[ModelResult], data: ClassificationData, budget: Budge
     return [
         replace(
             r,
-            train_images_per_s=Spread.of(training[r.label]),
-            inference_images_per_s=Spread.of(inference[r.label]),
+            train_images_per_s=Quartiles.of(training[r.label]),
+            inference_images_per_s=Quartiles.of(inference[r.label]),
             peak_memory_mib=train_step_peak_memory(_builder(r, data), shape, channels_last=budget.channels_last),
         )
         for r in results

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from torch import Tensor
 
 from ..analysis.similarity import Histogram, evenly_spaced, filter_similarity
+from ..bench.results import write_whole
 from ..data import ClassificationData
 from ..tasks import ClassificationTask, Optimization, quiet_lightning
 from .results import Epoch, Run, read_run, to_json
@@ -124,13 +125,6 @@ def train_run(
             run = _evaluate(task, data, history, seed, sample_indices)
     write_whole(result, to_json(run))
     return run
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a kill leaves the old one or the new one, never a half."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
 
 
 _NO_MATTER = ("num_workers", "predict_path")  # options of the data that change no result

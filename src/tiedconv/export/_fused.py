@@ -1,6 +1,5 @@
 """Convolution, residual addition and ReLU as one layer with expanded, packed weights."""
 
-import math
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -131,14 +130,9 @@ class _Part:
 
 def _side_by_side(filters: list[Filters]) -> Filters:
     """Filters of one grouped convolution that computes all splits."""
-    common = math.gcd(*(f.groups for f in filters))
-    weight = torch.cat([layout.merge_groups(f.weight, groups=f.groups, to=common) for f in filters])
+    weight, groups = layout.side_by_side([f.weight for f in filters], [f.groups for f in filters])
     biases = [f.bias for f in filters if f.bias is not None]
-    return Filters(
-        weight.contiguous(memory_format=torch.channels_last),
-        torch.cat(biases) if biases else None,
-        common * len(filters),
-    )
+    return Filters(weight.contiguous(memory_format=torch.channels_last), torch.cat(biases) if biases else None, groups)
 
 
 def _calls_onednn(x: Tensor) -> bool:

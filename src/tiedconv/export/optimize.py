@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from ..nn import SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
-from ..nn.fold import folded_filters, is_watched, untied_filters
+from ..nn.fold import CONVS, folded_filters, is_watched, untied_filters
 from ._fused import FusedConv2d
 
-_CONVS = (nn.Conv2d, TiedConv2d, SplitTiedConv2d)
 _LEAVES = (TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear, SplitTiedConv2d)
 _RELUS = (F.relu, torch.relu, torch.relu_, "relu", "relu_")
 _ADDS = (operator.add, torch.add, "add")
@@ -145,7 +144,7 @@ class _Tracer(fx.Tracer):
 
 def _optimize(module: nn.Module) -> nn.Module:
     """Return the optimized twin of ``module``, which is used up."""
-    if type(module) in _CONVS and _is_fusible(module):
+    if type(module) in CONVS and _is_fusible(module):
         return _with_attributes(FusedConv2d(module, untied_filters(module)), module)  # type: ignore[arg-type]
     if _Tracer().is_leaf_module(module, "") or _has_optional_inputs(module):
         return _optimize_children(module)
@@ -156,7 +155,7 @@ def _optimize(module: nn.Module) -> nn.Module:
     traced = fx.GraphModule(module, graph, type(module).__name__)
     for name in {str(node.target) for node in graph.nodes if node.op == "call_module"}:
         leaf = traced.get_submodule(name)
-        if type(leaf) not in _CONVS:
+        if type(leaf) not in CONVS:
             traced.set_submodule(name, _optimize_children(leaf))
     _fuse(traced)
     return _with_attributes(traced, module)
@@ -193,7 +192,7 @@ def _fuse(traced: fx.GraphModule) -> None:
         if type(module) in (nn.Identity, nn.Dropout) and node.args and not is_watched(module):
             _drop(node, node.args[0])
     for node, conv in _calls(traced):
-        if type(conv) not in _CONVS or not _is_fusible(conv) or not _is_only_use(traced, node):
+        if type(conv) not in CONVS or not _is_fusible(conv) or not _is_only_use(traced, node):
             continue  # what follows would differ from use to use
         filters = untied_filters(conv)  # type: ignore[arg-type]
         after = _only_user(node)

@@ -12,7 +12,7 @@ from .conv import TiedConv2d
 from .split import SplitTiedConv2d
 
 Conv2d = nn.Conv2d | TiedConv2d | SplitTiedConv2d
-_CONVS = (nn.Conv2d, TiedConv2d, SplitTiedConv2d)
+CONVS = (nn.Conv2d, TiedConv2d, SplitTiedConv2d)
 
 
 class Filters(NamedTuple):
@@ -91,7 +91,7 @@ def _folds(x: Tensor, conv: nn.Module, norm: nn.Module) -> bool:
         and type(norm) is nn.BatchNorm2d
         and not norm.training
         and norm.running_mean is not None
-        and type(conv) in _CONVS
+        and type(conv) in CONVS
         and getattr(conv, "padding_mode", "zeros") == "zeros"
         and not is_watched(conv)
         and not is_watched(norm)

@@ -4,6 +4,9 @@ Channels are ordered group-major (paper, eq. 4): channel ``(g * B + b) * c + i``
 group ``g``. Weight rows are ordered by group.
 """
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -57,6 +60,16 @@ def merge_groups(weight: Tensor, *, groups: int, to: int) -> Tensor:
     own = torch.eye(merged, dtype=weight.dtype, device=weight.device)
     own = own.view(1, merged, 1, merged, 1, *(1,) * (weight.dim() - 2))
     return (weight.unflatten(0, (to, merged, -1)).unsqueeze(3) * own).flatten(3, 4).flatten(0, 2)
+
+
+def side_by_side(weights: Sequence[Tensor], groups: Sequence[int]) -> tuple[Tensor, int]:
+    """Weights of grouped convolutions, equally wide, → weight and groups of the one that computes all of them.
+
+    Convolution ``i`` has ``groups[i]`` groups. The groups of the one are as wide as all of those allow.
+    """
+    common = math.gcd(*groups)
+    merged = [merge_groups(w, groups=g, to=common) for w, g in zip(weights, groups, strict=True)]
+    return torch.cat(merged), len(groups) * common
 
 
 def split_blocks(x: Tensor, *, groups: int, blocks: int) -> Tensor:

@@ -1,6 +1,5 @@
 """One tied convolution for each split of the channels, as a function on tensors."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -106,16 +105,13 @@ def _merged(
     blocks: Sequence[int],
 ) -> Tensor:
     """One grouped convolution, whose groups are as wide as all splits' groups and blocks allow."""
-    common = math.gcd(*(g * b for g, b in zip(groups, blocks, strict=True)))
-    untied = [
-        layout.merge_groups(layout.repeat_for_groups(w, groups=g, blocks=b), groups=g * b, to=common)
-        for w, g, b in zip(weights, groups, blocks, strict=True)
-    ]
+    untied = [layout.repeat_for_groups(w, groups=g, blocks=b) for w, g, b in zip(weights, groups, blocks, strict=True)]
+    weight, all_groups = layout.side_by_side(untied, [g * b for g, b in zip(groups, blocks, strict=True)])
     bias = None
     if biases is not None:
         repeated = zip(biases, groups, blocks, strict=True)
         bias = torch.cat([layout.repeat_for_groups(v, groups=g, blocks=b) for v, g, b in repeated])
-    return convolve(x, torch.cat(untied), bias, args._replace(groups=len(weights) * common))
+    return convolve(x, weight, bias, args._replace(groups=all_groups))
 
 
 def _check(
