@@ -16,7 +16,7 @@ from ..data import ClassificationData
 def compare(
     models: str | list[str | ModelSpec],
     data: ClassificationData,
-    budget: Budget = Budget(),  # noqa: B008  # frozen
+    budget: Budget = Budget(),  # frozen
     seeds: int | str | list[int] = "0,1,2",
     output: Path = Path("runs/compare"),
     title: str = "",

@@ -1,18 +1,17 @@
 """``tiedconv fit | validate | test | predict``: Lightning's command line on our tasks and data."""
 
-import csv
+import pydoc
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import BasePredictionWriter, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from ..data import ClassificationData
-from ..tasks import ClassificationTask, quiet_lightning
+from ..data import ImageData
+from ..tasks import Task, quiet_lightning
 
 _DIGITS = "--config configs/digits/tiedresnet_tiny.yaml"
 _LAST = "--ckpt_path runs/fit/version_0/checkpoints/last.ckpt"
@@ -24,37 +23,6 @@ EXAMPLES = {
 }
 
 
-class PredictionWriter(BasePredictionWriter):
-    """Write ``predictions.csv`` into the log folder: image, class, probability, best first, up to five a row."""
-
-    def __init__(self) -> None:
-        super().__init__("epoch")
-
-    def write_on_epoch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        predictions: Sequence[Any],
-        batch_indices: Sequence[Any],
-    ) -> None:
-        classes = trainer.datamodule.classes  # type: ignore[attr-defined]
-        rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
-        path = Path(trainer.log_dir or trainer.default_root_dir, f"predictions{rank}.csv")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shown = min(5, len(classes))
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(
-                ["image", *(f"{what}{i}" for i in range(1, shown + 1) for what in ("class", "probability"))]
-            )
-            for batch in predictions:
-                best = batch["probabilities"].topk(shown)
-                for source, values, indices in zip(batch["source"], *map(list, best), strict=True):
-                    pairs = zip(indices.tolist(), values.tolist(), strict=True)
-                    writer.writerow([source, *(x for i, p in pairs for x in (classes[i], f"{p:.4f}"))])
-        print(f"Predictions: {path}")
-
-
 class TrainingCLI(LightningCLI):
     """LightningCLI with our defaults: which checkpoints are kept, and what the data tells the model."""
 
@@ -62,9 +30,7 @@ class TrainingCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
-                "checkpoint.monitor": "val/top1",
                 "checkpoint.mode": "max",
-                "checkpoint.filename": "epoch={epoch}-top1={val/top1:.4f}",
                 "checkpoint.auto_insert_metric_name": False,
             }
         )
@@ -78,6 +44,11 @@ class TrainingCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         options = self.config[self.subcommand]
+        best = options.checkpoint
+        if best.monitor is None:
+            best.monitor = pydoc.locate(options.model.class_path).monitor  # type: ignore[attr-defined]
+        if best.filename is None:
+            best.filename = f"epoch={{epoch}}-{best.monitor.rpartition('/')[2]}={{{best.monitor}:.4f}}"
         if options.weights_only is None:
             options.weights_only = True  # a checkpoint holds data; Lightning's default would also run code in it
         if self.subcommand != "fit":
@@ -112,13 +83,13 @@ def run(arguments: Sequence[str] | None) -> None:
     """Run one of Lightning's subcommands; ``arguments`` starts with its name, None takes the command line's."""
     with quiet_lightning(advice=True):
         TrainingCLI(
-            model_class=ClassificationTask,
-            datamodule_class=ClassificationData,
+            model_class=Task,
+            datamodule_class=ImageData,
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
             auto_configure_optimizers=False,
             parser_kwargs={"prog": "tiedconv", **{name: {"epilog": example} for name, example in EXAMPLES.items()}},
-            trainer_defaults={"default_root_dir": "runs", "callbacks": [PredictionWriter()]},
+            trainer_defaults={"default_root_dir": "runs"},
             args=None if arguments is None else list(arguments),
         )

@@ -1,191 +1,52 @@
-"""What every classification data set has in common: two splits, loaders, an order of images that a resume repeats."""
+"""Images with one class each."""
 
-import os
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
-import numpy as np
 import torch
-from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
-from torchvision.datasets.folder import IMG_EXTENSIONS
+from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-Transform = Callable[[Any], torch.Tensor]
+from ._base import ImageData, ImageFiles, Transform
 
 
-def global_seed() -> int:
-    """Return the seed that ``lightning.seed_everything`` was last given, 0 before it was called."""
-    return int(os.environ.get("PL_GLOBAL_SEED", "0"))
-
-
-def seed_generators(*key: int, all_devices: bool = False) -> None:
-    """Set Python's, NumPy's and torch's generators (of the CPU or of ``all_devices``) to a state that ``key`` decides.
-
-    Setting the CPU's alone is cheap enough to be done for every image.
-    """
-    words = np.random.SeedSequence(key).generate_state(2)
-    random.seed(int(words[0]))
-    np.random.seed(words[0])
-    (torch.manual_seed if all_devices else torch.default_generator.manual_seed)(int(words[1]))
-
-
-class ClassificationData(L.LightningDataModule):
-    """Base of the data modules: a subclass names its classes and builds its two splits.
+class ClassificationData(ImageData):
+    """Base of the classification data modules: a subclass names its classes and builds its two splits.
 
     A subclass sets ``classes``, ``input_size`` (C, H, W), ``mean`` and ``std`` (one entry a channel) and implements
-    :meth:`build`; everything else is here. The accuracy that training reports is measured on the ``val`` split.
-
-    Order and augmentation of the training images depend on nothing but the seed of ``lightning.seed_everything``, the
-    epoch and the image: a resumed training sees what an uninterrupted one would have seen, with any ``num_workers``.
+    ``build(train)``, which returns (image, class index) pairs; everything else is here and in :class:`ImageData`.
 
     Args:
-        batch_size: images a step and device.
-        num_workers: loader processes; 0 loads in the training process.
-        predict_path: an image or a folder of images for ``tiedconv predict``; default: the ``val`` split.
+        batch_size, num_workers, predict_path: as in :class:`ImageData`.
     """
 
-    classes: Sequence[str]
     input_size: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def __init__(
-        self,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        predict_path: str | None = None,
-    ) -> None:
-        super().__init__()
-        for name, value, minimum in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
-            if value < minimum:
-                raise ValueError(f"{type(self).__name__}: {name} must be at least {minimum}, got {value}.")
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.predict_path = predict_path
-        self._splits: dict[bool, Dataset[Any]] = {}
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.classes)
+    def __init__(self, batch_size: int = 128, num_workers: int = 0, predict_path: str | None = None) -> None:
+        super().__init__(batch_size, num_workers, predict_path)
 
     @property
     def in_chans(self) -> int:
         """Channels of an image."""
         return self.input_size[0]
 
-    def build(self, train: bool) -> Dataset[Any]:
-        """Return the training or the validation split, (image, class index) pairs with transforms applied."""
-        raise NotImplementedError
-
-    def split(self, train: bool) -> Dataset[Any]:
-        """Return a split, built at first use."""
-        if train not in self._splits:
-            self._splits[train] = self.build(train)
-        return self._splits[train]
-
     def eval_transform(self) -> Transform:
         """Transform of an image that is not trained on: resize, to [0, 1], normalise."""
         return v2.Compose([v2.Resize(self.input_size[1:]), *to_normalised(self.mean, self.std)])
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        return self._loader(_SeededImages(self.split(train=True), global_seed()), shuffle=True)
+    def image_files(self, path: Path) -> Dataset[tuple[torch.Tensor, str]]:
+        return ImageFiles(path, self.eval_transform(), channels=self.in_chans)
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.split(train=False), shuffle=False)
-
-    test_dataloader = val_dataloader
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        if self.predict_path is None:
-            dataset: Dataset[Any] = _Named(self.split(train=False))
-        else:
-            dataset = ImageFiles(Path(self.predict_path), self.eval_transform(), channels=self.in_chans)
-        return self._loader(dataset, shuffle=False)
-
-    def _loader(self, dataset: Dataset[Any], *, shuffle: bool) -> DataLoader[Any]:
-        # Samplers of our own also for one process: torch's RandomSampler takes its order from the global generator.
-        world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        sampler_class = _EpochSampler if shuffle else UnrepeatedDistributedSampler  # the latter pads no images
-        sampler: DistributedSampler[Any] = sampler_class(
-            dataset, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=global_seed()
-        )
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
-            drop_last=shuffle and len(sampler) >= self.batch_size,
-            generator=torch.Generator(),  # a loader's start draws a number, which must not come from the global one
-        )
-
-
-class _EpochSampler(DistributedSampler[Any]):
-    """Yields (epoch, index); Lightning tells a DistributedSampler the epoch."""
-
-    def __iter__(self) -> Iterator[Any]:
-        return ((self.epoch, index) for index in super().__iter__())
-
-
-class _SeededImages(Dataset[Any]):
-    """A split whose random transforms draw from a state that seed, epoch and index alone decide."""
-
-    def __init__(self, split: Dataset[Any], seed: int) -> None:
-        self.split = split
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.split)  # type: ignore[arg-type]  # every split has a length
-
-    def __getitem__(self, key: tuple[int, int] | int) -> Any:
-        # A bare index comes from Lightning's own sampler (overfit_batches): the same images in every epoch.
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        # torchvision draws from torch's generator, timm from Python's and NumPy's
-        python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        try:
-            seed_generators(self.seed, epoch, index)
-            return self.split[index]
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-            torch.set_rng_state(pytorch)
+    def named(self) -> Dataset[tuple[torch.Tensor, str]]:
+        return _Named(self.split(train=False))
 
 
 def to_normalised(mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform]:
     """Transforms that end every pipeline: PIL image → float tensor in [0, 1] → normalised."""
     return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
-
-
-class ImageFiles(Dataset[tuple[torch.Tensor, str]]):
-    """One image file or all image files below a folder, as (image, path) pairs sorted by path.
-
-    Raises:
-        FileNotFoundError: if the path does not exist or holds no image.
-    """
-
-    def __init__(self, path: Path, transform: Transform, *, channels: int) -> None:
-        if not path.exists():
-            raise FileNotFoundError(f"ImageFiles: {path} does not exist. Give an image file or a folder of images.")
-        found = [path] if path.is_file() else sorted(path.rglob("*"))
-        self.paths = [p for p in found if p.suffix.lower() in IMG_EXTENSIONS]
-        if not self.paths:
-            raise FileNotFoundError(f"ImageFiles: no image in {path}. Known suffixes: {', '.join(IMG_EXTENSIONS)}.")
-        self.transform = transform
-        self.mode = "L" if channels == 1 else "RGB"
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
-        path = self.paths[index]
-        with Image.open(path) as image:
-            return self.transform(image.convert(self.mode)), str(path)
 
 
 class _Named(Dataset[tuple[torch.Tensor, str]]):

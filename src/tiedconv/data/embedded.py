@@ -8,7 +8,8 @@ from sklearn.model_selection import train_test_split
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from .classification import ClassificationData, Transform, to_normalised
+from ._base import Transform
+from .classification import ClassificationData, to_normalised
 
 
 class Digits(ClassificationData):

@@ -7,7 +7,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transf
 from torch.utils.data import Dataset
 from torchvision import datasets
 
-from .classification import ClassificationData, Transform
+from ._base import Transform
+from .classification import ClassificationData
 
 
 class ImageFolder(ClassificationData):

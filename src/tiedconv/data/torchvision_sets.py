@@ -8,7 +8,8 @@ from torch.utils.data import Dataset
 from torchvision import datasets
 from torchvision.transforms import v2
 
-from .classification import ClassificationData, Transform, to_normalised
+from ._base import Transform
+from .classification import ClassificationData, to_normalised
 
 _DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 

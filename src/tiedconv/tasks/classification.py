@@ -1,71 +1,23 @@
 """Image classification as a Lightning module: any timm model, SGD by the paper's schedule or a modern recipe."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 
-import lightning as L
 import timm
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning import Callback
 from timm.data import Mixup
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
 from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from ..data.classification import global_seed, seed_generators
+from ._task import Task
+from .optimization import Optimization, as_optimization, check_model_name
+from .predictions import ClassWriter
 
 
-@dataclass(frozen=True)
-class Optimization:
-    """Optimiser and learning-rate schedule. The defaults are the paper's ImageNet recipe for a batch of 256.
-
-    Attributes:
-        optimizer: any of timm's optimiser names, such as ``"sgd"``, ``"adamw"``, ``"lamb"``.
-        lr: learning rate after warm-up, for the batch size in use: nothing scales it.
-        momentum: momentum of SGD; other optimisers ignore it.
-        weight_decay: weight decay.
-        decay_norm_and_bias: whether weight decay applies to biases and norm weights too.
-        schedule: ``"step"`` (times ``decay_rate`` every ``decay_epochs``) or ``"cosine"`` (to ``min_lr`` at the end).
-        decay_epochs, decay_rate: the steps of ``"step"``.
-        warmup_epochs: epochs in which the rate grows linearly from a hundredth of ``lr``.
-        min_lr: where ``"cosine"`` ends.
-    """
-
-    optimizer: str = "sgd"
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    decay_norm_and_bias: bool = True
-    schedule: Literal["step", "cosine"] = "step"
-    decay_epochs: float = 30
-    decay_rate: float = 0.1
-    warmup_epochs: int = 0
-    min_lr: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.min_lr > self.lr:
-            raise ValueError(f"Optimization: min_lr must not exceed lr={self.lr}, got {self.min_lr}.")
-        for name in ("lr", "decay_epochs", "decay_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"Optimization: {name} must be positive, got {getattr(self, name)}.")
-        for name in ("momentum", "weight_decay", "warmup_epochs", "min_lr"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"Optimization: {name} must not be negative, got {getattr(self, name)}.")
-
-
-def check_model_name(who: str, name: str) -> None:
-    """Raise ValueError unless timm knows a model of that name."""
-    if not timm.is_model(name):
-        raise ValueError(
-            f"{who}: no model is called {name!r}. `tiedconv list` prints the tied ones, timm.list_models() all."
-        )
-
-
-class ClassificationTask(L.LightningModule):
+class ClassificationTask(Task):
     """Train and evaluate an image classifier.
 
     Logs ``train/loss``, ``val/loss``, ``val/top1``, ``val/top5`` (fractions, 0-1) and ``lr``.
@@ -84,6 +36,8 @@ class ClassificationTask(L.LightningModule):
     Raises:
         ValueError: if the model's name is unknown or an option is out of range.
     """
+
+    monitor = "val/top1"
 
     def __init__(
         self,
@@ -106,8 +60,7 @@ class ClassificationTask(L.LightningModule):
             if value < 0:
                 raise ValueError(f"ClassificationTask: {name} must not be negative, got {value}.")
         check_model_name("ClassificationTask", model)
-        if isinstance(optimization, Mapping):  # load_from_checkpoint hands back the plain values saved below
-            optimization = Optimization(**optimization)
+        optimization = as_optimization(optimization)
         # Plain values only, so that a checkpoint can be read with weights_only=True.
         self.save_hyperparameters({**arguments, "optimization": asdict(optimization)})
         self.model = timm.create_model(model, num_classes=num_classes, in_chans=in_chans, **(model_kwargs or {}))
@@ -126,6 +79,10 @@ class ClassificationTask(L.LightningModule):
             prefix="val/",
         )
 
+    def configure_callbacks(self) -> list[Callback]:
+        """The writer of the table, for ``tiedconv predict``."""
+        return [ClassWriter()]
+
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) normalised images → (N, num_classes) logits."""
         if self.channels_last:
@@ -136,11 +93,6 @@ class ClassificationTask(L.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
             self.example_input_array = torch.zeros(1, *data.input_size)  # Lightning's summary counts FLOPs with it
-
-    def on_train_epoch_start(self) -> None:
-        # Dropout, stochastic depth and mixup depend on the epoch's number, not on what was drawn before it: a resumed
-        # training draws the same as an uninterrupted one.
-        seed_generators(global_seed(), self.current_epoch, self.global_rank, all_devices=True)
 
     def on_fit_start(self) -> None:
         batch_size = getattr(self.trainer.datamodule, "batch_size", 2)  # type: ignore[attr-defined]
@@ -160,7 +112,7 @@ class ClassificationTask(L.LightningModule):
         self.log(
             "train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(images), sync_dist=True
         )
-        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], on_step=False, on_epoch=True)
+        self.log_lr()
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -177,38 +129,3 @@ class ClassificationTask(L.LightningModule):
         """Class probabilities of a batch: ``{"source": names or paths, "probabilities": (N, num_classes)}``."""
         images, sources = batch
         return {"source": list(sources), "probabilities": self(images).float().softmax(-1)}
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        o = self.optimization
-        optimizer = create_optimizer_v2(
-            self.model,
-            opt=o.optimizer,
-            lr=o.lr,
-            weight_decay=o.weight_decay,
-            momentum=o.momentum,
-            filter_bias_and_bn=not o.decay_norm_and_bias,
-        )
-        epochs = self.trainer.max_epochs
-        if epochs is None or (epochs <= o.warmup_epochs and not self.trainer.fast_dev_run):  # type: ignore[attr-defined]
-            raise ValueError(
-                f"ClassificationTask: the schedule needs more epochs than warmup_epochs={o.warmup_epochs}, got "
-                f"max_epochs={epochs}. Set the trainer's max_epochs; max_steps and max_time can only end it earlier."
-            )
-        steps = self.trainer.estimated_stepping_batches
-        scheduler, _ = create_scheduler_v2(
-            optimizer,
-            o.schedule,
-            num_epochs=epochs,
-            decay_epochs=o.decay_epochs,
-            decay_rate=o.decay_rate,
-            min_lr=o.min_lr,
-            warmup_epochs=o.warmup_epochs,
-            warmup_lr=o.lr / 100,
-            warmup_prefix=False,
-            step_on_epochs=False,
-            updates_per_epoch=max(1, int(steps) // epochs),
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        scheduler.step_update(self.global_step)

@@ -1,0 +1,303 @@
+"""COCO's average precision, of boxes or masks, over all images or over any choice of them."""
+
+import copy
+import json
+import math
+import reprlib
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from .._extras import require
+
+METRICS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L")
+"""AP over the IoU thresholds 0.5 to 0.95, at 0.5, at 0.75, and of small, medium and large objects."""
+
+Kind = Literal["box", "mask"]
+"""What a detection is compared by."""
+
+_KEYS: dict[Kind, str] = {"box": "bbox", "mask": "segmentation"}
+_LIBRARY_KINDS: dict[Kind, str] = {"box": "bbox", "mask": "segm"}
+_ALL_AREAS = [[0, 1e10]]
+_MAX_DETECTIONS = [100]  # per image and category, those with the highest scores
+
+
+def coco_metrics(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: Kind) -> dict[str, float]:
+    """Return COCO's six figures of average precision, fractions 0-1, by the names in :data:`METRICS`.
+
+    Whether an object is small, medium or large goes by ``area`` in the ground truth. A detection that matches no object
+    goes by its own area: that of its mask if ``kind`` is ``"mask"``, even where it has a box as well.
+
+    Args:
+        ground_truth: a data set in COCO's format: images, annotations and categories.
+        results: detections in COCO's format: image_id, category_id, score and bbox (x, y, width, height in pixels) or
+            segmentation (a compressed RLE).
+        kind: compare boxes or masks.
+
+    Returns:
+        One value a metric; nan where there is nothing to find, such as no large object in the ground truth.
+
+    Raises:
+        ValueError: if an entry lacks what is needed, or names an image or a category that the ground truth lacks.
+
+    Example:
+        >>> truth = {
+        ...     "images": [{"id": 1}],
+        ...     "categories": [{"id": 7}],
+        ...     "annotations": [{"id": 1, "image_id": 1, "category_id": 7, "bbox": [0, 0, 10, 10], "area": 100}],
+        ... }
+        >>> found = [{"image_id": 1, "category_id": 7, "bbox": [0, 0, 10, 8], "score": 0.9}]  # IoU 0.8
+        >>> {name: round(value, 3) for name, value in coco_metrics(truth, found, "box").items()}
+        {'AP': 0.7, 'AP50': 1.0, 'AP75': 1.0, 'AP_S': 0.7, 'AP_M': nan, 'AP_L': nan}
+    """
+    evaluation = _prepare("coco_metrics", ground_truth, results, kind)
+    evaluation.run()
+    return {name: _fraction(value) for name, value in zip(METRICS, evaluation.stats, strict=False)}
+
+
+class CocoMatches:
+    """Detections matched with the ground truth once, to take the average precision over many choices of images.
+
+    The matching of one image does not depend on the others, so that only the cheap part, the accumulation, is done for
+    each choice. Objects of every area count, and the 100 best detections of an image and category.
+
+    Args:
+        ground_truth, results, kind: as in :func:`coco_metrics`.
+
+    Attributes:
+        images: ids of the images of the ground truth, ascending.
+    """
+
+    def __init__(self, ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: Kind) -> None:
+        evaluation = _prepare("CocoMatches", ground_truth, results, kind, separate_eval=True)
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = _ALL_AREAS, ["all"]
+        evaluation.params.maxDets = _MAX_DETECTIONS
+        evaluation.evaluate()
+        self._params = evaluation.params
+        # One entry a category and image. The library keeps it for its own accumulation and has no public name for it.
+        self._matches = evaluation._evalImgs_cpp
+        self.images = [int(image) for image in self._params.imgIds]
+        self._places = {image: place for place, image in enumerate(self.images)}
+
+    def ap(self, images: Sequence[int] | None = None, iou: float | None = None) -> float:
+        """Return the average precision over some images, a fraction 0-1; nan if they show nothing to find.
+
+        Args:
+            images: ids; one that comes several times counts as several images. None: each image once.
+            iou: one of COCO's thresholds, such as 0.75. None: the mean over all ten.
+
+        Raises:
+            ValueError: if an image is unknown or the threshold is none of COCO's.
+        """
+        by_iou = self.ap_by_iou(images)
+        if iou is None:
+            return statistics.fmean(by_iou.values())
+        if iou not in by_iou:
+            raise ValueError(f"CocoMatches.ap: iou must be one of {', '.join(map(str, by_iou))}, got iou={iou}.")
+        return by_iou[iou]
+
+    def ap_by_iou(self, images: Sequence[int] | None = None) -> dict[float, float]:
+        """As :meth:`ap`, for each of the ten IoU thresholds."""
+        chosen = self.images if images is None else images
+        unknown = next((image for image in chosen if image not in self._places), None)
+        if unknown is not None:
+            raise ValueError(
+                f"CocoMatches.ap: image {unknown!r} is not among the {len(self.images)} of the ground truth. "
+                "Choose from the attribute images."
+            )
+        thresholds = [round(float(iou), 2) for iou in self._params.iouThrs]
+        accumulate = require("faster_coco_eval.faster_eval_api_cpp", extra="detection").COCOevalAccumulate
+        places = [self._places[image] for image in chosen]
+        starts = range(0, len(self._matches), len(self.images) or 1)  # one category after the other
+        params = copy.copy(self._params)
+        params.imgIds = list(range(len(places)))
+        matches = [self._matches[start + place] for start in starts for place in places]
+        precision = accumulate(params, matches)["precision"][..., 0, 0]  # (threshold, recall, category)
+        present = precision[..., precision[0, 0] >= 0]  # -1 stands for a category without objects
+        if not present.size:
+            return dict.fromkeys(thresholds, math.nan)
+        return dict(zip(thresholds, present.mean(axis=(1, 2)).tolist(), strict=True))
+
+
+def read_annotations(path: Path) -> dict[str, Any]:
+    """Read a data set in COCO's format.
+
+    Raises:
+        ValueError: if the file is no JSON or lacks what an evaluation needs.
+    """
+    who = f"read_annotations: {path}"
+    content = _read_json(who, path)
+    check_ground_truth(who, content, masks=None)
+    return content
+
+
+def read_results(path: Path, ground_truth: Mapping[str, Any], kind: Kind = "box") -> list[dict[str, Any]]:
+    """Read detections in COCO's format.
+
+    Args:
+        path: a JSON file.
+        ground_truth: what they are to be compared with.
+        kind: what they are to be compared by, which every detection must have.
+
+    Raises:
+        ValueError: if the file is no JSON, or a detection lacks what is needed or belongs to another data set.
+    """
+    who = f"read_results: {path}"
+    _check_kind(who, kind)
+    content = _read_json(who, path)
+    _check_results(who, content, ground_truth, kind)
+    return content
+
+
+def _prepare(
+    who: str, ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: Kind, **options: Any
+) -> Any:
+    """Return the library's evaluation of copies: it writes into what it is given."""
+    _check_kind(who, kind)
+    check_ground_truth(who, ground_truth, "segmentation" if kind == "mask" else None)
+    _check_results(who, results, ground_truth, kind)
+    library = require("faster_coco_eval", extra="detection")
+    truth = library.COCO(
+        {
+            "images": list(ground_truth["images"]),
+            # Own ids: the library takes an annotation with id 0 for no annotation, and two with one id for one.
+            "annotations": [{**entry, "id": number} for number, entry in enumerate(ground_truth["annotations"], 1)],
+            "categories": list(ground_truth["categories"]),
+        }
+    )
+    # Without the box of a mask: the library would take the area of the box for that of the mask.
+    keys = ("image_id", "category_id", "score", _KEYS[kind])
+    found = truth.loadRes([{key: entry[key] for key in keys} for entry in results])
+    return library.COCOeval_faster(truth, found, _LIBRARY_KINDS[kind], print_function=_say_nothing, **options)
+
+
+def _say_nothing(*_: Any) -> None:
+    pass
+
+
+def _fraction(value: float) -> float:
+    return float(value) if value >= 0 else math.nan  # the library writes -1 where there is nothing to find
+
+
+def _read_json(who: str, path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{who}: this is not JSON: {error}. Give a file in COCO's format.") from None
+
+
+def _check_kind(who: str, kind: str) -> None:
+    if kind not in _KEYS:
+        raise ValueError(f"{who}: kind must be 'box' or 'mask', got {kind!r}.")
+
+
+def check_ground_truth(who: str, content: Any, masks: str | None) -> None:
+    """Check a data set in COCO's format, with the masks under the key ``masks`` if they are needed.
+
+    Raises:
+        ValueError: with the entry and what it lacks.
+    """
+    parts = ("images", "annotations", "categories")
+    if not isinstance(content, Mapping) or not all(isinstance(content.get(part), list) for part in parts):
+        raise ValueError(
+            f"{who}: the ground truth must be a dictionary with the lists images, annotations and categories. "
+            "Give a data set in COCO's format."
+        )
+    for part in ("images", "categories"):
+        _check_entries(who, part, content[part], {"id": _INTEGER})
+        count = Counter(entry["id"] for entry in content[part])
+        if len(count) < len(content[part]):
+            raise ValueError(f"{who}: id {count.most_common(1)[0][0]} comes twice in {part}. Give each its own.")
+    rules = {**_ids(content), "bbox": _BOX, "area": _NUMBER}
+    if masks:
+        _check_entries(who, "images", content["images"], {"height": _PIXELS, "width": _PIXELS})
+        rules[masks] = _POLYGONS_OR_RLE
+    _check_entries(who, "annotations", content["annotations"], rules)
+    if masks:
+        _check_sizes(who, "annotations", content["annotations"], masks, content)
+
+
+def _check_results(who: str, content: Any, ground_truth: Mapping[str, Any], kind: Kind) -> None:
+    if not _is_list(content):
+        raise ValueError(f"{who}: results must be a list of detections, got a {type(content).__name__}.")
+    region = {"bbox": _BOX} if kind == "box" else {"segmentation": _COMPRESSED_RLE}
+    _check_entries(who, "results", content, {**_ids(ground_truth), "score": _NUMBER, **region})
+    if kind == "mask":
+        _check_sizes(who, "results", content, "segmentation", ground_truth)
+
+
+class _Rule(NamedTuple):
+    """What the value of a key must be: a test, and the same in words."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _is_compressed_rle(value: Any) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("counts"), str | bytes)
+
+
+_INTEGER = _Rule(lambda value: isinstance(value, int), "a whole number")
+_PIXELS = _Rule(lambda value: isinstance(value, int) and value > 0, "a number of pixels")
+_NUMBER = _Rule(_is_number, "a finite number")
+_BOX = _Rule(
+    lambda value: _is_list(value) and len(value) == 4 and all(map(_is_number, value)) and min(value[2:]) >= 0,
+    "four finite numbers x, y, width, height, the last two not negative",
+)
+_COMPRESSED_RLE = _Rule(_is_compressed_rle, "a compressed RLE: size, and counts as text")
+_POLYGONS_OR_RLE = _Rule(
+    lambda value: isinstance(value, Mapping) or (_is_list(value) and len(value) > 0 and all(map(_is_list, value))),
+    "an RLE or a list of polygons",
+)
+
+
+def _ids(ground_truth: Mapping[str, Any]) -> dict[str, _Rule]:
+    images = {entry["id"] for entry in ground_truth["images"]}
+    categories = {entry["id"] for entry in ground_truth["categories"]}
+    return {
+        "image_id": _Rule(images.__contains__, f"one of the {len(images)} images of the ground truth"),
+        "category_id": _Rule(categories.__contains__, f"one of the {len(categories)} categories of the ground truth"),
+    }
+
+
+def _check_entries(who: str, part: str, entries: Sequence[Any], rules: Mapping[str, _Rule]) -> None:
+    for index, entry in enumerate(entries):
+        for key, (holds, words) in rules.items():
+            value = entry.get(key) if isinstance(entry, Mapping) else None
+            if not holds(value):
+                got = f"it is {reprlib.repr(value)}" if isinstance(entry, Mapping) and key in entry else "there is none"
+                raise ValueError(f"{who}: {_name(part, index, entry)} must have as its {key} {words}; {got}. {_ADVICE}")
+
+
+_ADVICE = "Correct the entry or leave it out, and check that results and annotations belong to the same data set."
+
+
+def _check_sizes(
+    who: str, part: str, entries: Sequence[Mapping[str, Any]], key: str, ground_truth: Mapping[str, Any]
+) -> None:
+    """Check that a mask has the size of its image, without which it would silently match nothing."""
+    sizes = {image["id"]: [image["height"], image["width"]] for image in ground_truth["images"]}
+    for index, entry in enumerate(entries):
+        mask, expected = entry[key], sizes[entry["image_id"]]
+        if isinstance(mask, Mapping) and list(mask.get("size", ())) != expected:
+            raise ValueError(
+                f"{who}: {_name(part, index, entry)} has a mask of size {mask.get('size')}, but its image has height "
+                f"and width {expected}. Encode masks at the size of the image."
+            )
+
+
+def _name(part: str, index: int, entry: Any) -> str:
+    """Name an annotation by its id, and what has none by its place."""
+    if part == "annotations" and isinstance(entry, Mapping) and "id" in entry:
+        return f"annotation {entry['id']}"
+    return f"{part}[{index}]"

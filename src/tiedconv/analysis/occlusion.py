@@ -1,0 +1,325 @@
+"""How much the objects of an image cover each other (paper, eq. 5), and how well models find them then (Fig. 7)."""
+
+import json
+import math
+import statistics
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import box_convert
+from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
+
+from .._extras import require
+from .coco import CocoMatches, Kind, check_ground_truth
+
+Regions = Literal["boxes", "masks", "amodal"]
+"""What of an object counts as its area: its box, its mask, or its mask with the parts that other objects cover."""
+
+EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+"""Where the bins of the paper's Fig. 7 begin and end."""
+
+_KEYS: dict[Regions, str | None] = {"boxes": None, "masks": "segmentation", "amodal": "amodal_segmentation"}
+_METRICS = ("AP", "AP75")
+_INTERVAL = (2.5, 97.5)  # percentiles
+
+Runs = Sequence[Mapping[str, Any]] | Iterable[Sequence[Mapping[str, Any]]]
+"""The detections of one run, or those of several."""
+
+
+def occlusion_ratio(masks_or_boxes: Tensor) -> float:
+    r"""Return which share of the objects' area in one image is shared with other objects (paper, eq. 5).
+
+    For each object the area that at least one other object covers too; summed over the objects, and divided by the sum
+    of their areas. With :math:`c(p)` the number of objects at a place :math:`p`, that is
+    :math:`\sum_{p: c(p) \ge 2} c(p) / \sum_p c(p)`: 0 where nothing overlaps, with one object and with none; 1 where no
+    object has a place of its own.
+
+    Args:
+        masks_or_boxes: boolean masks, or masks of any numeric type with the values 0 and 1; or boxes
+            ``[x1, y1, x2, y2]`` in pixels, computed exactly, without a grid.
+
+    Shape:
+        - masks_or_boxes: :math:`(N, H, W)` or :math:`(N, 4)`, :math:`N` may be 0.
+
+    Raises:
+        ValueError: if a mask holds other values, or a box is not finite or ends before it begins.
+        RuntimeError: if the shape is another.
+
+    Example:
+        >>> occlusion_ratio(torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10]]))  # half of each
+        0.5
+    """
+    if masks_or_boxes.dim() == 3:
+        counts, areas = _count_masks(masks_or_boxes), torch.ones(())
+    elif masks_or_boxes.dim() == 2 and masks_or_boxes.shape[1] == 4:
+        counts, areas = _count_boxes(masks_or_boxes)
+    else:
+        raise RuntimeError(
+            f"occlusion_ratio: expected masks (N, H, W) or boxes (N, 4), got {tuple(masks_or_boxes.shape)}. Pass the "
+            "objects of one image."
+        )
+    covered = counts * areas
+    total = covered.sum().item()
+    return min(1.0, covered[counts >= 2].sum().item() / total) if total else 0.0
+
+
+def occlusion_ratios(ground_truth: Mapping[str, Any], regions: Regions = "boxes") -> dict[int, float]:
+    """Return the occlusion ratio of every image of a data set in COCO's format, by image id; crowds are left out.
+
+    Args:
+        ground_truth: as in :func:`tiedconv.analysis.coco.coco_metrics`.
+        regions: ``"boxes"`` takes bbox. ``"masks"`` takes segmentation (polygons or RLE); in COCO a mask is only what
+            is seen of an object, and masks hardly overlap however much the objects do, so that boxes say more.
+            ``"amodal"`` takes amodal_segmentation, in the same form: the whole object, also where it is covered.
+
+    Raises:
+        ValueError: if an annotation lacks what is needed, with its id.
+    """
+    if regions not in _KEYS:
+        raise ValueError(f"occlusion_ratios: regions must be one of {', '.join(_KEYS)}, got {regions!r}.")
+    key = _KEYS[regions]
+    check_ground_truth("occlusion_ratios", ground_truth, masks=None)
+    objects = _objects(ground_truth)
+    check_ground_truth("occlusion_ratios", {**ground_truth, "annotations": objects}, key)
+    by_image: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in ground_truth["images"]}
+    for entry in objects:
+        by_image[entry["image_id"]].append(entry)
+    ratios = {}
+    for image in ground_truth["images"]:
+        entries = by_image[image["id"]]
+        if len(entries) < 2:
+            ratios[image["id"]] = 0.0
+        elif key is None:
+            boxes = torch.tensor([entry["bbox"] for entry in entries], dtype=torch.float64)
+            ratios[image["id"]] = occlusion_ratio(box_convert(boxes, "xywh", "xyxy"))
+        else:
+            ratios[image["id"]] = occlusion_ratio(_decode([entry[key] for entry in entries], image))
+    return ratios
+
+
+@dataclass(frozen=True)
+class OcclusionBin:
+    """Images with similar occlusion: ``low <= r < high``, in the last bin ``low <= r <= high``.
+
+    Attributes:
+        low, high: limits of the occlusion ratio.
+        images: how many images there are.
+        instances: how many objects they show, crowds left out.
+    """
+
+    low: float
+    high: float
+    images: int
+    instances: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval by the percentile bootstrap over images.
+
+    Attributes:
+        value: what was measured, a fraction.
+        low, high: the interval; None with fewer than two images or without resamples.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class ModelOcclusion:
+    """How well one model finds objects under occlusion. Each list has an entry a bin; None where a bin has no objects.
+
+    Attributes:
+        label: name of the model.
+        runs: how many runs the values are means over.
+        scores: for ``"AP"`` and ``"AP75"`` the average precision, fractions 0-1.
+        differences: the same minus that of the first model on the same images; for the first model itself, empty.
+    """
+
+    label: str
+    runs: int
+    scores: dict[str, list[Estimate | None]]
+    differences: dict[str, list[Estimate | None]]
+
+
+@dataclass(frozen=True)
+class OcclusionReport:
+    """Average precision by occlusion, for several models.
+
+    Attributes:
+        kind, regions, resamples, seed: as given to :func:`analyze_occlusion`.
+        bins: by growing occlusion.
+        models: in the order given. The first is the one that the others are set against.
+    """
+
+    kind: Kind
+    regions: Regions
+    resamples: int
+    seed: int
+    bins: list[OcclusionBin]
+    models: list[ModelOcclusion]
+
+    def to_json(self) -> str:
+        """Return the report as JSON text."""
+        return json.dumps(asdict(self), indent=1, allow_nan=False)
+
+
+def analyze_occlusion(
+    ground_truth: Mapping[str, Any],
+    results: Mapping[str, Runs],
+    *,
+    kind: Kind = "mask",
+    regions: Regions = "boxes",
+    edges: Sequence[float] = EDGES,
+    resamples: int = 200,
+    seed: int = 0,
+) -> OcclusionReport:
+    """Take the average precision of models over images of growing occlusion (paper, Fig. 7).
+
+    AP and AP75 of a bin are means over the categories that its images show, so they compare models in a bin rather than
+    bins with each other. The intervals come from images drawn anew within each bin, the same for all models and runs:
+    they say how much hangs on the choice of the images, not on the seed of a training. That of a difference is paired.
+
+    Args:
+        ground_truth: as in :func:`tiedconv.analysis.coco.coco_metrics`.
+        results: for each model its detections, in COCO's format; or those of several runs of it, whose mean counts.
+            Runs are taken one at a time, so that an iterator need not hold all of them in memory.
+        kind: compare detections with the ground truth by boxes or by masks.
+        regions: as in :func:`occlusion_ratios`.
+        edges: where the bins begin and end, ascending from 0 to 1.
+        resamples: how often images are drawn anew. 0: no intervals.
+        seed: of the drawing.
+
+    Raises:
+        ValueError: if an argument or an entry of the data is not as described.
+    """
+    _check_arguments(results, edges, resamples)
+    ratios = occlusion_ratios(ground_truth, regions)
+    images = _sort_into_bins(ratios, edges)
+    draw = np.random.default_rng(seed)
+    chosen = [[members, *_redraw(members, resamples, draw)] for members in images]
+    scores: dict[str, np.ndarray] = {}
+    counts: dict[str, int] = {}
+    for label, given in results.items():
+        runs = [_score(CocoMatches(ground_truth, run, kind), chosen, resamples) for run in _runs(given)]
+        if not runs:
+            raise ValueError(f"analyze_occlusion: {label!r} has no runs. Give it at least one, or leave it out.")
+        scores[label], counts[label] = np.mean(runs, axis=0), len(runs)
+    first = next(iter(scores))
+    models = [
+        ModelOcclusion(
+            label, counts[label], _estimates(values), {} if label == first else _estimates(values - scores[first])
+        )
+        for label, values in scores.items()
+    ]
+    shown = Counter(entry["image_id"] for entry in _objects(ground_truth))
+    bins = [
+        OcclusionBin(low, high, len(members), sum(shown[image] for image in members))
+        for (low, high), members in zip(pairwise(map(float, edges)), images, strict=True)
+    ]
+    return OcclusionReport(kind, regions, resamples, seed, bins, models)
+
+
+def _objects(ground_truth: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [entry for entry in ground_truth["annotations"] if not entry.get("iscrowd")]
+
+
+def _count_masks(masks: Tensor) -> Tensor:
+    """Return how many objects there are at each pixel, (H, W)."""
+    if masks.dtype != torch.bool and not ((masks == 0) | (masks == 1)).all():
+        raise ValueError(
+            f"occlusion_ratio: masks must hold 0 and 1, got values from {masks.min().item():g} to "
+            f"{masks.max().item():g}. Compare scores with a threshold first."
+        )
+    return masks.sum(dim=0, dtype=torch.long)
+
+
+def _count_boxes(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how many boxes cover each cell of the grid that their sides span, and the areas of the cells."""
+    if isinstance(boxes, BoundingBoxes) and boxes.format != BoundingBoxFormat.XYXY:
+        raise ValueError(f"occlusion_ratio: boxes must be [x1, y1, x2, y2], got {boxes.format.value}. Convert them.")
+    boxes = torch.as_tensor(boxes, dtype=torch.float64, device="cpu").as_subclass(Tensor)
+    wrong = ~boxes.isfinite().all(dim=1) | (boxes[:, 2:] < boxes[:, :2]).any(dim=1)
+    if wrong.any():
+        index = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"occlusion_ratio: boxes[{index}] = {boxes[index].tolist()} must be finite and have x1 <= x2 and y1 <= y2. "
+            "If it is x, y, width, height, convert it."
+        )
+    x, inside_x = _cells(boxes[:, 0], boxes[:, 2])
+    y, inside_y = _cells(boxes[:, 1], boxes[:, 3])
+    return inside_y.T @ inside_x, y.outer(x)
+
+
+def _cells(starts: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the lengths of the cells between starts and ends, (M), and which of them each interval covers, (N, M)."""
+    edges = torch.cat([starts, ends]).unique()
+    inside = (starts[:, None] <= edges[:-1]) & (edges[1:] <= ends[:, None])
+    return edges.diff(), inside.double()
+
+
+def _decode(regions: Sequence[Any], image: Mapping[str, Any]) -> Tensor:
+    """Return polygons and RLEs as masks, (N, H, W)."""
+    masks = require("faster_coco_eval.core.mask", extra="detection")
+    decoded = [masks.decode(masks.segmToRle(region, image["width"], image["height"])) for region in regions]
+    return torch.from_numpy(np.stack(decoded))
+
+
+def _check_arguments(results: Mapping[str, Runs], edges: Sequence[float], resamples: int) -> None:
+    if not results:
+        raise ValueError("analyze_occlusion: results must name at least one model, got none.")
+    if len(edges) < 2 or edges[0] != 0 or edges[-1] != 1 or any(high <= low for low, high in pairwise(edges)):
+        raise ValueError(f"analyze_occlusion: edges must ascend from 0 to 1, got {list(edges)}.")
+    if resamples < 0:
+        raise ValueError(f"analyze_occlusion: resamples must be at least 0, got resamples={resamples}.")
+
+
+def _sort_into_bins(ratios: Mapping[int, float], edges: Sequence[float]) -> list[list[int]]:
+    bins: list[list[int]] = [[] for _ in edges[1:]]
+    for image, ratio in ratios.items():
+        bins[min(bisect_right(edges, ratio) - 1, len(bins) - 1)].append(image)
+    return bins
+
+
+def _redraw(images: Sequence[int], resamples: int, draw: np.random.Generator) -> Iterator[list[int]]:
+    """Draw as many images as there are, with repetition; fewer than two leave nothing to draw."""
+    for _ in range(resamples if len(images) > 1 else 0):
+        yield [images[place] for place in draw.integers(len(images), size=len(images))]
+
+
+def _runs(given: Runs) -> Iterable[Sequence[Mapping[str, Any]]]:
+    """Return the runs, if ``given`` is one run that alone."""
+    one = isinstance(given, Sequence) and (not given or isinstance(given[0], Mapping))
+    return [given] if one else given  # type: ignore[list-item,return-value]  # what mypy cannot tell apart
+
+
+def _score(matches: CocoMatches, chosen: Sequence[Sequence[Sequence[int]]], resamples: int) -> np.ndarray:
+    """Return the metrics of each bin's images and of those drawn from it, (bins, 1 + resamples, metrics)."""
+    scores = np.full((len(chosen), 1 + resamples, len(_METRICS)), math.nan)
+    for place, samples in enumerate(chosen):
+        for number, images in enumerate(samples):
+            by_iou = matches.ap_by_iou(images)
+            scores[place, number] = statistics.fmean(by_iou.values()), by_iou[0.75]
+    return scores
+
+
+def _estimates(scores: np.ndarray) -> dict[str, list[Estimate | None]]:
+    return {metric: [_estimate(column[:, i]) for column in scores] for i, metric in enumerate(_METRICS)}
+
+
+def _estimate(scores: np.ndarray) -> Estimate | None:
+    """Return the first score with the percentiles of the others; a draw without objects has no score."""
+    value, drawn = float(scores[0]), scores[1:][~np.isnan(scores[1:])]
+    if math.isnan(value):
+        return None
+    low, high = np.percentile(drawn, _INTERVAL).tolist() if len(drawn) else (None, None)
+    return Estimate(value, low, high)

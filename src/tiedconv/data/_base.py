@@ -1,0 +1,172 @@
+"""What every image data set has in common: two splits, loaders, an order of images that a resume repeats."""
+
+import os
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+Transform = Callable[[Any], torch.Tensor]
+
+
+def global_seed() -> int:
+    """Return the seed that ``lightning.seed_everything`` was last given, 0 before it was called."""
+    return int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+
+def seed_generators(*key: int, all_devices: bool = False) -> None:
+    """Set Python's, NumPy's and torch's generators (of the CPU or of ``all_devices``) to a state that ``key`` decides.
+
+    Setting the CPU's alone is cheap enough to be done for every image.
+    """
+    words = np.random.SeedSequence(key).generate_state(2)
+    random.seed(int(words[0]))
+    np.random.seed(words[0])
+    (torch.manual_seed if all_devices else torch.default_generator.manual_seed)(int(words[1]))
+
+
+class ImageData(L.LightningDataModule):
+    """Base of the data modules of every task: two splits by name, and the loaders.
+
+    A subclass sets ``classes`` and implements :meth:`build` and :meth:`image_files`. What training reports is measured
+    on the ``val`` split.
+
+    Order and augmentation of the training images depend on nothing but the seed of ``lightning.seed_everything``, the
+    epoch and the image: a resumed training sees what an uninterrupted one would have seen, with any ``num_workers``.
+
+    Args:
+        batch_size: images a step and device.
+        num_workers: loader processes; 0 loads in the training process.
+        predict_path: an image or a folder of images for ``tiedconv predict``; default: the ``val`` split.
+    """
+
+    classes: Sequence[str]
+    collate: Callable[[list[Any]], Any] | None = None  # how a batch is made of items; None stacks them, as torch does
+
+    def __init__(self, batch_size: int, num_workers: int, predict_path: str | None) -> None:
+        super().__init__()
+        for name, value, minimum in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+            if value < minimum:
+                raise ValueError(f"{type(self).__name__}: {name} must be at least {minimum}, got {value}.")
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.predict_path = predict_path
+        self._splits: dict[bool, Dataset[Any]] = {}
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    def build(self, train: bool) -> Dataset[Any]:
+        """Return the training or the validation split with its transforms applied."""
+        raise NotImplementedError
+
+    def image_files(self, path: Path) -> Dataset[Any]:
+        """Return one image file or the files of a folder as (image, path), transformed as the ``val`` split is."""
+        raise NotImplementedError
+
+    def named(self) -> Dataset[Any]:
+        """Return the ``val`` split as (image, name) pairs."""
+        raise NotImplementedError
+
+    def split(self, train: bool) -> Dataset[Any]:
+        """Return a split, built at first use."""
+        if train not in self._splits:
+            self._splits[train] = self.build(train)
+        return self._splits[train]
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self._loader(_SeededImages(self.split(train=True), global_seed()), shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.split(train=False), shuffle=False)
+
+    test_dataloader = val_dataloader
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        dataset = self.named() if self.predict_path is None else self.image_files(Path(self.predict_path))
+        return self._loader(dataset, shuffle=False)
+
+    def _loader(self, dataset: Dataset[Any], *, shuffle: bool) -> DataLoader[Any]:
+        # Samplers of our own also for one process: torch's RandomSampler takes its order from the global generator.
+        world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        sampler_class = _EpochSampler if shuffle else UnrepeatedDistributedSampler  # the latter pads no images
+        sampler: DistributedSampler[Any] = sampler_class(
+            dataset, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=global_seed()
+        )
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=self.collate,
+            drop_last=shuffle and len(sampler) >= self.batch_size,
+            generator=torch.Generator(),  # a loader's start draws a number, which must not come from the global one
+        )
+
+
+class _EpochSampler(DistributedSampler[Any]):
+    """Yields (epoch, index); Lightning tells a DistributedSampler the epoch."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return ((self.epoch, index) for index in super().__iter__())
+
+
+class _SeededImages(Dataset[Any]):
+    """A split whose random transforms draw from a state that seed, epoch and index alone decide."""
+
+    def __init__(self, split: Dataset[Any], seed: int) -> None:
+        self.split = split
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.split)  # type: ignore[arg-type]  # every split has a length
+
+    def __getitem__(self, key: tuple[int, int] | int) -> Any:
+        # A bare index comes from Lightning's own sampler (overfit_batches): the same images in every epoch.
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        # torchvision draws from torch's generator, timm from Python's and NumPy's
+        python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        try:
+            seed_generators(self.seed, epoch, index)
+            return self.split[index]
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+            torch.set_rng_state(pytorch)
+
+
+class ImageFiles(Dataset[tuple[torch.Tensor, str]]):
+    """One image file or all image files below a folder, as (image, path) pairs sorted by path.
+
+    Raises:
+        FileNotFoundError: if the path does not exist or holds no image.
+    """
+
+    def __init__(self, path: Path, transform: Transform, *, channels: int) -> None:
+        if not path.exists():
+            raise FileNotFoundError(f"ImageFiles: {path} does not exist. Give an image file or a folder of images.")
+        found = [path] if path.is_file() else sorted(path.rglob("*"))
+        self.paths = [p for p in found if p.suffix.lower() in IMG_EXTENSIONS]
+        if not self.paths:
+            raise FileNotFoundError(f"ImageFiles: no image in {path}. Known suffixes: {', '.join(IMG_EXTENSIONS)}.")
+        self.transform = transform
+        self.mode = "L" if channels == 1 else "RGB"
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
+        path = self.paths[index]
+        with Image.open(path) as image:
+            return self.transform(image.convert(self.mode)), str(path)

@@ -1,0 +1,314 @@
+"""What every detection data set has in common: annotations in COCO's form, and the targets that detectors train on."""
+
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from .._extras import require
+from ._base import ImageData, ImageFiles, Transform
+
+Target = dict[str, Any]
+Batch = tuple[list[Tensor], list[Any]]
+
+
+class Annotated(NamedTuple):
+    """One split: annotations in COCO's form, the folder its file names start from, and where they were read."""
+
+    annotations: Mapping[str, Any]
+    images: Path
+    source: Path
+
+
+def _side_by_side(items: list[Any]) -> Batch:
+    """Return a batch as two lists: images differ in size and targets in length, so nothing is stacked."""
+    images, abouts = zip(*items, strict=True)
+    return list(images), list(abouts)
+
+
+class DetectionData(ImageData):
+    """Base of the detection data modules: a subclass reads annotations into COCO's form, everything else is here.
+
+    A subclass implements :meth:`read`. Items of the training split are (image, target) as torchvision's detectors take
+    them: the image a float tensor (3, H, W) in 0-1, the target a dict of
+
+    - ``boxes``: (N, 4) float32, ``[x1, y1, x2, y2]`` in pixels, inside the image;
+    - ``labels``: (N,) int64, 1 to K in the order of the category ids; 0 is background;
+    - ``masks``: (N, H, W) uint8, unless ``masks`` is off;
+    - ``image_id``: int, ``area``: (N,) float32 in pixels, ``iscrowd``: (N,) int64.
+
+    Training leaves out crowd regions, boxes without area, outlines of fewer than three points, and images on which
+    nothing remains, and says in one warning how many. The validation split has every image; its target is the
+    ``image_id`` alone, since metrics are computed from :meth:`ground_truth`. Detectors scale and normalise images
+    themselves, so the images keep their size here.
+
+    Args:
+        masks: read instance masks too. Off for detectors of boxes, and for data without outlines.
+        flip: probability of mirroring a training image left to right, 0-1.
+        batch_size, num_workers, predict_path: as in :class:`ImageData`.
+
+    Raises:
+        ValueError: if ``flip`` is not in 0-1; when a split is read, if an annotation is broken: the message names the
+            file and the annotation's id.
+        FileNotFoundError: if annotations or an image are missing.
+    """
+
+    collate = staticmethod(_side_by_side)
+
+    def __init__(
+        self,
+        masks: bool = True,
+        flip: float = 0.5,
+        batch_size: int = 2,
+        num_workers: int = 4,
+        predict_path: str | None = None,
+    ) -> None:
+        super().__init__(batch_size, num_workers, predict_path)
+        if not 0 <= flip <= 1:
+            raise ValueError(f"{type(self).__name__}: flip must be in 0-1, got {flip}.")
+        self.masks = masks
+        self.flip = flip
+        self._read: dict[bool, Annotated] = {}
+
+    def read(self, train: bool) -> Annotated:
+        """Return a split's annotations in COCO's form: ``images``, ``annotations`` and ``categories``."""
+        raise NotImplementedError
+
+    def annotated(self, train: bool) -> Annotated:
+        """Return what :meth:`read` returns, read once and checked."""
+        if train not in self._read:
+            found = self.read(train)
+            _check(type(self).__name__, found)
+            self._read[train] = found
+        return self._read[train]
+
+    def ground_truth(self) -> Mapping[str, Any]:
+        """Return the annotations of the ``val`` split in COCO's form, which metrics are computed from."""
+        return self.annotated(train=False).annotations
+
+    @property
+    def category_ids(self) -> list[int]:
+        """The data set's own id of every class: label ``i + 1`` stands for category ``category_ids[i]``."""
+        return sorted(category["id"] for category in self.ground_truth()["categories"])
+
+    @property
+    def classes(self) -> list[str]:  # type: ignore[override]  # read from the files
+        """Names of the classes, without the background."""
+        names = {category["id"]: str(category["name"]) for category in self.ground_truth()["categories"]}
+        return [names[i] for i in self.category_ids]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes with the background, as torchvision counts them."""
+        return len(self.classes) + 1
+
+    def build(self, train: bool) -> Dataset[Any]:
+        if not train:
+            return _Images(self.annotated(train=False), _to_image)
+        ids = self.category_ids
+        found = self.annotated(train=True)
+        theirs = sorted(category["id"] for category in found.annotations["categories"])
+        if theirs != ids:
+            raise ValueError(
+                f"{type(self).__name__}: training and validation must have the same categories, got ids "
+                f"{_few(theirs)} in {found.source} and {_few(ids)} in {self.annotated(train=False).source}."
+            )
+        flip = v2.RandomHorizontalFlip(self.flip)
+        return _Targets(type(self).__name__, found, ids, v2.Compose([flip, _to_image]), masks=self.masks)
+
+    def named(self) -> Dataset[Any]:
+        return _Images(self.annotated(train=False), _to_image, named=True)
+
+    def image_files(self, path: Path) -> Dataset[tuple[Tensor, str]]:
+        return ImageFiles(path, _to_image, channels=3)
+
+
+_to_image = v2.Compose([v2.ToImage(), v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True)])
+
+
+class _Images(Dataset[tuple[Tensor, Any]]):
+    """Every image of a split, with ``{"image_id": ...}`` or, ``named``, with its path."""
+
+    def __init__(self, found: Annotated, transform: Transform, *, named: bool = False) -> None:
+        self.found = found
+        self.transform = transform
+        self.named = named
+
+    def __len__(self) -> int:
+        return len(self.found.annotations["images"])
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        record = self.found.annotations["images"][index]
+        image = _open(self.found, record)
+        about = str(self.found.images / record["file_name"]) if self.named else {"image_id": record["id"]}
+        return self.transform(image).as_subclass(Tensor), about
+
+
+class _Targets(Dataset[tuple[Tensor, Target]]):
+    """The images of a split that have objects, with targets to train on."""
+
+    def __init__(
+        self, who: str, found: Annotated, category_ids: Sequence[int], transform: Transform, *, masks: bool
+    ) -> None:
+        self.found = found
+        self.transform = transform
+        self.masks = masks
+        self.label = {category: label for label, category in enumerate(category_ids, start=1)}
+        self.objects: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+        left_out: Counter[str] = Counter()
+        for annotation in found.annotations["annotations"]:
+            reason = self._useless(who, annotation)
+            if reason:
+                left_out[reason] += 1
+            else:
+                self.objects[annotation["image_id"]].append(annotation)
+        self.records = [record for record in found.annotations["images"] if record["id"] in self.objects]
+        if not self.records:
+            raise ValueError(f"{who}: {found.source} has no object to train on. Give other annotations.")
+        left_out["images without objects"] = len(found.annotations["images"]) - len(self.records)
+        if +left_out:
+            listed = ", ".join(f"{count} {what}" for what, count in (+left_out).items())
+            warnings.warn(f"{who}: training leaves out {listed} of {found.source}.", stacklevel=2)
+
+    def _useless(self, who: str, annotation: Mapping[str, Any]) -> str:
+        """Say why nothing can be learned from a well-formed annotation; empty if something can."""
+        if annotation.get("iscrowd"):
+            return "crowd regions"
+        if min(annotation["bbox"][2:]) <= 0:
+            return "boxes without area"
+        if not self.masks:
+            return ""
+        outline = annotation.get("segmentation")
+        if outline is None:
+            raise ValueError(
+                f"{who}: annotation {annotation['id']} of {self.found.source} has no segmentation. For boxes alone, "
+                "set masks to false and choose a detector of boxes."
+            )
+        if isinstance(outline, list) and not any(len(polygon) >= 6 for polygon in outline):
+            return "outlines of fewer than three points"
+        return ""
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+        record = self.records[index]
+        image = _open(self.found, record)
+        objects = self.objects[record["id"]]
+        size = (image.height, image.width)
+        boxes = torch.tensor([a["bbox"] for a in objects], dtype=torch.float32)
+        boxes[:, 2:] += boxes[:, :2]
+        target: Target = {
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size),
+            "labels": torch.tensor([self.label[a["category_id"]] for a in objects]),
+            "area": torch.tensor([float(a.get("area", a["bbox"][2] * a["bbox"][3])) for a in objects]),
+            "iscrowd": torch.zeros(len(objects), dtype=torch.int64),
+        }
+        if self.masks:
+            decoded = [self._mask(annotation, size) for annotation in objects]
+            target["masks"] = tv_tensors.Mask(torch.from_numpy(np.stack(decoded)))
+        image, target = self.transform(image, target)  # type: ignore[call-arg]
+        target = {name: value.as_subclass(Tensor) for name, value in target.items()}
+        target["boxes"][:, 0::2].clamp_(0, size[1])
+        target["boxes"][:, 1::2].clamp_(0, size[0])
+        # A box that lay outside the image altogether has become empty.
+        kept = (target["boxes"][:, 2:] > target["boxes"][:, :2]).all(1)
+        target = {name: value[kept] for name, value in target.items()}
+        return image.as_subclass(Tensor), {**target, "image_id": record["id"]}
+
+    def _mask(self, annotation: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray[Any, Any]:
+        try:
+            return decode_segmentation(annotation["segmentation"], size)
+        except Exception as error:  # whatever the decoder raises, only the annotation's id helps
+            raise ValueError(
+                f"{self.found.source}: the segmentation of annotation {annotation['id']} cannot be read: {error}. "
+                "Expected polygons [[x1, y1, x2, y2, x3, y3, ...], ...] or an RLE with size and counts."
+            ) from error
+
+
+def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> np.ndarray[Any, Any]:
+    """Return a COCO segmentation (polygons, or an RLE with plain or compressed counts) as a mask (H, W) of 0 and 1.
+
+    Args:
+        segmentation: the annotation's entry.
+        size: height and width of the image.
+
+    Raises:
+        ValueError: if an RLE is of another size than the image.
+        ModuleNotFoundError: if pycocotools is not installed.
+    """
+    coco = require("pycocotools.mask", extra="detection")
+    if isinstance(segmentation, list):
+        rle = coco.merge(coco.frPyObjects([p for p in segmentation if len(p) >= 6], *size))
+    else:
+        if tuple(segmentation["size"]) != size:
+            raise ValueError(f"its RLE is of size {segmentation['size']}, the image of {list(size)}")
+        compressed = isinstance(segmentation["counts"], (str, bytes))
+        rle = segmentation if compressed else coco.frPyObjects(segmentation, *size)
+    mask: np.ndarray[Any, Any] = coco.decode(rle)
+    return mask
+
+
+def _open(found: Annotated, record: Mapping[str, Any]) -> Image.Image:
+    path = found.images / record["file_name"]
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path} is missing; image {record['id']} of {found.source} names it. Check the folder of the images."
+        ) from None
+    except OSError as error:
+        raise OSError(f"{path}, image {record['id']} of {found.source}, cannot be read: {error}") from error
+    if (image.width, image.height) != (record["width"], record["height"]):
+        raise ValueError(
+            f"{path} is {image.width} x {image.height} pixels, but {found.source} says {record['width']} x "
+            f"{record['height']} for image {record['id']}. The boxes would not fit: correct the file or the image."
+        )
+    return image
+
+
+def _check(who: str, found: Annotated) -> None:
+    """Check everything that can be checked without opening an image."""
+    data = found.annotations
+    for part in ("images", "annotations", "categories"):
+        if not isinstance(data.get(part), list):
+            raise ValueError(  # noqa: TRY004  the file is at fault, not an argument's type
+                f"{who}: {found.source} has no list {part!r}. Is it a COCO file of instances?"
+            )
+    for part, keys in (
+        ("categories", ("id", "name")),
+        ("images", ("id", "file_name", "width", "height")),
+        ("annotations", ("id", "image_id", "category_id", "bbox")),
+    ):
+        for place, entry in enumerate(data[part]):
+            missing = [key for key in keys if key not in entry]
+            if missing:
+                what = f"id {entry['id']}" if "id" in entry else f"number {place}"
+                raise ValueError(f"{who}: an entry of {part!r} in {found.source} ({what}) lacks {', '.join(missing)}.")
+        twice = [i for i, count in Counter(entry["id"] for entry in data[part]).items() if count > 1]
+        if twice:
+            raise ValueError(f"{who}: {part!r} in {found.source} use ids twice: {_few(twice)}. Ids must be unique.")
+    known = {part: {entry["id"] for entry in data[part]} for part in ("images", "categories")}
+    for annotation in data["annotations"]:
+        where = f"annotation {annotation['id']} of {found.source}"
+        for key, part in (("image_id", "images"), ("category_id", "categories")):
+            if annotation[key] not in known[part]:
+                raise ValueError(f"{who}: {where} has {key} {annotation[key]!r}, which is not among the {part}.")
+        box = annotation["bbox"]
+        numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) for v in box)
+        if not numbers or not np.isfinite(box).all():
+            raise ValueError(f"{who}: {where} has bbox {box!r}. Expected [x, y, width, height] in pixels.")
+
+
+def _few(values: Sequence[Any]) -> str:
+    return ", ".join(map(str, values[:5])) + (" ..." if len(values) > 5 else "")

@@ -1,0 +1,166 @@
+"""Any hierarchical timm model as the backbone of a detector: features of several scales, and an FPN on them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import timm
+from torch import Tensor, nn
+from torchvision.ops.feature_pyramid_network import (
+    ExtraFPNBlock,
+    FeaturePyramidNetwork,
+    LastLevelMaxPool,
+    LastLevelP6P7,
+)
+
+from ..nn import TiedGlobalContext
+from .weights import pretrained_from
+
+Norm = Literal["batch", "frozen", "sync"]
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm
+
+
+class FPNBackbone(nn.Module):
+    """A timm model's last feature maps, brought to one width by a feature pyramid network (Lin et al., 2017).
+
+    It is what torchvision's detectors take as ``backbone``.
+
+    Args:
+        name: a timm model, tied or not, whose ``features_only`` form gives maps of growing reduction.
+        levels: how many of the last feature maps to use.
+        out_channels: width of the pyramid.
+        top: what comes above the last map: ``"pool"`` adds one level (R-CNNs), ``"p6p7"`` two (RetinaNet).
+        frozen_stages: how many stages are fixed, counted from the input as timm's ``feature_info`` does: of a ResNet 1
+            is the stem, 2 the stem and ``layer1``. Fixed batch norms use their running statistics. Default: none.
+        norm: ``"batch"`` trains batch norms, ``"frozen"`` fixes all of them, statistics, scale and shift, and
+            ``"sync"`` takes statistics over all devices.
+        context_blocks: put a global context block with so many blocks (1: GCB, 2 or more: TiedGCB) at the end of
+            every bottleneck of stages c3 to c5, as in the paper's Table 4. Default: none.
+        weights: file with the weights of a classifier of the same name, see :func:`pretrained_from`.
+        model_kwargs: more arguments for ``timm.create_model``.
+
+    Shape:
+        - Input: (N, 3, H, W), normalised.
+        - Output: dict of (N, ``out_channels``, H / r, W / r), one for each level, ``"0"`` with the smallest reduction r
+          first.
+
+    Attributes:
+        out_channels: width of every level.
+        reductions: reduction of each level, those of ``top`` included.
+
+    Raises:
+        ValueError: if the name is unknown, an option is out of range, or the model has no such feature maps.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        levels: int = 4,
+        out_channels: int = 256,
+        top: Literal["pool", "p6p7"] = "pool",
+        frozen_stages: int = 0,
+        norm: Norm = "batch",
+        context_blocks: int | None = None,
+        weights: str | Path | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if norm not in get_args(Norm):
+            raise ValueError(f"FPNBackbone: norm must be one of {', '.join(get_args(Norm))}, got {norm!r}.")
+        kwargs = dict(model_kwargs or {})
+        if weights is not None:
+            kwargs |= pretrained_from(weights, name, kwargs)
+        self.body = timm.create_model(name, features_only=True, **kwargs)
+        info: Any = self.body.feature_info
+        stages = info.get_dicts(keys=["module", "reduction", "num_chs"])
+        _check_levels(name, stages, levels)
+        used = stages[-levels:]
+        self.levels = levels
+        self.out_channels = out_channels
+        self.reductions = [stage["reduction"] for stage in used]
+        extra: ExtraFPNBlock
+        if top == "pool":
+            extra = LastLevelMaxPool()
+            self.reductions += [2 * self.reductions[-1]]
+        else:
+            extra = LastLevelP6P7(used[-1]["num_chs"], out_channels)
+            self.reductions += [2 * self.reductions[-1], 4 * self.reductions[-1]]
+        self.fpn = FeaturePyramidNetwork([stage["num_chs"] for stage in used], out_channels, extra)
+
+        if context_blocks is not None:
+            for stage in _stage_names(self.body, name, stages)[-3:]:
+                _add_global_context(self.body.get_submodule(stage), name, context_blocks)
+        if norm == "sync":
+            self.body = nn.SyncBatchNorm.convert_sync_batchnorm(self.body)
+        if not 0 <= frozen_stages <= len(stages):
+            raise ValueError(f"FPNBackbone: frozen_stages must be in 0-{len(stages)} for {name}, got {frozen_stages}.")
+        fixed: list[nn.Module] = []
+        if frozen_stages:
+            fixed = _up_to(self.body, _stage_names(self.body, name, stages)[frozen_stages - 1])
+        if norm == "frozen":
+            fixed += [module for module in self.body.modules() if isinstance(module, _BATCH_NORM)]
+        for module in fixed:
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
+        self._fixed_norms = [module for module in fixed if isinstance(module, _BATCH_NORM)]
+        self.train()
+
+    def train(self, mode: bool = True) -> "FPNBackbone":
+        """As ``torch.nn.Module.train``; fixed batch norms stay in evaluation mode, where tied layers fold them."""
+        super().train(mode)
+        for module in self._fixed_norms:
+            module.eval()
+        return self
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = self.body(x)[-self.levels :]
+        pyramid: dict[str, Tensor] = self.fpn({str(i): feature for i, feature in enumerate(features)})
+        return pyramid
+
+
+def _check_levels(name: str, stages: list[dict[str, Any]], levels: int) -> None:
+    if not 1 <= levels <= len(stages):
+        raise ValueError(f"FPNBackbone: levels must be in 1-{len(stages)} for {name}, got {levels}.")
+    used = [stage["reduction"] for stage in stages[-levels:]]
+    if sorted(set(used)) != used:
+        raise ValueError(
+            f"FPNBackbone: the last {levels} feature maps of {name} have reductions {used}, which do not grow from map "
+            "to map. Choose a backbone with stages, such as a ResNet, EfficientNet, ConvNeXt or Swin."
+        )
+
+
+def _stage_names(body: nn.Module, name: str, stages: list[dict[str, Any]]) -> list[str]:
+    """Names of the modules that return the feature maps; timm's ``features_only`` joins nested names by ``_``."""
+    modules = dict(body.named_modules())
+    names = []
+    for stage in stages:
+        spellings = (stage["module"], stage["module"].replace(".", "_"), f"model.{stage['module']}")
+        found = [spelling for spelling in spellings if spelling in modules]
+        if not found:
+            raise ValueError(
+                f"FPNBackbone: cannot tell which part of {name} is its stage {stage['module']!r}. Use no frozen_stages "
+                "and no context_blocks with it."
+            )
+        names.append(found[0])
+    return names
+
+
+def _up_to(body: nn.Module, stage: str) -> list[nn.Module]:
+    """The modules that were defined before a stage, and the stage's own."""
+    modules = list(body.named_modules())
+    last = max(i for i, (name, _) in enumerate(modules) if name == stage or name.startswith(f"{stage}."))
+    return [module for _, module in modules[: last + 1]]
+
+
+def _add_global_context(stage: nn.Module, name: str, blocks: int) -> None:
+    """Put a block into every bottleneck of a stage, after its last norm and before the shortcut is added."""
+    bottlenecks: list[Any] = [module for module in stage.modules() if hasattr(module, "se") and hasattr(module, "bn3")]
+    if not bottlenecks:
+        raise ValueError(
+            f"FPNBackbone: context_blocks needs the bottlenecks of a ResNet, which {name} has not. Choose a ResNet, "
+            "ResNeXt or tied one, or leave context_blocks out."
+        )
+    for bottleneck in bottlenecks:
+        context = TiedGlobalContext(bottleneck.bn3.num_features, reduction=4, blocks=blocks)
+        bottleneck.se = context if bottleneck.se is None else nn.Sequential(bottleneck.se, context)

@@ -1,0 +1,200 @@
+"""Object detection and instance segmentation as a Lightning module: any of our detectors, COCO's metrics."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Callback
+from torch import Tensor
+
+from .._extras import require
+from ..analysis.coco import Kind, coco_metrics
+from ..detection import DetectorName, Widths, build_detector
+from ..detection.backbone import Norm
+from ._task import Task
+from .optimization import Optimization, as_optimization, check_model_name
+from .predictions import DetectionWriter
+
+Images = list[Tensor]
+
+
+class DetectionTask(Task):
+    """Train and evaluate a detector.
+
+    Logs ``train/loss`` and every loss of the detector under ``train/``, ``lr``, and COCO's metrics on the validation
+    images: ``val/box_AP``, ``val/box_AP50``, ``val/box_AP75``, ``val/box_AP_S``, ``_M`` and ``_L`` (fractions, 0-1),
+    and the same as ``val/mask_...`` if the detector has masks. Every validation and test writes ``results.json``, the
+    detections in COCO's format, into the log folder.
+
+    Args:
+        detector: ``"retinanet"``, ``"faster_rcnn"``, ``"mask_rcnn"``, ``"cascade_rcnn"`` or ``"cascade_mask_rcnn"``.
+        backbone: name of a timm model, tied or not.
+        num_classes: classes of the data, background included; the command line takes it from there.
+        weights: a classifier's checkpoint that the backbone starts from.
+        frozen_stages, norm, context_blocks, levels, anchor_sizes, backbone_kwargs: as in
+            :func:`tiedconv.detection.build_detector`.
+        widths: channels above the backbone.
+        options: torchvision's options of the detector, such as ``{"min_size": 640}``.
+        optimization: optimiser and schedule.
+        channels_last: run the backbone in channels_last memory format.
+        min_score: detections below this score, 0-1, are not drawn by ``tiedconv predict``.
+
+    Raises:
+        ValueError: if a name is unknown or an option is out of range.
+        TypeError: if the detector has no such option.
+    """
+
+    monitor = "val/box_AP"
+
+    def __init__(
+        self,
+        detector: DetectorName = "mask_rcnn",
+        backbone: str = "tiedresnet50",
+        num_classes: int = 91,
+        weights: str | None = None,
+        frozen_stages: int = 0,
+        norm: Norm = "batch",
+        context_blocks: int | None = None,
+        levels: int | None = None,
+        widths: Widths = Widths(),
+        anchor_sizes: list[float] | None = None,
+        backbone_kwargs: dict[str, Any] | None = None,
+        options: dict[str, Any] | None = None,
+        optimization: Optimization = Optimization(lr=0.02, schedule="multistep", milestones=(16, 22)),
+        channels_last: bool = False,
+        min_score: float = 0.5,
+    ) -> None:
+        arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        super().__init__()
+        check_model_name("DetectionTask", backbone)
+        if not 0 <= min_score <= 1:
+            raise ValueError(f"DetectionTask: min_score must be in 0-1, got {min_score}.")
+        optimization = as_optimization(optimization)
+        widths = Widths(**widths) if isinstance(widths, Mapping) else widths
+        # Plain values only, so that a checkpoint can be read with weights_only=True.
+        self.save_hyperparameters({**arguments, "optimization": asdict(optimization), "widths": asdict(widths)})
+        self.model = build_detector(
+            detector,
+            backbone=backbone,
+            num_classes=num_classes,
+            weights=weights,
+            frozen_stages=frozen_stages,
+            norm=norm,
+            context_blocks=context_blocks,
+            levels=levels,
+            widths=widths,
+            anchor_sizes=anchor_sizes,
+            backbone_kwargs=backbone_kwargs,
+            **(options or {}),
+        )
+        if channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self.optimization = optimization
+        self.min_score = min_score
+        self.kinds: tuple[Kind, ...] = ("box", "mask") if "mask" in detector else ("box",)
+        self._results: list[dict[str, Any]] = []
+        self._seen: list[int] = []
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The writer of pictures, for ``tiedconv predict``."""
+        return [DetectionWriter(self.min_score)]
+
+    def forward(self, images: Images) -> list[dict[str, Tensor]]:
+        """Images (3, H, W) in 0-1 → for each a dict of ``boxes``, ``labels``, ``scores`` and perhaps ``masks``."""
+        detections: list[dict[str, Tensor]] = self.model(images)
+        return detections
+
+    def training_step(self, batch: tuple[Images, list[dict[str, Any]]], batch_idx: int) -> Tensor:
+        images, targets = batch
+        losses: dict[str, Tensor] = self.model(images, targets)
+        loss = torch.stack(list(losses.values())).sum()
+        over_epoch: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(images), "sync_dist": True}
+        self.log("train/loss", loss, prog_bar=True, **over_epoch)
+        self.log_dict({f"train/{name}": value for name, value in losses.items()}, **over_epoch)
+        self.log_lr()
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._results, self._seen = [], []
+
+    def validation_step(self, batch: tuple[Images, list[dict[str, Any]]], batch_idx: int) -> None:
+        images, targets = batch
+        categories = self.trainer.datamodule.category_ids  # type: ignore[attr-defined]
+        for target, detections in zip(targets, self(images), strict=True):
+            self._seen.append(target["image_id"])
+            self._results += coco_results(target["image_id"], detections, categories)
+
+    def on_validation_epoch_end(self) -> None:
+        self._results, self._seen = (_of_all_devices(values) for values in (self._results, self._seen))
+        if self.trainer.is_global_zero and self.trainer.log_dir and not self.trainer.sanity_checking:
+            path = Path(self.trainer.log_dir, "results.json")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(".part")  # renamed when whole, so that a kill leaves the old file
+            part.write_text(json.dumps(self._results))
+            part.replace(path)
+        truth = _only(self.trainer.datamodule.ground_truth(), set(self._seen))  # type: ignore[attr-defined]
+        for kind in self.kinds:
+            metrics = coco_metrics(truth, self._results, kind)
+            self.log_dict({f"val/{kind}_{name}": value for name, value in metrics.items()})
+            self.log("AP" if kind == "box" else "mask AP", metrics["AP"], prog_bar=True, logger=False)
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    def predict_step(self, batch: tuple[Images, list[str]], batch_idx: int) -> dict[str, Any]:
+        """Detections of a batch: ``{"source": paths, "detections": one dict an image, on the CPU}``."""
+        images, sources = batch
+        found = [{name: value.cpu() for name, value in one.items()} for one in self(images)]
+        return {"source": sources, "detections": found}
+
+
+def coco_results(image_id: int, detections: Mapping[str, Tensor], category_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the detections of an image in COCO's results format.
+
+    Args:
+        image_id: id of the image.
+        detections: ``boxes`` (N, 4) as ``[x1, y1, x2, y2]``, ``labels`` (N,), ``scores`` (N,), perhaps ``masks``
+            (N, 1, H, W) in 0-1, which are cut at a half.
+        category_ids: label ``i`` is of category ``category_ids[i - 1]``.
+
+    Example:
+        >>> found = {"boxes": torch.tensor([[2.0, 3.0, 7.0, 9.0]]), "labels": torch.tensor([1])}
+        >>> coco_results(5, {**found, "scores": torch.tensor([0.5])}, [18])
+        [{'image_id': 5, 'category_id': 18, 'bbox': [2.0, 3.0, 5.0, 6.0], 'score': 0.5}]
+    """
+    boxes = detections["boxes"].float().cpu()
+    boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)
+    columns = zip(boxes.tolist(), detections["labels"].tolist(), detections["scores"].tolist(), strict=True)
+    results: list[dict[str, Any]] = [
+        {"image_id": image_id, "category_id": category_ids[label - 1], "bbox": box, "score": score}
+        for box, label, score in columns
+    ]
+    if "masks" in detections:
+        coco = require("pycocotools.mask", extra="detection")
+        masks = (detections["masks"][:, 0] > 0.5).byte().cpu().numpy()
+        for result, mask in zip(results, masks, strict=True):
+            rle = coco.encode(np.asfortranarray(mask))
+            result["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
+    return results
+
+
+def _of_all_devices(values: list[Any]) -> list[Any]:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, values)
+    return [value for part in gathered for value in part]
+
+
+def _only(ground_truth: Mapping[str, Any], images: set[int]) -> dict[str, Any]:
+    """Leave out the images that were not evaluated, as with ``limit_val_batches``."""
+    return {
+        **ground_truth,
+        "images": [image for image in ground_truth["images"] if image["id"] in images],
+        "annotations": [a for a in ground_truth["annotations"] if a["image_id"] in images],
+    }

@@ -1,0 +1,110 @@
+"""What ``tiedconv predict`` leaves behind: a table of classes, or pictures of detections."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import BasePredictionWriter
+
+from ..analysis.drawing import draw_detections
+
+
+class ClassWriter(BasePredictionWriter):
+    """Write ``predictions.csv`` into the log folder: image, class, probability, best first, up to five a row."""
+
+    def __init__(self) -> None:
+        super().__init__("epoch")
+
+    def write_on_epoch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        predictions: Sequence[Any],
+        batch_indices: Sequence[Any],
+    ) -> None:
+        classes = trainer.datamodule.classes  # type: ignore[attr-defined]
+        path = _output(trainer, "predictions", ".csv")
+        shown = min(5, len(classes))
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(
+                ["image", *(f"{what}{i}" for i in range(1, shown + 1) for what in ("class", "probability"))]
+            )
+            for batch in predictions:
+                best = batch["probabilities"].topk(shown)
+                for source, values, indices in zip(batch["source"], *map(list, best), strict=True):
+                    pairs = zip(indices.tolist(), values.tolist(), strict=True)
+                    writer.writerow([source, *(x for i, p in pairs for x in (classes[i], f"{p:.4f}"))])
+        print(f"Predictions: {path}")
+
+
+class DetectionWriter(BasePredictionWriter):
+    """Draw detections into the folder ``predictions`` of the log folder, and list them in ``predictions.json``.
+
+    The list has one entry an image: ``image``, its path, ``picture``, and ``detections``, best first, each with
+    ``class``, ``score`` (0-1) and ``box``, ``[x1, y1, x2, y2]`` in pixels of the image.
+
+    Args:
+        min_score: detections below it are neither drawn nor listed.
+    """
+
+    def __init__(self, min_score: float) -> None:
+        super().__init__("batch_and_epoch")
+        self.min_score = min_score
+        self._listed: list[dict[str, Any]] = []
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._listed = []
+
+    def write_on_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        classes = trainer.datamodule.classes  # type: ignore[attr-defined]
+        list_path = _output(trainer, "predictions", ".json")
+        folder = list_path.with_suffix("")
+        folder.mkdir(exist_ok=True)
+        for image, source, found in zip(batch[0], prediction["source"], prediction["detections"], strict=True):
+            # Numbered, as images of one name may come from several folders.
+            picture = folder / f"{len(self._listed):05d}-{Path(source).stem}.png"
+            draw_detections(image, found, classes, min_score=self.min_score).save(picture)
+            columns = zip(found["labels"].tolist(), found["scores"].tolist(), found["boxes"].tolist(), strict=True)
+            self._listed.append(
+                {
+                    "image": source,
+                    "picture": str(picture),
+                    "detections": [
+                        {"class": classes[label - 1], "score": round(score, 4), "box": [round(v, 2) for v in box]}
+                        for label, score, box in columns
+                        if score >= self.min_score
+                    ],
+                }
+            )
+
+    def write_on_epoch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        predictions: Sequence[Any],
+        batch_indices: Sequence[Any],
+    ) -> None:
+        path = _output(trainer, "predictions", ".json")
+        path.write_text(json.dumps(self._listed, indent=1))
+        print(f"Pictures:    {path.with_suffix('')}\nPredictions: {path}")
+
+
+def _output(trainer: L.Trainer, stem: str, suffix: str) -> Path:
+    """Return a path in the log folder, which is made; each of several processes has its own."""
+    rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
+    folder = Path(trainer.log_dir or trainer.default_root_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{stem}{rank}{suffix}"
