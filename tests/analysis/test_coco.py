@@ -231,10 +231,17 @@ def test_results_must_be_a_list(tiny):
         coco_metrics(tiny[0], tiny[0], "box")
 
 
-def test_masks_need_masks_and_sizes_in_the_ground_truth(tiny):
+def test_masks_need_masks_and_sizes_in_the_ground_truth(tmp_path, tiny):
     truth, _ = tiny
+    file = tmp_path / "truth.json"
+    file.write_text(json.dumps(truth))
     with pytest.raises(ValueError, match=r"annotation 1 must have as its segmentation an RLE or a list of polygons"):
         coco_metrics(truth, [], "mask")
+    with pytest.raises(
+        ValueError, match=r"read_annotations: .*truth\.json: annotation 1 must have as its segmentation"
+    ):
+        read_annotations(file, "mask")
+    truth["annotations"][0]["segmentation"] = [[0, 0, 10, 0, 10, 10, 0, 10]]
     del truth["images"][0]["height"]
     with pytest.raises(ValueError, match=r"images\[0\] must have as its height a number of pixels; there is none"):
         coco_metrics(truth, [], "mask")

@@ -8,6 +8,8 @@ import yaml
 from PIL import Image
 
 from tiedconv.cli.main import main
+from tiedconv.nn import TiedGlobalContext
+from tiedconv.tasks import DetectionTask
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUICK = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -90,7 +92,8 @@ def test_every_recipe_names_a_model_that_exists(path):
     if "models" in recipe:
         assert all(timm.is_model(model["name"]) for model in recipe["models"])
     elif "model" in recipe:
-        assert timm.is_model(recipe["model"]["init_args"]["model"])
+        options = recipe["model"]["init_args"]
+        assert timm.is_model(options.get("model") or options["backbone"])
     else:
         assert path.parent.name == "parts"
 
@@ -104,6 +107,30 @@ def test_recipes_parse(name, capsys):
     assert stop.value.code == 0
     parsed = yaml.safe_load(capsys.readouterr().out)
     assert parsed["model"]["init_args"]["optimization"]["optimizer"] == "sgd"
+
+
+DETECTION = sorted(path for folder in ("coco", "cityscapes", "voc") for path in (CONFIGS / folder).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", DETECTION, ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_every_detection_recipe_parses_and_its_detector_is_built(path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", str(path), "--print_config"])
+    assert stop.value.code == 0
+    parsed = yaml.safe_load(capsys.readouterr().out)
+    data, options, trainer = parsed["data"]["init_args"], parsed["model"]["init_args"], parsed["trainer"]
+    assert data.get("masks", False) == ("mask" in options["detector"])
+    assert max(options["optimization"]["milestones"]) < trainer["max_epochs"]
+
+    # The classifier that it starts from has a recipe too.
+    assert options["weights"] == f"weights/{options['backbone']}.ckpt"
+    assert (CONFIGS / "imagenet" / f"{options['backbone']}.yaml").exists()
+    assert path.name.startswith(f"{options['detector']}_{options['backbone']}")
+
+    with torch.device("meta"):  # shapes alone
+        model = DetectionTask(**{**options, "weights": None})
+    contexts = sum(isinstance(module, TiedGlobalContext) for module in model.modules())
+    assert contexts == (13 if "gcb" in path.name else 0)  # one in every bottleneck of stages c3 to c5
 
 
 def test_the_modern_recipe_trains(tmp_path, monkeypatch):

@@ -1,5 +1,32 @@
-"""What trained models do inside: results as data, and drawing functions for them in :mod:`tiedconv.analysis.plots`."""
+"""What trained models do: results as data, and drawing functions for them in :mod:`tiedconv.analysis.plots`."""
 
+from .coco import CocoMatches, coco_metrics, read_annotations, read_results
+from .occlusion import (
+    Estimate,
+    ModelOcclusion,
+    OcclusionBin,
+    OcclusionReport,
+    analyze_occlusion,
+    occlusion_ratio,
+    occlusion_ratios,
+)
 from .similarity import Histogram, LayerSimilarity, evenly_spaced, filter_similarity, stage_layers
 
-__all__ = ["Histogram", "LayerSimilarity", "evenly_spaced", "filter_similarity", "stage_layers"]
+__all__ = [
+    "CocoMatches",
+    "Estimate",
+    "Histogram",
+    "LayerSimilarity",
+    "ModelOcclusion",
+    "OcclusionBin",
+    "OcclusionReport",
+    "analyze_occlusion",
+    "coco_metrics",
+    "evenly_spaced",
+    "filter_similarity",
+    "occlusion_ratio",
+    "occlusion_ratios",
+    "read_annotations",
+    "read_results",
+    "stage_layers",
+]

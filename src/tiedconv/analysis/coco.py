@@ -121,15 +121,20 @@ class CocoMatches:
         return dict(zip(thresholds, present.mean(axis=(1, 2)).tolist(), strict=True))
 
 
-def read_annotations(path: Path) -> dict[str, Any]:
+def read_annotations(path: Path, kind: Kind = "box") -> dict[str, Any]:
     """Read a data set in COCO's format.
 
+    Args:
+        path: a JSON file.
+        kind: what detections are to be compared by, which every annotation must have.
+
     Raises:
-        ValueError: if the file is no JSON or lacks what an evaluation needs.
+        ValueError: if the file is no JSON, or an entry lacks what is needed.
     """
     who = f"read_annotations: {path}"
+    _check_kind(who, kind)
     content = _read_json(who, path)
-    check_ground_truth(who, content, masks=None)
+    check_ground_truth(who, content, _mask_key(kind))
     return content
 
 
@@ -156,7 +161,7 @@ def _prepare(
 ) -> Any:
     """Return the library's evaluation of copies: it writes into what it is given."""
     _check_kind(who, kind)
-    check_ground_truth(who, ground_truth, "segmentation" if kind == "mask" else None)
+    check_ground_truth(who, ground_truth, _mask_key(kind))
     _check_results(who, results, ground_truth, kind)
     library = require("faster_coco_eval", extra="detection")
     truth = library.COCO(
@@ -193,6 +198,10 @@ def _check_kind(who: str, kind: str) -> None:
         raise ValueError(f"{who}: kind must be 'box' or 'mask', got {kind!r}.")
 
 
+def _mask_key(kind: Kind) -> str | None:
+    return _KEYS[kind] if kind == "mask" else None
+
+
 def check_ground_truth(who: str, content: Any, masks: str | None) -> None:
     """Check a data set in COCO's format, with the masks under the key ``masks`` if they are needed.
 
@@ -210,10 +219,7 @@ def check_ground_truth(who: str, content: Any, masks: str | None) -> None:
         count = Counter(entry["id"] for entry in content[part])
         if len(count) < len(content[part]):
             raise ValueError(f"{who}: id {count.most_common(1)[0][0]} comes twice in {part}. Give each its own.")
-    rules = {**_ids(content), "bbox": _BOX, "area": _NUMBER}
-    if masks:
-        _check_entries(who, "images", content["images"], {"height": _PIXELS, "width": _PIXELS})
-        rules[masks] = _POLYGONS_OR_RLE
+    rules = {**_ids(content), "bbox": _BOX, "area": _NUMBER, **({masks: _POLYGONS_OR_RLE} if masks else {})}
     _check_entries(who, "annotations", content["annotations"], rules)
     if masks:
         _check_sizes(who, "annotations", content["annotations"], masks, content)
@@ -286,6 +292,7 @@ def _check_sizes(
     who: str, part: str, entries: Sequence[Mapping[str, Any]], key: str, ground_truth: Mapping[str, Any]
 ) -> None:
     """Check that a mask has the size of its image, without which it would silently match nothing."""
+    _check_entries(who, "images", ground_truth["images"], {"height": _PIXELS, "width": _PIXELS})
     sizes = {image["id"]: [image["height"], image["width"]] for image in ground_truth["images"]}
     for index, entry in enumerate(entries):
         mask, expected = entry[key], sizes[entry["image_id"]]

@@ -22,11 +22,15 @@ from .coco import CocoMatches, Kind, check_ground_truth
 Regions = Literal["boxes", "masks", "amodal"]
 """What of an object counts as its area: its box, its mask, or its mask with the parts that other objects cover."""
 
+Metric = Literal["AP", "AP75"]
+"""Average precision over the IoU thresholds 0.5 to 0.95, or at 0.75."""
+
+METRICS: tuple[Metric, ...] = ("AP", "AP75")
+
 EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Where the bins of the paper's Fig. 7 begin and end."""
 
 _KEYS: dict[Regions, str | None] = {"boxes": None, "masks": "segmentation", "amodal": "amodal_segmentation"}
-_METRICS = ("AP", "AP75")
 _INTERVAL = (2.5, 97.5)  # percentiles
 
 Runs = Sequence[Mapping[str, Any]] | Iterable[Sequence[Mapping[str, Any]]]
@@ -57,7 +61,7 @@ def occlusion_ratio(masks_or_boxes: Tensor) -> float:
         0.5
     """
     if masks_or_boxes.dim() == 3:
-        counts, areas = _count_masks(masks_or_boxes), torch.ones(())
+        counts, areas = _count_masks(masks_or_boxes), torch.tensor(1)
     elif masks_or_boxes.dim() == 2 and masks_or_boxes.shape[1] == 4:
         counts, areas = _count_boxes(masks_or_boxes)
     else:
@@ -122,7 +126,11 @@ class OcclusionBin:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval by the percentile bootstrap over images.
+    """A value with its 95 % interval by the bootstrap over images.
+
+    The interval is that of the deviations from their mean, laid about the value. It would not do to take the values of
+    the draws as they are: fewer different images make average precision higher, so that most draws lie above the value,
+    and with many categories all of them.
 
     Attributes:
         value: what was measured, a fraction.
@@ -147,8 +155,8 @@ class ModelOcclusion:
 
     label: str
     runs: int
-    scores: dict[str, list[Estimate | None]]
-    differences: dict[str, list[Estimate | None]]
+    scores: dict[Metric, list[Estimate | None]]
+    differences: dict[Metric, list[Estimate | None]]
 
 
 @dataclass(frozen=True)
@@ -185,9 +193,10 @@ def analyze_occlusion(
 ) -> OcclusionReport:
     """Take the average precision of models over images of growing occlusion (paper, Fig. 7).
 
-    AP and AP75 of a bin are means over the categories that its images show, so they compare models in a bin rather than
-    bins with each other. The intervals come from images drawn anew within each bin, the same for all models and runs:
-    they say how much hangs on the choice of the images, not on the seed of a training. That of a difference is paired.
+    AP and AP75 of a bin are means over the categories that its images show, and higher for fewer images; so they
+    compare models in a bin rather than bins with each other. The intervals come from images drawn anew within each bin,
+    the same for all models and runs: they say how much hangs on the choice of the images, not on the seed of a
+    training. That of a difference is paired.
 
     Args:
         ground_truth: as in :func:`tiedconv.analysis.coco.coco_metrics`.
@@ -240,7 +249,10 @@ def _count_masks(masks: Tensor) -> Tensor:
             f"occlusion_ratio: masks must hold 0 and 1, got values from {masks.min().item():g} to "
             f"{masks.max().item():g}. Compare scores with a threshold first."
         )
-    return masks.sum(dim=0, dtype=torch.long)
+    counts = masks[:1].sum(dim=0, dtype=torch.int32)
+    for mask in masks[1:]:  # several times as fast as one sum, which would convert all masks first
+        counts += mask.bool()
+    return counts
 
 
 def _count_boxes(boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -271,13 +283,13 @@ def _decode(regions: Sequence[Any], image: Mapping[str, Any]) -> Tensor:
     """Return polygons and RLEs as masks, (N, H, W)."""
     masks = require("faster_coco_eval.core.mask", extra="detection")
     decoded = [masks.decode(masks.segmToRle(region, image["width"], image["height"])) for region in regions]
-    return torch.from_numpy(np.stack(decoded))
+    return torch.from_numpy(np.stack(decoded)).view(torch.bool)
 
 
 def _check_arguments(results: Mapping[str, Runs], edges: Sequence[float], resamples: int) -> None:
     if not results:
         raise ValueError("analyze_occlusion: results must name at least one model, got none.")
-    if len(edges) < 2 or edges[0] != 0 or edges[-1] != 1 or any(high <= low for low, high in pairwise(edges)):
+    if len(edges) < 2 or edges[0] != 0 or edges[-1] != 1 or not all(low < high for low, high in pairwise(edges)):
         raise ValueError(f"analyze_occlusion: edges must ascend from 0 to 1, got {list(edges)}.")
     if resamples < 0:
         raise ValueError(f"analyze_occlusion: resamples must be at least 0, got resamples={resamples}.")
@@ -304,7 +316,7 @@ def _runs(given: Runs) -> Iterable[Sequence[Mapping[str, Any]]]:
 
 def _score(matches: CocoMatches, chosen: Sequence[Sequence[Sequence[int]]], resamples: int) -> np.ndarray:
     """Return the metrics of each bin's images and of those drawn from it, (bins, 1 + resamples, metrics)."""
-    scores = np.full((len(chosen), 1 + resamples, len(_METRICS)), math.nan)
+    scores = np.full((len(chosen), 1 + resamples, len(METRICS)), math.nan)
     for place, samples in enumerate(chosen):
         for number, images in enumerate(samples):
             by_iou = matches.ap_by_iou(images)
@@ -312,14 +324,16 @@ def _score(matches: CocoMatches, chosen: Sequence[Sequence[Sequence[int]]], resa
     return scores
 
 
-def _estimates(scores: np.ndarray) -> dict[str, list[Estimate | None]]:
-    return {metric: [_estimate(column[:, i]) for column in scores] for i, metric in enumerate(_METRICS)}
+def _estimates(scores: np.ndarray) -> dict[Metric, list[Estimate | None]]:
+    return {metric: [_estimate(column[:, i]) for column in scores] for i, metric in enumerate(METRICS)}
 
 
 def _estimate(scores: np.ndarray) -> Estimate | None:
-    """Return the first score with the percentiles of the others; a draw without objects has no score."""
+    """Return the first score, with an interval from the others; a draw without objects has no score."""
     value, drawn = float(scores[0]), scores[1:][~np.isnan(scores[1:])]
     if math.isnan(value):
         return None
-    low, high = np.percentile(drawn, _INTERVAL).tolist() if len(drawn) else (None, None)
-    return Estimate(value, low, high)
+    if not len(drawn):
+        return Estimate(value, None, None)
+    low, high = value + np.percentile(drawn, _INTERVAL) - drawn.mean()
+    return Estimate(value, float(low), float(high))

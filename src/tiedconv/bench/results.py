@@ -64,11 +64,11 @@ def write_whole(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def check_writable(option: str, path: Path) -> None:
+def check_writable(option: str, path: Path, who: str = "bench") -> None:
     """Make the folder of ``path`` and check that a file can be written there, before hours of measuring.
 
     Raises:
-        ValueError: with the option's name and the reason, if it cannot.
+        ValueError: in the name of ``who``, with the option's name and the reason, if it cannot.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def check_writable(option: str, path: Path) -> None:
     except OSError as error:
         writable, reason = False, error.strerror or str(error)
     if not writable:
-        raise ValueError(f"bench: cannot write --{option} {path}: {reason}. Give another file.")
+        raise ValueError(f"{who}: cannot write --{option} {path}: {reason}. Give another file.")
 
 
 def _part(path: Path) -> Path:

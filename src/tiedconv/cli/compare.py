@@ -2,21 +2,26 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from ..compare import Budget, ModelSpec
-from ..compare import compare as run_comparison
-from ..compare.results import Comparison, ModelResult, Quartiles
-from ..data import ClassificationData
+from ..analysis.coco import Kind
+from ..bench import Quartiles
+from ..compare import Budget, Detector, ModelSpec, compare_detectors
+from ..compare import compare as compare_classifiers
+from ..compare.detection_results import DetectionComparison, DetectorResult
+from ..compare.results import Comparison, ModelResult
+from ..data import ClassificationData, DetectionData
 
 
 def compare(
     models: str | list[str | ModelSpec],
-    data: ClassificationData,
-    budget: Budget = Budget(),  # frozen
+    data: ClassificationData | DetectionData,
+    detector: Detector = Detector(),
+    budget: Budget = Budget(),
     seeds: int | str | list[int] = "0,1,2",
     output: Path = Path("runs/compare"),
     title: str = "",
@@ -29,7 +34,9 @@ def compare(
     Args:
         models: names of timm models, tied or not, separated by commas; in a config file a list, whose entries can also
             be {name: ..., label: ..., kwargs: {...}}. The report sets the others against the first.
-        data: a data module such as Digits, FashionMNIST, CIFAR10, ImageFolder or ImageNet.
+        data: a data module such as Digits, FashionMNIST, CIFAR10, ImageFolder or ImageNet; or of detection, such as
+            OcclusionScenes or Coco.
+        detector: with data of detection, what the models are the backbones of.
         budget: epochs, optimiser and schedule, the same for every model.
         seeds: every model is trained once with each; numbers separated by commas, or a list in a config file.
         output: folder of results.json, report.html and the runs.
@@ -37,17 +44,17 @@ def compare(
     """
     console = Console()
     given = models.split(",") if isinstance(models, str) else models
-    comparison = run_comparison(
-        [ModelSpec(model.strip()) if isinstance(model, str) else model for model in given],
-        data,
-        budget,
-        _seeds(seeds),
-        output,
-        title=title,
-        command=["tiedconv", *sys.argv[1:]],
-        say=lambda line: console.print(line, highlight=False, markup=False),
-    )
-    console.print(_table(comparison))
+    specs = [ModelSpec(model.strip()) if isinstance(model, str) else model for model in given]
+    options: dict[str, Any] = {
+        "title": title,
+        "command": ["tiedconv", *sys.argv[1:]],
+        "say": lambda line: console.print(line, highlight=False, markup=False),
+    }
+    if isinstance(data, DetectionData):
+        detectors = compare_detectors(specs, data, detector, budget, _seeds(seeds), output, **options)
+        console.print(_detection_table(detectors))
+    else:
+        console.print(_table(compare_classifiers(specs, data, budget, _seeds(seeds), output, **options)))
     console.print(
         f"Numbers: {output / 'results.json'}\nReport:  {output / 'report.html'}", highlight=False, markup=False
     )
@@ -82,6 +89,36 @@ def _table(comparison: Comparison) -> Table:
             "-" if model.peak_memory_mib is None else f"{model.peak_memory_mib:.0f}",
         )
     return table
+
+
+def _detection_table(comparison: DetectionComparison) -> Table:
+    kind = comparison.kind
+    table = Table(
+        title=comparison.title,
+        caption=f"{kind} metrics; by occlusion ratio r below; seeds: {', '.join(map(str, comparison.seeds))}; train, "
+        "infer: images/s",
+        box=SIMPLE,
+    )
+    table.add_column("model")
+    columns = ["AP", *(f"r {b.low:g}-{b.high:g}" for b in comparison.occlusion.bins if b.images), "train", "infer"]
+    for header in ("params", *columns):
+        table.add_column(header, justify="right", no_wrap=True)
+    for model, occlusion in zip(comparison.models, comparison.occlusion.models, strict=True):
+        by_bin = zip(comparison.occlusion.bins, occlusion.scores["AP"], strict=True)
+        table.add_row(
+            model.label,
+            f"{model.params / 1e6:.2f} M",
+            _ap(model, kind),
+            *("-" if score is None else f"{100 * score.value:.1f}" for bin_, score in by_bin if bin_.images),
+            _rate(model.train_images_per_s),
+            _rate(model.inference_images_per_s),
+        )
+    return table
+
+
+def _ap(model: DetectorResult, kind: Kind) -> str:
+    mean, sd = model.mean(kind, "AP"), model.sd(kind, "AP")
+    return "-" if mean is None else f"{100 * mean:.1f}" + ("" if sd is None else f" ± {100 * sd:.1f}")
 
 
 def _accuracy(model: ModelResult) -> str:

@@ -43,6 +43,12 @@ _COMMANDS = {
         "tiedconv bench models --models torchvision/resnet50,tiedresnet50 --released\n"
         "  tiedconv bench models --quantities latency --modes eager,compiled,optimized --plot latency.svg",
     ),
+    "analyze occlusion": _Command(
+        "analyze.occlusion",
+        "average precision of detectors under occlusion",
+        "tiedconv analyze occlusion --annotations val.json --predictions resnet=a/results.json,tied=b/results.json\n"
+        "  tiedconv analyze occlusion --annotations val.json --predictions a/results.json --kind box --plot r.svg",
+    ),
 }
 _TRAINING = {
     "fit": "train a model",

@@ -52,12 +52,15 @@ class TrainingCLI(LightningCLI):
         if options.weights_only is None:
             options.weights_only = True  # a checkpoint holds data; Lightning's default would also run code in it
         if self.subcommand != "fit":
-            pretrained = (options.model.init_args.model_kwargs or {}).get("pretrained")
+            model = options.model.init_args
+            pretrained = (model.get("model_kwargs") or {}).get("pretrained")
             if options.ckpt_path is None and not pretrained:
                 raise ValueError(
                     f"{self.subcommand} needs trained weights. Give --ckpt_path, such as "
                     "runs/fit/version_0/checkpoints/last.ckpt."
                 )
+            if "weights" in model:
+                model.weights = None  # those to start a training from; the checkpoint has all that is needed
             # An evaluation keeps no best checkpoint, so it does not matter that it has another log folder.
             warnings.filterwarnings("ignore", message="The dirpath has changed")
 

@@ -37,7 +37,7 @@ def finding(comparison: Comparison) -> Finding:
         return Finding(f"{model.label} has no finished run, so it cannot be compared with {base.label} yet.")
     top1 = f"{model.label} reaches {accuracy(model, 'top1')} top-1, {base.label} {accuracy(base, 'top1')}"
     cost = (
-        f"It has {_relative(model.params, base.params)} parameters and needs {_relative(model.macs, base.macs)} "
+        f"It has {relative(model.params, base.params)} parameters and needs {relative(model.macs, base.macs)} "
         "multiply-adds."
     )
     return Finding(
@@ -109,21 +109,31 @@ def interval(ours: Sequence[float], theirs: Sequence[float], images: int = 0) ->
 def _line(model: ModelResult, base: ModelResult) -> str:
     if not model.runs:
         return "no finished run."
-    cost = f"{_relative(model.params, base.params)} parameters, {_relative(model.macs, base.macs)} multiply-adds"
+    cost = f"{relative(model.params, base.params)} parameters, {relative(model.macs, base.macs)} multiply-adds"
     return f"{accuracy(model, 'top1')}; {_difference(model, base, 'it')}. It has {cost}."
 
 
 def _difference(model: ModelResult, base: ModelResult, subject: str) -> str:
-    difference = model.mean("top1") - base.mean("top1")
+    return difference([run.top1 for run in model.runs], [run.top1 for run in base.runs], subject, _images(model))
+
+
+def difference(ours: Sequence[float], theirs: Sequence[float], subject: str, images: int = 0) -> str:
+    """Say how far the mean of ``ours`` is from that of ``theirs``, and what the seeds allow to conclude from it.
+
+    Args:
+        ours, theirs: fractions 0-1, one a seed.
+        subject: what ``ours`` belong to, as the sentence is to call it.
+        images: as in :func:`interval`.
+    """
+    difference = statistics.fmean(ours) - statistics.fmean(theirs)
     sign, direction, opposite = (1, "higher", "lower") if difference > 0 else (-1, "lower", "higher")
     points = _points(abs(difference))
     what = f"{points} points {direction}" if float(points) else "no difference"
-    images = _images(model)
     if images and abs(difference) * images < 1:
         return f"{what}, less than one validation image: neither is shown to be better"
-    if min(len(model.runs), len(base.runs)) < 2:
+    if min(len(ours), len(theirs)) < 2:
         return f"{what}. A single run has no spread over seeds to set this against, so it decides nothing"
-    bounds = interval([run.top1 for run in model.runs], [run.top1 for run in base.runs], images)
+    bounds = interval(ours, theirs, images)
     if bounds is None:
         return f"{what}. No run differs from another of its model, and the images are not known, so it decides nothing"
     near, far = sorted(sign * bound for bound in bounds)
@@ -145,7 +155,8 @@ def _images(model: ModelResult) -> int:
     return max((sum(map(sum, run.confusion)) for run in model.runs), default=0)
 
 
-def _relative(value: float, base: float) -> str:
+def relative(value: float, base: float) -> str:
+    """Say how many more or fewer there are than ``base``: ``6.2 % fewer``."""
     change = 100 * (value / base - 1) if base else 0.0
     if abs(change) < 0.05:
         return "equally many"

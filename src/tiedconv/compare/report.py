@@ -1,17 +1,14 @@
-"""Write a comparison as one HTML file that needs nothing else: no script, no network, no second file."""
+"""Write a comparison of classifiers as one HTML page."""
 
 import base64
 import binascii
-from collections.abc import Iterable
 from html import escape
-from importlib import resources
 from pathlib import Path
-from string import Template
 
-from ..analysis.style import COLOURS
 from . import _figures
 from ._finding import NARROW, accuracy, finding, images_error, reference, validation_images
-from .results import Comparison, ModelResult, Quartiles, Run
+from ._page import conditions, grid, name, section, spread, table, thousands, write_page
+from .results import Comparison, ModelResult, Run
 
 
 def write_report(comparison: Comparison, path: Path) -> None:
@@ -28,13 +25,9 @@ def write_report(comparison: Comparison, path: Path) -> None:
     """
     if not comparison.models:
         raise ValueError("write_report: the comparison has no models. Compare at least one.")
-    template = resources.files("tiedconv.compare").joinpath("report.html.template").read_text(encoding="utf-8")
     with _figures.quiet_about_glyphs():
         sections = _sections(comparison)
-    page = Template(template).substitute(
-        title=escape(comparison.title), finding=_finding(comparison), sections="\n".join(filter(None, sections))
-    )
-    path.write_text(page, encoding="utf-8")
+    write_page(path, comparison.title, finding(comparison), sections)
 
 
 def _sections(comparison: Comparison) -> list[str]:
@@ -43,55 +36,40 @@ def _sections(comparison: Comparison) -> list[str]:
     crowded = len(comparison.classes) > 100
     pooled = f", summed over {runs} runs" if runs > 1 else ""
     return [
-        _section("Results", _results(comparison), _results_note(comparison)),
-        _section(
+        section("Results", _results(comparison), _results_note(comparison)),
+        section(
             "Accuracy against cost",
-            _grid(_figures.tradeoffs(comparison, writer)),
+            grid(_figures.tradeoffs(comparison, writer)),
             "Mean top-1 over the runs; bars show one standard deviation. The cost axes are logarithmic."
             if runs > 1
             else "Top-1 of the single run. The cost axes are logarithmic.",
         ),
-        _section(
+        section(
             "Learning curves",
-            _grid(_figures.learning_curves(comparison, writer)),
+            grid(_figures.learning_curves(comparison, writer)),
             "Mean over the runs, in a band from the lowest to the highest run." if runs > 1 else "One run a model.",
         ),
-        _section(
+        section(
             "Confusion",
-            _grid(_figures.confusions(comparison, writer)),
+            grid(_figures.confusions(comparison, writer)),
             f"Validation images by true and predicted class{pooled}. Blue: right; orange: wrong. Depth of colour is "
             "the square root of the share of the true class, so that rare mistakes show."
             + (" Neighbouring classes share a cell, which shows the highest share." if crowded else ""),
         ),
-        _section(
+        section(
             "Filter similarity",
-            _grid(_figures.similarities(comparison, writer)),
+            grid(_figures.similarities(comparison, writer)),
             "Cosine similarity between the guided-backpropagation patterns of two filters of a layer, for every pair "
             "of examined filters; nearer to 0 is less redundant. The marks on the axis are the means.",
         ),
-        _section(
+        section(
             "Sample predictions",
             _samples(comparison),
             "Validation images and what the first run of each model takes them for, with the probability it gives.",
         ),
-        _section("Every run", _runs(comparison)),
-        _section("How to repeat it", _conditions(comparison)),
+        section("Every run", _runs(comparison)),
+        section("How to repeat it", _conditions(comparison)),
     ]
-
-
-def _section(title: str, content: str, note: str = "") -> str:
-    lead = f'<p class="note">{escape(note)}</p>' if note else ""
-    return f"<section>\n<h2>{title}</h2>\n{lead}\n{content}\n</section>" if content else ""
-
-
-def _grid(figures: list[str]) -> str:
-    return '<div class="grid">\n' + "\n".join(figures) + "\n</div>" if figures else ""
-
-
-def _finding(comparison: Comparison) -> str:
-    found = finding(comparison)
-    lines = "".join(f"<li><strong>{escape(label)}</strong>: {escape(line)}</li>" for label, line in found.lines)
-    return f'<p class="finding">{escape(found.lead)}</p>' + (f'\n<ul class="finding">{lines}</ul>' if lines else "")
 
 
 def _results_note(comparison: Comparison) -> str:
@@ -104,7 +82,7 @@ def _results_note(comparison: Comparison) -> str:
             + (", each for one difference alone." if len(comparison.models) > 2 else ".")
         )
     if images := validation_images(comparison):
-        parts.append(f"One of the {_thousands(images)} validation images counts {100 / images:.2g} points.")
+        parts.append(f"One of the {thousands(images)} validation images counts {100 / images:.2g} points.")
         if several and (error := images_error(comparison)):
             parts.append(
                 f"Their number alone gives one accuracy a standard error of up to {100 * error:.2g} points (binomial)."
@@ -132,19 +110,19 @@ def _results(comparison: Comparison) -> str:
     )
     rows = [
         [
-            _name(index, model),
-            _thousands(model.params),
+            name(index, model.label),
+            thousands(model.params),
             f"{model.macs / 1e6:,.2f}".replace(",", NARROW),
             str(len(model.runs)),
             _accuracy_cell(model, "top1"),
             _accuracy_cell(model, "top5"),
-            _spread(model.train_images_per_s),
-            _spread(model.inference_images_per_s),
+            spread(model.train_images_per_s),
+            spread(model.inference_images_per_s),
             "–" if model.peak_memory_mib is None else f"{model.peak_memory_mib:.0f}",
         ]
         for index, model in enumerate(comparison.models)
     ]
-    return _table("Results by model", head, rows)
+    return table("Results by model", head, rows)
 
 
 def _runs(comparison: Comparison) -> str:
@@ -159,7 +137,7 @@ def _runs(comparison: Comparison) -> str:
     )
     rows = [
         [
-            _name(index, model),
+            name(index, model.label),
             str(run.seed),
             f"{100 * run.top1:.2f}",
             f"{100 * run.top5:.2f}",
@@ -170,42 +148,11 @@ def _runs(comparison: Comparison) -> str:
         for index, model in enumerate(comparison.models)
         for run in model.runs
     ]
-    return _table("Every run", head, rows) if rows else ""
-
-
-def _table(label: str, head: Iterable[tuple[str, str]], rows: Iterable[list[str]]) -> str:
-    """Return a table from plain headings with their units and cells in HTML; the first cell heads its row."""
-    titles = "".join(f'<th scope="col">{name}{f"<span>{unit}</span>" if unit else ""}</th>' for name, unit in head)
-    body = "\n".join(
-        f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
-        for first, *rest in rows
-    )
-    return (
-        f'<div class="card scroll" role="region" aria-label="{label}" tabindex="0">\n'
-        f"<table>\n<thead><tr>{titles}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
-    )
-
-
-def _name(index: int, model: ModelResult) -> str:
-    colour = f"var(--s{index % len(COLOURS)})"
-    return f'<span class="name"><i style="background: {colour}"></i><span>{escape(model.label)}</span></span>'
+    return table("Every run", head, rows) if rows else ""
 
 
 def _accuracy_cell(model: ModelResult, metric: str) -> str:
     return accuracy(model, metric, unit="") if model.runs else "–"
-
-
-def _spread(spread: Quartiles | None) -> str:
-    if spread is None:
-        return "–"
-    median, q1, q3 = (
-        _thousands(value) if value >= 100 else f"{value:.1f}" for value in (spread.median, spread.q1, spread.q3)
-    )
-    return f"{median}<small>{q1}–{q3}</small>"
-
-
-def _thousands(value: float) -> str:
-    return f"{value:,.0f}".replace(",", NARROW)
 
 
 def _samples(comparison: Comparison) -> str:
@@ -245,16 +192,5 @@ def _png_width(png: str) -> int:
 
 
 def _conditions(comparison: Comparison) -> str:
-    blocks = {
-        "Data": comparison.data,
-        "Budget": {**comparison.budget, "seeds": ", ".join(map(str, comparison.seeds))},
-        "Machine": comparison.machine,
-    }
-    facts = "\n".join(
-        f'<section class="card"><h3>{title}</h3><dl>'
-        + "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in block.items())
-        + "</dl></section>"
-        for title, block in blocks.items()
-    )
-    command = f'<pre class="card" tabindex="0"><code>{escape(comparison.command)}</code></pre>'
-    return f'{command}\n<div class="facts">\n{facts}\n</div>'
+    budget = {**comparison.budget, "seeds": ", ".join(map(str, comparison.seeds))}
+    return conditions(comparison.command, {"Data": comparison.data, "Budget": budget, "Machine": comparison.machine})

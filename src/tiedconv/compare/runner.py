@@ -17,7 +17,7 @@ from ..analysis import evenly_spaced
 from ..analysis.counts import count
 from ..bench import describe_machine, throughput, train_step_peak_memory
 from ..bench.results import write_whole
-from ..data import ClassificationData
+from ..data import ClassificationData, ImageData
 from ..tasks import check_model_name
 from .report import write_report
 from .results import Comparison, ModelResult, Quartiles, Run, Sample, to_json
@@ -58,7 +58,7 @@ def compare(
         ValueError: if there is no model or seed, one is given twice, or ``output`` holds runs with other settings.
         ModuleNotFoundError: if the ``analysis`` extra is not installed.
     """
-    _check(models, seeds)
+    check_specs(models, seeds)
     for module in ("captum", "matplotlib"):  # before the training, not after it
         require(module, extra="analysis")
     data.prepare_data()
@@ -79,14 +79,14 @@ def compare(
     comparison = Comparison(
         title=title or f"{', '.join(spec.label for spec in models)} on {type(data).__name__}",
         command=shlex.join(command),
-        machine=describe_machine(_device()),
+        machine=describe_machine(default_device()),
         data={
             "data set": type(data).__name__,
             "training images": f"{len(data.split(train=True)):,}",  # type: ignore[arg-type]
             "validation images": f"{len(validation):,}",  # type: ignore[arg-type]
             "input": " x ".join(map(str, data.input_size)),
         },
-        budget=_printable(budget, data),
+        budget=printable(budget, data),
         classes=list(data.classes),
         seeds=list(seeds),
         samples=[_sample(data, i) for i in sample_indices],
@@ -106,7 +106,8 @@ def _write(comparison: Comparison, output: Path) -> None:
     part.replace(output / "report.html")
 
 
-def _check(models: Sequence[ModelSpec], seeds: Sequence[int]) -> None:
+def check_specs(models: Sequence[ModelSpec], seeds: Sequence[int]) -> None:
+    """Raise ValueError unless there are models that timm knows, with labels that differ, and seeds that differ."""
     for what, values in (("models", [spec.label for spec in models]), ("seeds", [str(seed) for seed in seeds])):
         if not values:
             raise ValueError(f"compare: {what} is empty. Give at least one.")
@@ -134,7 +135,7 @@ def _measure(results: list[ModelResult], data: ClassificationData, budget: Budge
     """Add throughput and memory, in float32 and without compilation, at the batch size of the training."""
     memory_format = torch.channels_last if budget.channels_last else torch.contiguous_format
     shape = (data.batch_size, *data.input_size)
-    device = _device()
+    device = default_device()
     images = torch.randn(shape, device=device).contiguous(memory_format=memory_format)
     models = {r.label: _builder(r, data)().to(device).to(memory_format=memory_format) for r in results}
     training = throughput(models, images, train=True, rounds=TIMED_ROUNDS)
@@ -150,7 +151,8 @@ def _measure(results: list[ModelResult], data: ClassificationData, budget: Budge
     ]
 
 
-def _printable(budget: Budget, data: ClassificationData) -> dict[str, str]:
+def printable(budget: Budget, data: ImageData) -> dict[str, str]:
+    """Return every option of the budget as text, with the batch size."""
     options = {**asdict(budget), "batch_size": data.batch_size}
     optimization = options.pop("optimization")
     return {name.replace("_", " "): str(value) for name, value in {**options, **optimization}.items()}
@@ -166,5 +168,6 @@ def _sample(data: ClassificationData, index: int) -> Sample:
     return Sample(base64.b64encode(buffer.getvalue()).decode(), int(label))
 
 
-def _device() -> torch.device:
+def default_device() -> torch.device:
+    """Return where Lightning trains one model: the first GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -4,6 +4,7 @@ import json
 import math
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from ..analysis.similarity import Histogram, evenly_spaced, filter_similarity
 from ..bench.results import write_whole
-from ..data import ClassificationData
-from ..tasks import ClassificationTask, Optimization, quiet_lightning
+from ..data import ClassificationData, ImageData
+from ..tasks import ClassificationTask, Optimization, Task, quiet_lightning
 from .results import Epoch, Run, read_run, to_json
 
 SIMILARITY_IMAGES = 16
@@ -85,7 +86,7 @@ def train_run(
         ValueError: if the folder holds a run of another model, data set or budget.
         KeyboardInterrupt: if the user stopped it; the next call goes on.
     """
-    _check_same_run(folder, _describe_run(spec, data, budget))
+    check_same_run(folder, describe_run(spec, data, budget))
     result = folder / "result.json"
     if result.exists():
         return read_run(result)
@@ -94,7 +95,28 @@ def train_run(
     task = ClassificationTask(
         spec.name, data.num_classes, data.in_chans, model_kwargs=spec.kwargs, **budget.task_options()
     )
-    history = _History()
+    history = History({"train_loss": "train/loss", "val_loss": "val/loss", "top1": "val/top1"})
+    trainer = train(task, data, budget, folder, history)
+    with trainer.precision_plugin.forward_context():
+        run = _evaluate(task, data, history, seed, sample_indices)
+    write_whole(result, to_json(run))
+    return run
+
+
+def train(task: Task, data: ImageData, budget: Budget, folder: Path, history: "History", **options: Any) -> L.Trainer:
+    """Train ``task`` in ``folder``, or go on after the last epoch that is finished there.
+
+    Args:
+        task: what to train. It ends on the trainer's device.
+        data: what to train it on.
+        budget: epochs and arithmetic.
+        folder: holds the checkpoint.
+        history: follows the training.
+        options: more for Lightning's trainer.
+
+    Raises:
+        KeyboardInterrupt: if the user stopped it; the next call goes on.
+    """
     # Its own name, not "last": Lightning would number a second file when the folder holds one already.
     checkpoint = ModelCheckpoint(
         folder,
@@ -113,6 +135,7 @@ def train_run(
             callbacks=[history, checkpoint, RichProgressBar(leave=False)],
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            **options,
         )
         saved = folder / "checkpoint.ckpt"
         try:
@@ -121,19 +144,22 @@ def train_run(
             raise KeyboardInterrupt from stop
         # Lightning leaves the weights on the CPU.
         task.to(trainer.strategy.root_device)
-        with trainer.precision_plugin.forward_context():
-            run = _evaluate(task, data, history, seed, sample_indices)
-    write_whole(result, to_json(run))
-    return run
+    return trainer
 
 
 _NO_MATTER = ("num_workers", "predict_path")  # options of the data that change no result
 
 
-class _History(L.Callback):
-    """Epoch by epoch results; they travel in the checkpoint."""
+class History(L.Callback):
+    """Epoch by epoch results; they travel in the checkpoint.
 
-    def __init__(self) -> None:
+    Args:
+        metrics: what to keep of an epoch: names of our own, and those under which the task logs it. Losses must stay
+            finite.
+    """
+
+    def __init__(self, metrics: Mapping[str, str]) -> None:
+        self.metrics = metrics
         self.epochs: list[dict[str, Any]] = []
         self.seconds = 0.0
         self._start = 0.0
@@ -143,20 +169,14 @@ class _History(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.seconds += time.perf_counter() - self._start
-        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        if not math.isfinite(metrics["train/loss"] + metrics["val/loss"]):
+        kept = {name: trainer.callback_metrics[logged].item() for name, logged in self.metrics.items()}
+        if not all(math.isfinite(value) for name, value in kept.items() if name.endswith("loss")):
+            losses = ", ".join(f"{name} {value}" for name, value in kept.items())
             raise RuntimeError(
-                f"compare: the training diverged in epoch {trainer.current_epoch}: train loss {metrics['train/loss']}, "
-                f"validation loss {metrics['val/loss']}. Lower budget.optimization.lr or warm up, in a new folder."
+                f"compare: the training diverged in epoch {trainer.current_epoch}: {losses}. Lower "
+                "budget.optimization.lr or warm up, in a new folder."
             )
-        self.epochs.append(
-            {
-                "epoch": trainer.current_epoch,
-                "train_loss": metrics["train/loss"],
-                "val_loss": metrics["val/loss"],
-                "top1": metrics["val/top1"],
-            }
-        )
+        self.epochs.append({"epoch": trainer.current_epoch, **kept})
 
     def state_dict(self) -> dict[str, Any]:
         return {"epochs": self.epochs, "seconds": self.seconds}
@@ -166,7 +186,8 @@ class _History(L.Callback):
         self.seconds = state_dict["seconds"]
 
 
-def _describe_run(spec: ModelSpec, data: ClassificationData, budget: Budget) -> dict[str, Any]:
+def describe_run(spec: ModelSpec, data: ImageData, budget: Budget) -> dict[str, Any]:
+    """What a run's results depend on, but for the seed."""
     return {
         "model": {"name": spec.name, "kwargs": spec.kwargs},
         "data": {"name": type(data).__name__, **{k: v for k, v in data.hparams.items() if k not in _NO_MATTER}},
@@ -174,7 +195,12 @@ def _describe_run(spec: ModelSpec, data: ClassificationData, budget: Budget) -> 
     }
 
 
-def _check_same_run(folder: Path, description: dict[str, Any]) -> None:
+def check_same_run(folder: Path, description: dict[str, Any]) -> None:
+    """Keep in ``folder`` what its run is, or check that it is the same.
+
+    Raises:
+        ValueError: if the folder holds a run with other settings, with those that differ.
+    """
     file = folder / "run.json"
     description = json.loads(json.dumps(description))
     if not file.exists():
@@ -205,7 +231,7 @@ def _predict(task: ClassificationTask, data: ClassificationData) -> tuple[Tensor
 
 
 def _evaluate(
-    task: ClassificationTask, data: ClassificationData, history: _History, seed: int, sample_indices: list[int]
+    task: ClassificationTask, data: ClassificationData, history: History, seed: int, sample_indices: list[int]
 ) -> Run:
     task.eval()
     probabilities, labels = _predict(task, data)

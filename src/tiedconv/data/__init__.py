@@ -1,6 +1,7 @@
 """Data modules for Lightning: classification and detection; embedded, small, generated and full-size sets."""
 
 from ._base import ImageData
+from .cityscapes import Cityscapes
 from .classification import ClassificationData
 from .coco import Coco
 from .detection import DetectionData
@@ -8,10 +9,12 @@ from .embedded import Digits
 from .folders import ImageFolder, ImageNet
 from .scenes import OcclusionScenes, SceneOptions
 from .torchvision_sets import CIFAR10, CIFAR100, FashionMNIST
+from .voc import Voc
 
 __all__ = [
     "CIFAR10",
     "CIFAR100",
+    "Cityscapes",
     "ClassificationData",
     "Coco",
     "DetectionData",
@@ -22,4 +25,5 @@ __all__ = [
     "ImageNet",
     "OcclusionScenes",
     "SceneOptions",
+    "Voc",
 ]

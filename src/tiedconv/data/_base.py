@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class ImageData(L.LightningDataModule):
         predict_path: an image or a folder of images for ``tiedconv predict``; default: the ``val`` split.
     """
 
-    classes: Sequence[str]
+    classes: Any  # names, a sequence of str; a property where files say them
     collate: Callable[[list[Any]], Any] | None = None  # how a batch is made of items; None stacks them, as torch does
 
     def __init__(self, batch_size: int, num_workers: int, predict_path: str | None) -> None:

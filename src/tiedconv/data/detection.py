@@ -88,7 +88,9 @@ class DetectionData(ImageData):
         if train not in self._read:
             found = self.read(train)
             _check(type(self).__name__, found)
-            self._read[train] = found
+            # Some tools write no area, which metrics need.
+            sized = [{"area": a["bbox"][2] * a["bbox"][3], **a} for a in found.annotations["annotations"]]
+            self._read[train] = found._replace(annotations={**found.annotations, "annotations": sized})
         return self._read[train]
 
     def ground_truth(self) -> Mapping[str, Any]:
@@ -101,7 +103,7 @@ class DetectionData(ImageData):
         return sorted(category["id"] for category in self.ground_truth()["categories"])
 
     @property
-    def classes(self) -> list[str]:  # type: ignore[override]  # read from the files
+    def classes(self) -> list[str]:
         """Names of the classes, without the background."""
         names = {category["id"]: str(category["name"]) for category in self.ground_truth()["categories"]}
         return [names[i] for i in self.category_ids]
@@ -124,6 +126,12 @@ class DetectionData(ImageData):
             )
         flip = v2.RandomHorizontalFlip(self.flip)
         return _Targets(type(self).__name__, found, ids, v2.Compose([flip, _to_image]), masks=self.masks)
+
+    def with_target(self, index: int) -> tuple[Tensor, Target]:
+        """Return an image of the ``val`` split with the target that it would have in training, for pictures."""
+        who, found = type(self).__name__, self.annotated(train=False)
+        targets = _Targets(who, found, self.category_ids, _to_image, masks=self.masks, every_image=True)
+        return targets[index]
 
     def named(self) -> Dataset[Any]:
         return _Images(self.annotated(train=False), _to_image, named=True)
@@ -154,10 +162,17 @@ class _Images(Dataset[tuple[Tensor, Any]]):
 
 
 class _Targets(Dataset[tuple[Tensor, Target]]):
-    """The images of a split that have objects, with targets to train on."""
+    """The images of a split with targets to train on: those that have objects, or every image."""
 
     def __init__(
-        self, who: str, found: Annotated, category_ids: Sequence[int], transform: Transform, *, masks: bool
+        self,
+        who: str,
+        found: Annotated,
+        category_ids: Sequence[int],
+        transform: Transform,
+        *,
+        masks: bool,
+        every_image: bool = False,
     ) -> None:
         self.found = found
         self.transform = transform
@@ -171,11 +186,11 @@ class _Targets(Dataset[tuple[Tensor, Target]]):
                 left_out[reason] += 1
             else:
                 self.objects[annotation["image_id"]].append(annotation)
-        self.records = [record for record in found.annotations["images"] if record["id"] in self.objects]
+        self.records = [r for r in found.annotations["images"] if every_image or r["id"] in self.objects]
         if not self.records:
             raise ValueError(f"{who}: {found.source} has no object to train on. Give other annotations.")
         left_out["images without objects"] = len(found.annotations["images"]) - len(self.records)
-        if +left_out:
+        if +left_out and not every_image:
             listed = ", ".join(f"{count} {what}" for what, count in (+left_out).items())
             warnings.warn(f"{who}: training leaves out {listed} of {found.source}.", stacklevel=2)
 
@@ -203,19 +218,19 @@ class _Targets(Dataset[tuple[Tensor, Target]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         record = self.records[index]
         image = _open(self.found, record)
-        objects = self.objects[record["id"]]
+        objects = self.objects.get(record["id"], [])
         size = (image.height, image.width)
-        boxes = torch.tensor([a["bbox"] for a in objects], dtype=torch.float32)
+        boxes = torch.tensor([a["bbox"] for a in objects], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         target: Target = {
             "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size),
-            "labels": torch.tensor([self.label[a["category_id"]] for a in objects]),
-            "area": torch.tensor([float(a.get("area", a["bbox"][2] * a["bbox"][3])) for a in objects]),
+            "labels": torch.tensor([self.label[a["category_id"]] for a in objects], dtype=torch.int64),
+            "area": torch.tensor([a["area"] for a in objects], dtype=torch.float32),
             "iscrowd": torch.zeros(len(objects), dtype=torch.int64),
         }
         if self.masks:
-            decoded = [self._mask(annotation, size) for annotation in objects]
-            target["masks"] = tv_tensors.Mask(torch.from_numpy(np.stack(decoded)))
+            masks = [self._mask(annotation, size) for annotation in objects]
+            target["masks"] = tv_tensors.Mask(np.array(masks, dtype=np.uint8).reshape(-1, *size))
         image, target = self.transform(image, target)  # type: ignore[call-arg]
         target = {name: value.as_subclass(Tensor) for name, value in target.items()}
         target["boxes"][:, 0::2].clamp_(0, size[1])

@@ -1,0 +1,311 @@
+"""Compare backbones in one detector: every backbone with every seed, then AP by how much objects cover each other."""
+
+import base64
+import io
+import json
+import math
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from .._extras import require
+from ..analysis import evenly_spaced
+from ..analysis.coco import Kind, coco_metrics
+from ..analysis.counts import count
+from ..analysis.drawing import draw_detections
+from ..analysis.occlusion import Regions, analyze_occlusion
+from ..bench import Quartiles, describe_machine
+from ..bench._timer import interleaved
+from ..bench.results import write_whole
+from ..data import DetectionData
+from ..detection import DetectorName, Widths
+from ..detection.backbone import Norm
+from ..tasks import DetectionTask
+from ..tasks.detection import coco_results
+from .detection_report import write_detection_report
+from .detection_results import DetectionComparison, DetectionRun, DetectorResult
+from .results import to_json
+from .runner import TIMED_ROUNDS, check_specs, default_device, printable
+from .training import Budget, History, ModelSpec, check_same_run, describe_run, train
+
+SAMPLES = 6
+_DRAWN = 0.5  # score from which on a detection is drawn
+
+
+@dataclass(frozen=True)
+class Detector:
+    """What every backbone of a comparison is put into. The fields are :class:`tiedconv.tasks.DetectionTask`'s."""
+
+    detector: DetectorName = "mask_rcnn"
+    frozen_stages: int = 0
+    norm: Norm = "batch"
+    context_blocks: int | None = None
+    levels: int | None = None
+    widths: Widths = Widths()  # frozen
+    anchor_sizes: list[float] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def task(self, spec: ModelSpec, data: DetectionData, budget: Budget) -> DetectionTask:
+        """Build the task that trains one backbone."""
+        return DetectionTask(
+            backbone=spec.name,
+            num_classes=data.num_classes,
+            backbone_kwargs=spec.kwargs,
+            optimization=budget.optimization,
+            channels_last=budget.channels_last,
+            **{f.name: getattr(self, f.name) for f in fields(self)},
+        )
+
+
+def compare_detectors(
+    models: Sequence[ModelSpec],
+    data: DetectionData,
+    detector: Detector,
+    budget: Budget,
+    seeds: Sequence[int],
+    output: Path,
+    *,
+    title: str = "",
+    command: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> DetectionComparison:
+    """Train several backbones alike in one detector and write ``results.json`` and ``report.html`` into ``output``.
+
+    Each run's folder ``output/runs/<label>/seed-<seed>`` also gets its detections on the validation images,
+    ``detections.json`` in COCO's format, which ``tiedconv analyze occlusion`` reads. What is finished is kept and what
+    is unfinished goes on, as in :func:`tiedconv.compare.compare`.
+
+    Args:
+        models: the backbones; labels must differ. The report sets the others against the first.
+        data: training and validation images.
+        detector: what the backbones are put into.
+        budget: what every run is given; what only classifiers know must be left alone.
+        seeds, output, title, command, say: as in :func:`tiedconv.compare.compare`.
+
+    Raises:
+        ValueError: if there is no model or seed, one is given twice, the budget has options of classifiers, or
+            ``output`` holds runs with other settings.
+        ModuleNotFoundError: if the extras ``analysis`` and ``detection`` are not installed.
+    """
+    check_specs(models, seeds)
+    _check_budget(budget)
+    require("matplotlib", extra="analysis")  # before the training, not after it
+    for module in ("faster_coco_eval", "pycocotools"):
+        require(module, extra="detection")
+    data.prepare_data()
+    data.setup("fit")
+    samples = evenly_spaced(len(data.split(train=False)), SAMPLES)  # type: ignore[arg-type]  # every split has a length
+
+    results = [_describe(spec, data, detector, budget) for spec in models]  # what cannot be built fails at once
+    runs: dict[str, list[DetectionRun]] = {spec.label: [] for spec in models}
+    found: dict[str, list[Path]] = {spec.label: [] for spec in models}
+    total = len(models) * len(seeds)
+    for number, (seed, spec) in enumerate(((s, m) for s in seeds for m in models), start=1):
+        folder = output / "runs" / spec.label / f"seed-{seed}"
+        say(f"[{number}/{total}] {spec.label}, seed {seed}")
+        run = _train_run(spec, seed, data, detector, budget, folder, samples)
+        scores = ", ".join(f"{kind} AP {metrics['AP'] or 0:.3f}" for kind, metrics in run.metrics.items())
+        say(f"      {scores} after {run.seconds:.0f} s of training")
+        runs[spec.label].append(run)
+        found[spec.label].append(folder / "detections.json")
+
+    say("sorting the images by how much objects cover each other")
+    truth = data.ground_truth()
+    kind: Kind = "mask" if "mask" in detector.detector else "box"
+    amodal = all("amodal_segmentation" in annotation for annotation in truth["annotations"])
+    regions: Regions = "amodal" if amodal else "boxes"
+    occlusion = analyze_occlusion(
+        truth,
+        {label: (json.loads(path.read_text()) for path in paths) for label, paths in found.items()},
+        kind=kind,
+        regions=regions,
+    )
+    comparison = DetectionComparison(
+        title=title or f"{', '.join(spec.label for spec in models)} in {detector.detector} on {type(data).__name__}",
+        command=shlex.join(command),
+        machine=describe_machine(default_device()),
+        data={
+            "data set": type(data).__name__,
+            "training images": f"{len(data.split(train=True)):,}",  # type: ignore[arg-type]
+            "validation images": f"{len(truth['images']):,}",
+            "classes": ", ".join(data.classes) if len(data.classes) <= 20 else str(len(data.classes)),
+        },
+        detector=_printable(detector),
+        budget=printable(budget, data),
+        seeds=list(seeds),
+        truths=[_truth(data, index) for index in samples],
+        occlusion=occlusion,
+        models=[replace(result, runs=runs[result.label]) for result in results],
+    )
+    _write(comparison, output)  # before the timing, which can fail or be stopped
+    say("measuring throughput")
+    folders = [(spec, found[spec.label][0].parent) for spec in models]
+    comparison = replace(comparison, models=_measure(comparison.models, folders, data, detector, budget))
+    _write(comparison, output)
+    return comparison
+
+
+def _write(comparison: DetectionComparison, output: Path) -> None:
+    write_whole(output / "results.json", to_json(comparison))
+    part = output / "report.html.part"
+    write_detection_report(comparison, part)
+    part.replace(output / "report.html")
+
+
+def _check_budget(budget: Budget) -> None:
+    plain = Budget(budget.epochs)
+    names = [n for n in ("label_smoothing", "mixup", "cutmix", "compile") if getattr(budget, n) != getattr(plain, n)]
+    if names:
+        raise ValueError(
+            f"compare: {', '.join(names)} of the budget are for classifiers. Leave them out for detectors."
+        )
+
+
+def _describe(spec: ModelSpec, data: DetectionData, detector: Detector, budget: Budget) -> DetectorResult:
+    model: Any = detector.task(spec, data, budget).model
+    size = model.transform.min_size[-1]
+    body = count(_FirstMap(model.backbone.body), (3, size, size))
+    params = sum(p.numel() for p in model.parameters())
+    return DetectorResult(spec.label, spec.name, spec.kwargs, params, body.params, body.macs)
+
+
+class _FirstMap(nn.Module):
+    """A network that returns several maps, made to return one tensor, which counting takes."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        first: Tensor = self.body(x)[0]
+        return first
+
+
+def _train_run(
+    spec: ModelSpec,
+    seed: int,
+    data: DetectionData,
+    detector: Detector,
+    budget: Budget,
+    folder: Path,
+    samples: Sequence[int],
+) -> DetectionRun:
+    check_same_run(folder, {**describe_run(spec, data, budget), "detector": asdict(detector)})
+    file = folder / "result.json"
+    if file.exists():
+        return DetectionRun(**json.loads(file.read_text()))
+    L.seed_everything(seed, verbose=False)
+    task = detector.task(spec, data, budget)
+    history = History({"train_loss": "train/loss"})
+    trainer = train(task, data, budget, folder, history, limit_val_batches=0)  # evaluated once, after the last epoch
+    with trainer.precision_plugin.forward_context():
+        results, pictures = _detect(task, data, samples)
+    write_whole(folder / "detections.json", json.dumps(results))
+    truth = data.ground_truth()
+    metrics = {kind: coco_metrics(truth, results, kind) for kind in task.kinds}
+    run = DetectionRun(
+        seed,
+        history.seconds,
+        [epoch["train_loss"] for epoch in history.epochs],
+        {kind: {n: None if math.isnan(v) else v for n, v in found.items()} for kind, found in metrics.items()},
+        pictures,
+    )
+    write_whole(file, to_json(run))
+    return run
+
+
+@torch.inference_mode()
+def _detect(task: DetectionTask, data: DetectionData, samples: Sequence[int]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the detections on the validation images in COCO's format, and those on the samples as pictures."""
+    task.eval()
+    results: list[dict[str, Any]] = []
+    pictures = []
+    place = 0
+    for images, abouts in data.val_dataloader():
+        for image, about, found in zip(images, abouts, task([i.to(task.device) for i in images]), strict=True):
+            results += coco_results(about["image_id"], found, data.category_ids)
+            if place in samples:
+                pictures.append(_jpeg(draw_detections(image, found, data.classes, min_score=_DRAWN)))
+            place += 1
+    return results, pictures
+
+
+def _truth(data: DetectionData, index: int) -> str:
+    return _jpeg(draw_detections(*data.with_target(index), data.classes))
+
+
+def _jpeg(picture: Image.Image) -> str:
+    picture.thumbnail((480, 480))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _measure(
+    results: list[DetectorResult],
+    folders: Sequence[tuple[ModelSpec, Path]],
+    data: DetectionData,
+    detector: Detector,
+    budget: Budget,
+) -> list[DetectorResult]:
+    """Add throughput on one batch of training images, in float32, with the weights of the first seed."""
+    device = default_device()
+    images, targets = next(iter(data.train_dataloader()))
+    images = [image.to(device) for image in images]
+    targets = [{k: v.to(device) if isinstance(v, Tensor) else v for k, v in target.items()} for target in targets]
+    tasks = {}
+    for spec, folder in folders:
+        task = detector.task(spec, data, budget).to(device)
+        task.load_state_dict(torch.load(folder / "checkpoint.ckpt", device, weights_only=True)["state_dict"])
+        tasks[spec.label] = task
+    training = interleaved(
+        {label: _train_step(task.model.train(), images, targets) for label, task in tasks.items()},
+        rounds=TIMED_ROUNDS,
+        device=device,
+    )
+    inference = interleaved(
+        {label: _inference(task.model.eval(), images) for label, task in tasks.items()},
+        rounds=TIMED_ROUNDS,
+        device=device,
+    )
+    return [
+        replace(
+            result,
+            train_images_per_s=Quartiles.of([len(images) / s for s in training[result.label].seconds]),
+            inference_images_per_s=Quartiles.of([len(images) / s for s in inference[result.label].seconds]),
+        )
+        for result in results
+    ]
+
+
+def _train_step(model: nn.Module, images: list[Tensor], targets: list[dict[str, Any]]) -> Callable[[], object]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        torch.stack(list(model(images, targets).values())).sum().backward()
+        optimizer.step()
+
+    return run
+
+
+def _inference(model: nn.Module, images: list[Tensor]) -> Callable[[], object]:
+    def run() -> object:
+        with torch.inference_mode():
+            return model(images)
+
+    return run
+
+
+def _printable(detector: Detector) -> dict[str, str]:
+    shown = {k: v for k, v in asdict(detector).items() if v not in (None, {}, [])}
+    for nested in ("widths", "options"):
+        shown |= {f"{nested}: {k}": v for k, v in shown.pop(nested, {}).items()}
+    return {name.replace("_", " "): str(value) for name, value in shown.items()}

@@ -1,0 +1,261 @@
+"""Write a comparison of detectors as one HTML page."""
+
+from html import escape
+from pathlib import Path
+
+from ..analysis import plots, style
+from ..analysis.coco import METRICS, Kind
+from ..analysis.occlusion import METRICS as OCCLUSION_METRICS
+from ..analysis.occlusion import Estimate, OcclusionBin
+from ..analysis.occlusion_plots import plot_occlusion
+from . import _figures
+from ._finding import NARROW, Finding, difference, relative
+from ._page import conditions, grid, name, section, spread, table, thousands, write_page
+from .detection_results import DetectionComparison, DetectorResult
+
+
+def write_detection_report(comparison: DetectionComparison, path: Path) -> None:
+    """Write the report of a comparison of detectors to ``path``, an HTML file in a folder that exists.
+
+    Raises:
+        ValueError: if there is no model.
+        ModuleNotFoundError: if matplotlib is not installed.
+    """
+    if not comparison.models:
+        raise ValueError("write_detection_report: the comparison has no models. Compare at least one.")
+    with _figures.quiet_about_glyphs():
+        sections = _sections(comparison)
+    write_page(path, comparison.title, detection_finding(comparison), sections)
+
+
+def detection_finding(comparison: DetectionComparison) -> Finding:
+    """Set every model against the first: AP with its interval over seeds, cost, and the gain under most occlusion."""
+    base, *others = comparison.models
+    lead = f"{base.label} reaches {_score(base, comparison.kind, 'AP')} {comparison.kind} AP."
+    return Finding(lead, [(model.label, _line(comparison, model, base)) for model in others])
+
+
+def _line(comparison: DetectionComparison, model: DetectorResult, base: DetectorResult) -> str:
+    kind = comparison.kind
+    ours, theirs = model.values(kind, "AP"), base.values(kind, "AP")
+    parts = [f"{_score(model, kind, 'AP')} {kind} AP; {difference(ours, theirs, 'it')}."] if ours and theirs else []
+    parts.append(
+        f"Its backbone has {relative(model.backbone_params, base.backbone_params)} parameters and needs "
+        f"{relative(model.backbone_macs, base.backbone_macs)} multiply-adds."
+    )
+    (occlusion,) = [entry for entry in comparison.occlusion.models if entry.label == model.label]
+    known = [
+        (bin_, estimate)
+        for bin_, estimate in zip(comparison.occlusion.bins, occlusion.differences["AP"], strict=True)
+        if estimate
+    ]
+    if len(known) > 1:
+        (low, first), (high, last) = known[0], known[-1]
+        parts.append(
+            f"Under least occlusion (r {_range(low)}) it is {_signed(first)} points from {base.label}, under most "
+            f"(r {_range(high)}) {_signed(last)}."
+        )
+    return " ".join(parts)
+
+
+def _sections(comparison: DetectionComparison) -> list[str]:
+    writer = _figures.FigureWriter()
+    runs = max(len(model.runs) for model in comparison.models)
+    several = "Mean ± standard deviation over the seeds. " if runs > 1 else ""
+    return [
+        section(
+            "Results",
+            _results(comparison),
+            f"{several}COCO's average precision after the last epoch on the validation images, in %. Multiply-adds are "
+            "the backbone's, without pyramid and heads, for one image. Speeds are medians with the quartiles below, "
+            "measured in turns, eagerly in float32, at the training's batch size.",
+        ),
+        section(
+            "Average precision under occlusion",
+            grid(_occlusion_figures(comparison, writer)) + _occlusion_table(comparison),
+            _occlusion_note(comparison),
+        ),
+        section(
+            "Accuracy against cost",
+            grid(_tradeoffs(comparison, writer)),
+            "Bars show one standard deviation over the seeds. The cost axes are logarithmic.",
+        ),
+        section("Training", grid(_curves(comparison, writer)), "The sum of the detector's losses."),
+        section(
+            "Sample detections",
+            _samples(comparison),
+            "Validation images, what is really there, and what the first run of each model finds with a score of at "
+            "least 0.5.",
+        ),
+        section("Every run", _runs(comparison)),
+        section("How to repeat it", _conditions(comparison)),
+    ]
+
+
+def _results(comparison: DetectionComparison) -> str:
+    kinds = _kinds(comparison)
+    metrics = [(kind, metric) for kind in kinds for metric in (METRICS if kind == comparison.kind else METRICS[:3])]
+    head = [("Model", ""), ("Parameters", "detector"), ("Parameters", "backbone"), ("MACs", "million per image")]
+    head += [(metric.replace("_", " "), kind) for kind, metric in metrics]
+    head += [("Training", "images/s"), ("Inference", "images/s")]
+    rows = [
+        [
+            name(index, model.label),
+            thousands(model.params),
+            thousands(model.backbone_params),
+            f"{model.backbone_macs / 1e6:,.1f}".replace(",", NARROW),
+            *(_score(model, kind, metric, unit="") for kind, metric in metrics),
+            spread(model.train_images_per_s),
+            spread(model.inference_images_per_s),
+        ]
+        for index, model in enumerate(comparison.models)
+    ]
+    return table("Results by model", head, rows)
+
+
+def _occlusion_figures(comparison: DetectionComparison, writer: _figures.FigureWriter) -> list[str]:
+    report = comparison.occlusion
+    figures = []
+    for metric in OCCLUSION_METRICS:
+        ax = plot_occlusion(report, metric, style.new_axes(5.2, 3.1))
+        read = "; ".join(
+            f"{model.label}: " + ", ".join(_percent(e.value) if e else "none" for e in model.scores[metric])
+            for model in report.models
+        )
+        alt = f"{metric} by occlusion ratio, bins {', '.join(map(_range, report.bins))}. {read}."
+        figures.append(writer.write(ax, title=f"{metric} by occlusion ratio", alt=alt))
+    return figures
+
+
+def _occlusion_table(comparison: DetectionComparison) -> str:
+    report = comparison.occlusion
+    head = [("Occlusion ratio r", "")]
+    head += [(f"r {_range(bin_)}", f"{thousands(bin_.images)} images") for bin_ in report.bins]
+    rows = []
+    for index, model in enumerate(report.models):
+        for metric in OCCLUSION_METRICS:
+            cells = [_estimate(estimate, signed=False) for estimate in model.scores[metric]]
+            rows.append([f"{name(index, model.label)} {metric}", *cells])
+        for metric, estimates in model.differences.items():
+            cells = [_estimate(estimate, signed=True) for estimate in estimates]
+            rows.append(
+                [f"{name(index, model.label)} {metric}, difference to {escape(report.models[0].label)}", *cells]
+            )
+    return table("Average precision by occlusion", head, rows)
+
+
+def _occlusion_note(comparison: DetectionComparison) -> str:
+    of = {
+        "boxes": "of the objects' boxes",
+        "masks": "of the objects' visible masks",
+        "amodal": "of the whole objects, covered parts included",
+    }[comparison.occlusion.regions]
+    return (
+        f"r is the area {of} that is shared with other objects, over the area of all objects of the image (paper, "
+        f"eq. 5). {comparison.kind.capitalize()} AP in %, mean over the seeds; in small type and as bars 95{NARROW}% "
+        "bootstrap intervals over the images of the bin, those of differences paired. They do not cover the seeds."
+    )
+
+
+def _tradeoffs(comparison: DetectionComparison, writer: _figures.FigureWriter) -> list[str]:
+    kind, ylabel = comparison.kind, f"{comparison.kind.capitalize()} AP"
+    figures = []
+    for field, title, xlabel in (
+        ("backbone_params", "AP against parameters", "Parameters of the backbone"),
+        ("backbone_macs", "AP against computation", "Multiply-adds of the backbone per image (MACs)"),
+    ):
+        points = {m.label: (float(getattr(m, field)), m.values(kind, "AP")) for m in comparison.models}
+        ax = plots.plot_tradeoff(points, style.new_axes(3.9, 2.5), xlabel=xlabel, ylabel=ylabel)
+        read = "; ".join(
+            f"{m.label}: {style.si(points[m.label][0])}, {_score(m, kind, 'AP')}" for m in comparison.models
+        )
+        figures.append(writer.write(ax, title=title, alt=f"{title}, one point a model. {read}."))
+    return figures
+
+
+def _curves(comparison: DetectionComparison, writer: _figures.FigureWriter) -> list[str]:
+    curves = {model.label: [run.losses for run in model.runs] for model in comparison.models}
+    if not any(losses for runs in curves.values() for losses in runs):
+        return []
+    ax = plots.plot_curves(curves, style.new_axes(3.9, 2.5), ylabel="Mean loss per image")
+    read = ", ".join(f"{label} {runs[0][-1]:.3f}" for label, runs in curves.items() if runs and runs[0])
+    return [writer.write(ax, title="Training loss", alt=f"Training loss by epoch. After the last, first run: {read}.")]
+
+
+def _samples(comparison: DetectionComparison) -> str:
+    shown = [(model.label, model.runs[0].pictures) for model in comparison.models if model.runs]
+    figures = []
+    for number, truth in enumerate(comparison.truths):
+        row = [("What is there", truth)]
+        row += [(label, pictures[number]) for label, pictures in shown if number < len(pictures)]
+        figures += [
+            f'<figure class="card"><figcaption><h3>{escape(label)}</h3></figcaption>'
+            f'<img class="picture" src="data:image/jpeg;base64,{escape(picture)}" '
+            f'alt="Sample image {number + 1}: {escape(label)}" loading="lazy"></figure>'
+            for label, picture in row
+        ]
+    return grid(figures)
+
+
+def _runs(comparison: DetectionComparison) -> str:
+    kinds = _kinds(comparison)
+    head = [("Model", ""), ("Seed", "")]
+    head += [(metric, kind) for kind in kinds for metric in METRICS[:3]]
+    head += [("Training loss", "last epoch"), ("Training time", "s")]
+    rows = [
+        [
+            name(index, model.label),
+            str(run.seed),
+            *(_percent(run.metrics[kind][metric]) for kind in kinds for metric in METRICS[:3]),
+            f"{run.losses[-1]:.4f}" if run.losses else "–",
+            f"{run.seconds:.0f}",
+        ]
+        for index, model in enumerate(comparison.models)
+        for run in model.runs
+    ]
+    return table("Every run", head, rows) if rows else ""
+
+
+def _conditions(comparison: DetectionComparison) -> str:
+    budget = {**comparison.budget, "seeds": ", ".join(map(str, comparison.seeds))}
+    blocks = {"Data": comparison.data, "Detector": comparison.detector, "Budget": budget, "Machine": comparison.machine}
+    return conditions(comparison.command, blocks)
+
+
+def _kinds(comparison: DetectionComparison) -> list[Kind]:
+    """What there are metrics of, the main kind first."""
+    found = {kind for model in comparison.models for run in model.runs for kind in run.metrics}
+    return sorted(found, key=lambda kind: kind != comparison.kind)
+
+
+def _score(model: DetectorResult, kind: Kind, metric: str, unit: str = f"{NARROW}%") -> str:
+    mean, sd = model.mean(kind, metric), model.sd(kind, metric)
+    if mean is None:
+        return "–"
+    return f"{100 * mean:.1f}" + ("" if sd is None else f"{NARROW}±{NARROW}{100 * sd:.1f}") + unit
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _estimate(estimate: Estimate | None, *, signed: bool) -> str:
+    if estimate is None:
+        return "–"
+    form = "{:+.1f}" if signed else "{:.1f}"
+    value, *interval = (
+        "" if v is None else form.format(100 * v).replace("-", "−")
+        for v in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{value}<small>{interval[0]} to {interval[1]}</small>" if all(interval) else value
+
+
+def _signed(estimate: Estimate) -> str:
+    text = f"{100 * estimate.value:+.1f}"
+    if estimate.low is not None and estimate.high is not None:
+        text += f" (95{NARROW}% interval over images {100 * estimate.low:+.1f} to {100 * estimate.high:+.1f})"
+    return text.replace("-", "−")
+
+
+def _range(bin_: OcclusionBin) -> str:
+    return f"{bin_.low:g}–{bin_.high:g}"

@@ -1,0 +1,163 @@
+"""Cityscapes' instances, from its images of instance numbers."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
+from PIL import Image
+from torchvision import datasets
+
+from .._extras import require
+from .coco import read_json
+from .detection import Annotated, DetectionData
+
+Split = Literal["train", "val"]
+
+_CLASSES = {c.id: c.name for c in datasets.Cityscapes.classes if c.has_instances and not c.ignore_in_eval}
+_INSTANCES = "instances_{}.json"
+
+
+class Cityscapes(DetectionData):
+    """Cityscapes' fine annotations of the eight classes that have instances: boxes and masks.
+
+    ``prepare_data`` reads the images of instance numbers once, which takes minutes: what is in them is kept in COCO's
+    form in ``root/instances_train.json`` and ``root/instances_val.json``. Remove these after a change of the images.
+    Groups whose members Cityscapes does not tell apart become crowd regions. The ids of the categories are
+    Cityscapes' own, 24 (person) to 33 (bicycle).
+
+    The metrics are COCO's; Cityscapes' own AP, of masks too, weighs objects and groups in another way.
+
+    Args:
+        root: folder that holds ``leftImg8bit`` and ``gtFine``, or their two archives, which are then unpacked.
+        masks, flip, batch_size, num_workers, predict_path: as in :class:`DetectionData`.
+
+    Raises:
+        FileNotFoundError: in ``prepare_data``, if files are missing, with the way to get them.
+        ValueError: in ``prepare_data``, if an image does not hold instance numbers.
+    """
+
+    def __init__(
+        self,
+        root: str = "data/cityscapes",
+        masks: bool = True,
+        flip: float = 0.5,
+        batch_size: int = 2,
+        num_workers: int = 4,
+        predict_path: str | None = None,
+    ) -> None:
+        super().__init__(masks, flip, batch_size, num_workers, predict_path)
+        self.save_hyperparameters()
+        self.root = Path(root)
+
+    @property
+    def classes(self) -> list[str]:  # known before the files are there
+        return list(_CLASSES.values())
+
+    @property
+    def category_ids(self) -> list[int]:
+        return list(_CLASSES)
+
+    def prepare_data(self) -> None:
+        for split in self._needed():
+            write_instances(self.root, split)
+
+    def _needed(self) -> tuple[Split, ...]:
+        """What the trainer is going to read: an evaluation should not wait for the training images."""
+        if self.trainer is None or self.trainer.training:
+            return "train", "val"
+        return () if self.trainer.predicting and self.predict_path is not None else ("val",)
+
+    def read(self, train: bool) -> Annotated:
+        split: Split = "train" if train else "val"
+        file = self.root / _INSTANCES.format(split)
+        if not file.exists():
+            # Not written here: every process reads, and one of them prepares.
+            raise FileNotFoundError(
+                f"Cityscapes: {file} does not exist. Call prepare_data, as trainers do; it writes it."
+            )
+        return Annotated(read_json(file), self.root / "leftImg8bit" / split, file)
+
+
+def write_instances(root: Path, split: Split) -> None:
+    """Write the instances of a split to ``root/instances_{split}.json``, in COCO's form, unless it is there already.
+
+    Raises:
+        FileNotFoundError, ValueError: as :class:`Cityscapes`.
+        ModuleNotFoundError: if pycocotools is not installed.
+    """
+    file = root / _INSTANCES.format(split)
+    if file.exists():
+        return
+    folder = root / "leftImg8bit" / split
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    files = _files(root, split)
+    rank_zero_info(f"Cityscapes: writing {file} from {len(files)} images, once. A thousand take some minutes.")
+    for number, (image, numbered) in enumerate(files, start=1):
+        ids = _read(numbered)
+        height, width = ids.shape
+        name = image.relative_to(folder).as_posix()
+        images.append({"id": number, "file_name": name, "width": width, "height": height})
+        for one in _instances(ids):
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **one})
+    categories = [{"id": i, "name": name} for i, name in _CLASSES.items()]
+    part = file.with_suffix(".part")  # renamed when whole, so that a kill leaves no half file behind
+    part.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    part.replace(file)
+
+
+def _files(root: Path, split: Split) -> list[tuple[Path, Path]]:
+    """The photographs of a split and their images of instance numbers, sorted by name."""
+    try:
+        found = datasets.Cityscapes(root, split, target_type="instance")
+    except RuntimeError:
+        found = ()
+    if not len(found):
+        raise FileNotFoundError(
+            f"Cityscapes: {root} does not hold the split {split}. Expected leftImg8bit/{split}/<city>/*_leftImg8bit.png"
+            f" and gtFine/{split}/<city>/*_gtFine_instanceIds.png there. Set root to their folder, or put "
+            "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of https://www.cityscapes-dataset.com into it."
+        )
+    return sorted((Path(image), Path(targets[0])) for image, targets in zip(found.images, found.targets, strict=True))
+
+
+def _read(file: Path) -> np.ndarray[Any, Any]:
+    try:
+        with Image.open(file) as image:
+            ids, mode = np.asarray(image), image.mode
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"Cityscapes: {file} is missing, but its photograph is there. Unpack gtFine_trainvaltest.zip again."
+        ) from None
+    except OSError as error:
+        raise OSError(f"Cityscapes: {file} cannot be read: {error}. Unpack gtFine_trainvaltest.zip again.") from error
+    if not mode.startswith("I"):  # 8 bits cannot hold 24000, and 24 alone would pass for a group of persons
+        raise ValueError(
+            f"Cityscapes: {file} is an image of mode {mode}. Expected instance numbers in a grey image of 16 bits. "
+            "Unpack gtFine_trainvaltest.zip again."
+        )
+    return ids
+
+
+def _instances(ids: np.ndarray[Any, Any]) -> Iterator[dict[str, Any]]:
+    """What an image of instance numbers shows, in COCO's form, in the order of the numbers.
+
+    A pixel is 1000 times the class plus the number of the instance, or the class alone in a group.
+    """
+    coco = require("pycocotools.mask", extra="detection")
+    ids = np.asfortranarray(ids)  # the order in which pycocotools counts runs of pixels
+    for value in np.unique(ids).tolist():
+        group = value < 1000
+        category = value if group else value // 1000
+        if category in _CLASSES:
+            rle = coco.encode((ids == value).view(np.uint8))
+            yield {
+                "category_id": category,
+                "bbox": coco.toBbox(rle).tolist(),
+                "area": int(coco.area(rle)),
+                "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
+                "iscrowd": int(group),
+            }

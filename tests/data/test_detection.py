@@ -1,0 +1,422 @@
+"""Annotations in COCO's form and the targets made of them, on images of 30 x 20 pixels."""
+
+import copy
+import json
+import math
+import warnings
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_masks
+from torch import Tensor
+from torch.testing import assert_close
+
+from tiedconv.data import Coco
+
+# pycocotools' decode calls what numpy 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+HEIGHT, WIDTH = 20, 30
+BOX = [2, 3, 5, 6]  # x, y, width, height
+CATEGORIES = [{"id": 9, "name": "cat"}, {"id": 0, "name": "ant"}, {"id": 4, "name": "bee"}]
+
+
+def region(x, y, width, height):
+    """The pixels of a box as a mask."""
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[y : y + height, x : x + width] = 1
+    return mask
+
+
+def corners(x, y, width, height):
+    return [x, y, x + width, y, x + width, y + height, x, y + height]
+
+
+def run_lengths(mask):
+    """The lengths of the runs of equal pixels, column by column, of zeros first: COCO's uncompressed counts."""
+    flat = mask.T.flatten()
+    starts = np.flatnonzero(np.diff(flat)) + 1
+    runs = np.diff([0, *starts, flat.size]).tolist()
+    return [0, *runs] if flat[0] else runs
+
+
+def uncompressed(mask):
+    return {"size": list(mask.shape), "counts": run_lengths(mask)}
+
+
+def compressed(mask):
+    code = coco_masks.encode(np.asfortranarray(mask))
+    return {"size": code["size"], "counts": code["counts"].decode()}
+
+
+def thing(number, image=7, category=4, box=BOX, **more):
+    """An annotation with its box as its outline."""
+    x, y, width, height = box
+    entry = {"id": number, "image_id": image, "category_id": category, "bbox": list(box), "area": width * height}
+    return {**entry, "segmentation": [corners(x, y, width, height)], **more}
+
+
+def content(*things, images=(7,), categories=CATEGORIES):
+    records = [{"id": i, "file_name": f"{i}.png", "width": WIDTH, "height": HEIGHT} for i in images]
+    return copy.deepcopy({"images": records, "annotations": list(things), "categories": categories})
+
+
+def pixels(image):
+    """What an image of the folder shows: noise that its id decides."""
+    return np.random.default_rng(image).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """A function that writes both splits, with their images, and opens them."""
+
+    def write(train, val=None, **options):
+        for part, found in (("train", train), ("val", content(thing(1)) if val is None else val)):
+            (tmp_path / part).mkdir(exist_ok=True)
+            (tmp_path / f"{part}.json").write_text(json.dumps(found))
+            for image in (3, 5, 7):
+                Image.fromarray(pixels(image)).save(tmp_path / part / f"{image}.png")
+        places = ("train.json", "train", "val.json", "val")
+        return Coco(str(tmp_path), *places, **{"flip": 0.0, "num_workers": 0, **options})
+
+    return write
+
+
+def test_labels_follow_the_order_of_the_category_ids(coco):
+    data = coco(content(thing(1, category=9), thing(2, category=0), thing(3, category=4)))
+    assert data.category_ids == [0, 4, 9]
+    assert data.classes == ["ant", "bee", "cat"]
+    assert data.num_classes == 4
+    _, target = data.split(train=True)[0]
+    assert target["labels"].tolist() == [3, 1, 2]
+
+
+def test_a_target_is_what_torchvisions_detectors_take(coco):
+    things = [thing(11), thing(12, box=[10.5, 4.25, 8, 9], area=60.5), thing(13, box=[0, 0, WIDTH, HEIGHT])]
+    image, target = coco(content(*things)).split(train=True)[0]
+    assert_close(image, torch.from_numpy(pixels(7)).permute(2, 0, 1) / 255)
+    assert {name: type(value) for name, value in target.items()} == {
+        **dict.fromkeys(("boxes", "labels", "area", "iscrowd", "masks"), Tensor),
+        "image_id": int,
+    }
+    assert type(image) is Tensor
+    assert target["boxes"].tolist() == [[2, 3, 7, 9], [10.5, 4.25, 18.5, 13.25], [0, 0, 30, 20]]
+    assert target["area"].tolist() == [30, 60.5, 600]
+    assert target["iscrowd"].tolist() == [0, 0, 0]
+    assert target["image_id"] == 7
+    dtypes = {name: value.dtype for name, value in target.items() if name != "image_id"}
+    assert dtypes == {
+        "boxes": torch.float32,
+        "labels": torch.int64,
+        "area": torch.float32,
+        "iscrowd": torch.int64,
+        "masks": torch.uint8,
+    }
+
+
+TWO_PARTS = region(2, 3, 5, 6) | region(12, 10, 9, 4)
+AT_THE_CORNER = region(0, 0, 4, 7)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "expected"),
+    [
+        ([corners(*BOX)], region(*BOX)),
+        ([corners(*BOX), corners(12, 10, 9, 4)], TWO_PARTS),
+        ([corners(*BOX), [12, 10, 14, 10]], region(*BOX)),  # a line is no part of the outline
+        ([corners(-5, -5, 12, 14)], region(0, 0, 7, 9)),
+        (uncompressed(TWO_PARTS), TWO_PARTS),
+        (uncompressed(AT_THE_CORNER), AT_THE_CORNER),
+        (compressed(TWO_PARTS), TWO_PARTS),
+        (compressed(AT_THE_CORNER), AT_THE_CORNER),
+    ],
+    ids=["polygon", "polygons", "line", "outside", "uncompressed", "from zero", "compressed", "compressed from zero"],
+)
+def test_masks_are_the_pixels_of_the_outline(coco, segmentation, expected):
+    things = [thing(1, segmentation=segmentation), thing(2, box=[20, 1, 3, 2])]
+    _, target = coco(content(*things)).split(train=True)[0]
+    assert target["masks"].tolist() == [expected.tolist(), region(20, 1, 3, 2).tolist()]
+
+
+def test_without_masks_there_need_be_no_outlines(coco):
+    without = thing(1)
+    del without["segmentation"]
+    _, target = coco(content(without, thing(2, segmentation=[[1, 2]])), masks=False).split(train=True)[0]
+    assert set(target) == {"boxes", "labels", "area", "iscrowd", "image_id"}
+    assert target["boxes"].tolist() == [[2, 3, 7, 9]] * 2
+
+
+def test_boxes_are_clipped_to_the_image_and_those_outside_left_out(coco):
+    boxes = [[-4, -3, 10, 8], [25, 15, 20, 20], [31, 2, 5, 5], [2, -9, 5, 6], [28.5, 19.5, 1.5, 0.5]]
+    things = [thing(n, category=c, box=box) for n, (box, c) in enumerate(zip(boxes, (0, 4, 9, 9, 0), strict=True))]
+    _, target = coco(content(*things)).split(train=True)[0]
+    assert target["boxes"].tolist() == [[0, 0, 6, 5], [25, 15, 30, 20], [28.5, 19.5, 30, 20]]
+    assert target["labels"].tolist() == [1, 2, 1]
+    assert len(target["masks"]) == len(target["area"]) == len(target["iscrowd"]) == 3
+
+
+def test_an_area_that_is_not_given_is_the_boxs(coco):
+    without = thing(1)
+    del without["area"]
+    assert coco(content(without)).split(train=True)[0][1]["area"].tolist() == [30]
+
+
+def test_what_cannot_be_learned_from_is_left_out_and_counted_once(coco):
+    things = [
+        thing(1, image=3, iscrowd=1, segmentation=uncompressed(region(*BOX))),
+        thing(2, image=3, box=[5, 5, 0, 4]),
+        thing(3, image=3, box=[5, 5, 4, -1]),
+        thing(4, image=3, segmentation=[[1, 2, 3, 4], [5, 6]]),
+        thing(5, image=3, segmentation=[]),
+        thing(6, image=5, iscrowd=1),
+        thing(7, image=7, iscrowd=0),
+    ]
+    data = coco(content(*things, images=(3, 5, 7)))
+    with pytest.warns(UserWarning, match=r"^Coco: ") as warned:
+        split = data.split(train=True)
+    (warning,) = warned
+    listed, source = str(warning.message).removeprefix("Coco: training leaves out ").split(" of /")
+    assert sorted(listed.split(", ")) == [
+        "2 boxes without area",
+        "2 crowd regions",
+        "2 images without objects",
+        "2 outlines of fewer than three points",
+    ]
+    assert source.endswith("train.json.")
+    assert len(split) == 1
+    assert split[0][1]["image_id"] == 7
+
+
+def test_annotations_without_anything_to_learn_are_refused(coco):
+    data = coco(content(thing(1, iscrowd=1)))
+    message = r"Coco: .*train\.json has no object to train on\. Give other annotations\."
+    with pytest.raises(ValueError, match=message):
+        data.split(train=True)
+
+
+def test_a_flip_mirrors_image_boxes_and_masks(coco):
+    notched = region(2, 3, 8, 9)
+    notched[3:6, 2:5] = 0
+    things = [thing(1, box=[2, 3, 8, 9], segmentation=compressed(notched)), thing(2, box=[-3, 12, 10.5, 20])]
+    image, target = coco(content(*things), flip=0.0).split(train=True)[0]
+    mirrored, mirrored_target = coco(content(*things), flip=1.0).split(train=True)[0]
+    assert torch.equal(mirrored, image.flip(-1))
+    assert torch.equal(mirrored_target["masks"], target["masks"].flip(-1))
+    assert target["boxes"].tolist() == [[2, 3, 10, 12], [0, 12, 7.5, 20]]
+    assert mirrored_target["boxes"].tolist() == [[20, 3, 28, 12], [22.5, 12, 30, 20]]
+    for name in ("labels", "area", "iscrowd"):
+        assert torch.equal(mirrored_target[name], target[name])
+
+
+def test_a_batch_is_two_lists(coco):
+    data = coco(content(thing(1), thing(2), thing(3, image=3), images=(3, 7)), batch_size=2)
+    images, targets = next(iter(data.train_dataloader()))
+    assert [image.shape for image in images] == [(3, HEIGHT, WIDTH)] * 2
+    assert {target["image_id"]: len(target["boxes"]) for target in targets} == {3: 1, 7: 2}
+
+
+def test_validation_has_every_image_and_only_its_id(coco):
+    data = coco(content(thing(1)), content(thing(1, iscrowd=1), images=(7, 3, 5)), batch_size=2, flip=1.0)
+    batches = list(data.val_dataloader())
+    assert [len(images) for images, _ in batches] == [2, 1]
+    found = [pair for batch in batches for pair in zip(*batch, strict=True)]
+    assert [target for _, target in found] == [{"image_id": 7}, {"image_id": 3}, {"image_id": 5}]
+    for image, target in found:
+        assert type(image) is Tensor
+        assert_close(image, torch.from_numpy(pixels(target["image_id"])).permute(2, 0, 1) / 255)
+    assert data.ground_truth()["annotations"][0]["iscrowd"] == 1
+
+
+def test_prediction_falls_back_to_the_validation_images_and_their_paths(coco, tmp_path):
+    data = coco(content(thing(1)), content(thing(1), images=(5, 7)))
+    images, paths = next(iter(data.predict_dataloader()))
+    assert paths == [str(tmp_path / "val" / "5.png"), str(tmp_path / "val" / "7.png")]
+    assert torch.equal(images[1], data.split(train=False)[1][0])
+
+
+def test_prediction_reads_the_users_own_images_in_their_sizes(coco, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    Image.new("RGBA", (40, 30), (255, 0, 0)).save(mine / "a.png")
+    Image.new("L", (9, 8), 51).save(mine / "b.png")
+    (images, paths), *others = coco(content(thing(1)), predict_path=str(mine)).predict_dataloader()
+    assert others == []
+    assert paths == [str(mine / "a.png"), str(mine / "b.png")]
+    assert [image.shape for image in images] == [(3, 30, 40), (3, 8, 9)]
+    assert_close(images[0][:, 5, 5], torch.tensor([1.0, 0, 0]))
+    assert_close(images[1][:, 5, 5], torch.tensor([0.2, 0.2, 0.2]))
+
+
+def test_order_and_flips_are_a_function_of_seed_and_epoch(coco):
+    found = content(*(thing(n, image=n) for n in (3, 5, 7)), images=(3, 5, 7))
+
+    def seen(seed, epoch, num_workers=0):
+        L.seed_everything(seed, verbose=False)
+        torch.rand(seed + epoch + num_workers)  # whatever else was drawn before must not matter
+        loader = coco(found, flip=0.5, batch_size=1, num_workers=num_workers).train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        return [(targets[0]["image_id"], targets[0]["boxes"].tolist(), images[0].sum(0)) for images, targets in loader]
+
+    def same(first, second):
+        pairs = zip(first, second, strict=True)
+        return all(a[:2] == b[:2] and torch.equal(a[2], b[2]) for a, b in pairs)
+
+    assert same(seen(0, 3), seen(0, 3))
+    assert same(seen(0, 3), seen(0, 3, num_workers=1))
+    orders = [tuple(image for image, _, _ in seen(0, epoch)) for epoch in range(6)]
+    assert len(set(orders)) > 1
+    boxes = {(image, str(box)) for epoch in range(6) for image, box, _ in seen(0, epoch)}
+    assert len(boxes) == 6  # each of the three images as it is and mirrored
+
+
+def test_categories_must_be_the_same_in_both_splits(coco):
+    data = coco(content(thing(1)), content(thing(1), categories=[{"id": i, "name": str(i)} for i in (4, 0, 5)]))
+    ids = r"got ids 0, 4, 9 in .*train\.json and 0, 4, 5 in .*val\.json\."
+    with pytest.raises(ValueError, match=rf"Coco: training and validation must have the same categories, {ids}"):
+        data.split(train=True)
+
+
+def broken(change):
+    """A good file with one thing changed in place."""
+    found = content(thing(21), thing(22), images=(7, 3))
+    change(found)
+    return found
+
+
+BREAKS = {
+    "no images": (lambda d: d.pop("images"), r"has no list 'images'\. Is it a COCO file of instances\?"),
+    "no annotations": (lambda d: d.pop("annotations"), r"has no list 'annotations'\."),
+    "no list": (lambda d: d.update(categories={"0": "ant"}), r"has no list 'categories'\."),
+    "file_name": (lambda d: d["images"][1].pop("file_name"), r"images' in .* \(id 3\) lacks file_name\."),
+    "size": (lambda d: [d["images"][0].pop(k) for k in ("width", "height")], r"\(id 7\) lacks width, height\."),
+    "image's id": (lambda d: d["images"][1].pop("id"), r"images' in .* \(number 1\) lacks id\."),
+    "bbox": (lambda d: d["annotations"][1].pop("bbox"), r"annotations' in .* \(id 22\) lacks bbox\."),
+    "image_id": (lambda d: d["annotations"][0].pop("image_id"), r"annotations' in .* \(id 21\) lacks image_id\."),
+    "category_id": (lambda d: d["annotations"][0].pop("category_id"), r"\(id 21\) lacks category_id\."),
+    "name": (lambda d: d["categories"][2].pop("name"), r"categories' in .* \(id 4\) lacks name\."),
+    "string": (lambda d: d["annotations"].append("a string"), r"annotations' in .* \(number 2\)"),
+    "number": (lambda d: d["annotations"].append(5), r"annotations' in .* \(number 2\)"),
+    "id twice": (lambda d: d["annotations"][1].update(id=21), r"'annotations' in .* use ids twice: 21\. Ids must be"),
+    "image twice": (lambda d: d["images"][1].update(id=7), r"'images' in .* use ids twice: 7\."),
+    "category twice": (lambda d: d["categories"][0].update(id=4), r"'categories' in .* use ids twice: 4\."),
+    "image": (lambda d: d["annotations"][1].update(image_id=5), r"annotation 22 of .* image_id 5, which is not among"),
+    "other type": (
+        lambda d: d["annotations"][1].update(image_id="7"),
+        r"annotation 22 of .* image_id '7', which is not",
+    ),
+    "category": (
+        lambda d: d["annotations"][0].update(category_id=1),
+        r"annotation 21 of .* category_id 1, which is not",
+    ),
+    "nan": (
+        lambda d: d["annotations"][1].update(bbox=[2, 3, math.nan, 6]),
+        r"annotation 22 of .* has bbox \[2, 3, nan, 6\]\. Expected \[x, y, width, height\] in pixels\.",
+    ),
+    "inf": (lambda d: d["annotations"][0].update(bbox=[0, 0, math.inf, 3]), r"annotation 21 .* bbox \[0, 0, inf, 3\]"),
+    "three": (
+        lambda d: d["annotations"][1].update(bbox=[2, 3, 5]),
+        r"annotation 22 .* has bbox \[2, 3, 5\]\. Expected",
+    ),
+    "strings": (lambda d: d["annotations"][1].update(bbox=["2", "3", "5", "6"]), r"annotation 22 .* bbox \['2', '3'"),
+    "null": (lambda d: d["annotations"][1].update(bbox=None), r"annotation 22 .* has bbox None\. Expected"),
+    "width": (lambda d: d["images"][0].update(width="30"), r"images' in .* \(id 7\).*width"),
+    "no name": (lambda d: d["images"][1].update(file_name=None), r"images' in .* \(id 3\).*file_name"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BREAKS.values(), ids=BREAKS)
+@pytest.mark.parametrize("train", [True, False], ids=["train", "val"])
+def test_a_broken_file_is_named_with_the_entrys_id(coco, change, message, train):
+    files = (broken(change), content(thing(1))) if train else (content(thing(1)), broken(change))
+    with pytest.raises(ValueError, match=message) as refused:
+        coco(*files).annotated(train)
+    assert refused.match(rf"^Coco: .*/{'train' if train else 'val'}\.json")
+
+
+def test_masks_need_outlines(coco):
+    without = thing(33)
+    del without["segmentation"]
+    message = r"Coco: annotation 33 of .*train\.json has no segmentation\. For boxes alone, set masks to false and"
+    with pytest.raises(ValueError, match=message):
+        coco(content(without)).split(train=True)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "reason"),
+    [
+        (
+            uncompressed(np.ones((HEIGHT, WIDTH - 1), np.uint8)),
+            r"its RLE is of size \[20, 29\], the image of \[20, 30\]",
+        ),
+        (compressed(np.ones((WIDTH, HEIGHT), np.uint8)), r"its RLE is of size \[30, 20\], the image of \[20, 30\]"),
+        ({"size": [HEIGHT, WIDTH]}, "'counts'"),
+        ({"counts": [HEIGHT * WIDTH]}, "'size'"),
+        ({"size": [HEIGHT, WIDTH], "counts": [5, HEIGHT * WIDTH]}, "Invalid RLE"),
+        ({"size": [HEIGHT, WIDTH], "counts": [5, 10]}, ""),  # too short: no one knows what the other pixels are
+        ({"size": [HEIGHT, WIDTH], "counts": "no counts"}, "Invalid RLE"),
+        ("2 3 7 3 7 9", ""),
+        ([["a", "b", "c", "d", "e", "f"]], "could not convert"),
+        (corners(*BOX), ""),  # one polygon, but not in a list of polygons
+    ],
+    ids=["size", "turned", "no counts", "no size", "long", "short", "text", "string", "letters", "flat"],
+)
+def test_an_outline_that_cannot_be_read_is_named(coco, segmentation, reason):
+    data = coco(content(thing(1), thing(33, segmentation=segmentation)))
+    message = (
+        rf"train\.json: the segmentation of annotation 33 cannot be read: .*{reason}.*\. Expected polygons \[\[x1, "
+    )
+    with pytest.raises(ValueError, match=message):
+        data.split(train=True)[0]
+
+
+@pytest.mark.parametrize("train", [True, False], ids=["train", "val"])
+def test_an_image_that_is_missing_is_named(coco, tmp_path, train):
+    data, part = coco(content(thing(1))), "train" if train else "val"
+    (tmp_path / part / "7.png").unlink()
+    message = rf"{part}/7\.png is missing; image 7 of .*{part}\.json names it\. Check the folder of the images\."
+    with pytest.raises(FileNotFoundError, match=message):
+        data.split(train)[0]
+
+
+@pytest.mark.parametrize("train", [True, False], ids=["train", "val"])
+@pytest.mark.parametrize("kept", [0, 20, 600])
+def test_an_image_that_is_cut_off_is_named(coco, tmp_path, train, kept):
+    data, part = coco(content(thing(1))), "train" if train else "val"
+    path = tmp_path / part / "7.png"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(OSError, match=rf"{part}/7\.png, image 7 of .*{part}\.json, cannot be read: "):
+        data.split(train)[0]
+
+
+@pytest.mark.parametrize("train", [True, False], ids=["train", "val"])
+def test_an_image_of_another_size_is_named(coco, tmp_path, train):
+    data, part = coco(content(thing(1))), "train" if train else "val"
+    Image.new("RGB", (HEIGHT, WIDTH)).save(tmp_path / part / "7.png")
+    message = rf"{part}/7\.png is 20 x 30 pixels, but .*{part}\.json says 30 x 20 for image 7\. The boxes would not fit"
+    with pytest.raises(ValueError, match=message):
+        data.split(train)[0]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
+def test_images_of_any_mode_become_colour(coco, tmp_path, mode):
+    data = coco(content(thing(1)))
+    Image.new(mode, (WIDTH, HEIGHT)).save(tmp_path / "train" / "7.png")
+    image, _ = data.split(train=True)[0]
+    assert image.shape == (3, HEIGHT, WIDTH)
+    assert image.dtype == torch.float32
+    assert not image.any()
+
+
+@pytest.mark.parametrize("flip", [-0.1, 1.1, math.nan])
+def test_flip_is_a_probability(coco, flip):
+    with pytest.raises(ValueError, match=rf"Coco: flip must be in 0-1, got {flip}\."):
+        coco(content(thing(1)), flip=flip)
+
+
+def test_nothing_is_warned_of_when_nothing_is_left_out(coco):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(coco(content(thing(1))).split(train=True)) == 1
