@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco_masks
 
 from tiedconv.data import Cityscapes
 from tiedconv.data.cityscapes import write_instances
-from tiedconv.data.detection import decode_segmentation
 from tiedconv.detection import build_detector
 
 # pycocotools' decode calls what numpy 2 deprecates.
@@ -62,7 +62,7 @@ def test_instances_are_what_was_drawn(tmp_path):
         read = [a for a in found.annotations["annotations"] if a["image_id"] == image["id"]]
         assert [(a["category_id"], a["iscrowd"]) for a in read] == [(c, crowd) for _, c, crowd in wanted]
         for annotation, (mask, _, _) in zip(read, wanted, strict=True):
-            assert (decode_segmentation(annotation["segmentation"], SHAPE) == mask).all()
+            assert (coco_masks.decode(annotation["segmentation"]) == mask).all()
             assert annotation["area"] == mask.sum()
             x, y, width, height = annotation["bbox"]
             rows, columns = np.nonzero(mask)

@@ -64,9 +64,41 @@ def test_a_split_is_read_only_when_it_is_needed(tmp_path):
     assert targets == [{"image_id": 2}]
 
 
+@pytest.mark.parametrize(
+    "places",
+    [
+        ("annotations/instances_train.json", "train", "annotations/instances_val.json", "val"),
+        ("train/_annotations.coco.json", "train", "valid/_annotations.coco.json", "valid"),
+    ],
+    ids=["without the year", "Roboflow"],
+)
+def test_other_layouts_are_found_too(tmp_path, places):
+    assert means(Coco(fill(tmp_path, *places), masks=False)) == [0, 1]
+
+
+def test_a_root_of_no_known_layout_is_named_with_what_was_looked_for(tmp_path):
+    (tmp_path / "notes.txt").write_text("nothing here")
+    looked = {
+        True: r"annotations/instances_train2017\.json, annotations/instances_train\.json, train/_annotations\.coco",
+        False: r"annotations/instances_val2017\.json, annotations/instances_val\.json, valid/_annotations\.coco",
+    }
+    for train, files in looked.items():
+        with pytest.raises(
+            FileNotFoundError, match=rf"Coco: none of {files}\.json is in {tmp_path}\. Set root, or train_anno"
+        ):
+            Coco(str(tmp_path)).annotated(train)
+
+
+@pytest.mark.parametrize("given", ["train_annotations", "val_annotations"])
+def test_the_files_of_both_splits_are_given_or_none(tmp_path, given):
+    message = r"Coco: train_annotations and val_annotations belong together, only one is given\. Give both or none\."
+    with pytest.raises(ValueError, match=message):
+        Coco(str(tmp_path), **{given: "a.json"})
+
+
 @pytest.mark.parametrize(("train", "part"), [(True, "train"), (False, "val")])
 def test_a_missing_file_is_named_with_the_option_that_sets_it(tmp_path, train, part):
-    data = Coco(fill(tmp_path, *PLACES))
+    data = Coco(fill(tmp_path, *PLACES), *PLACES)
     (tmp_path / f"annotations/instances_{part}2017.json").unlink()
     where = rf"instances_{part}2017\.json does not exist\. Set root and {part}_annotations to the JSON file\."
     with pytest.raises(FileNotFoundError, match=f"Coco: {tmp_path}/annotations/{where}"):

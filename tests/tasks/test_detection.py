@@ -113,7 +113,7 @@ def test_results_of_half_precision_are_plain_numbers():
 
 def test_the_background_is_never_detected():
     """RetinaNet has a sigmoid for class 0 as well, and no category has that label."""
-    task = make_task("retinanet", score_thresh=0.0).eval()
+    task = make_task("retinanet", options={"min_size": 64, "max_size": 64, "score_thresh": 0.0}).eval()
     with torch.no_grad():
         detections = task([torch.rand(3, 64, 64) for _ in range(4)])
     labels = torch.cat([found["labels"] for found in detections])

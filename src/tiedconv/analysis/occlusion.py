@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.ops import box_convert
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
-from .._extras import require
+from .._coco import decode_mask
 from .coco import CocoMatches, Kind, check_ground_truth
 
 Regions = Literal["boxes", "masks", "amodal"]
@@ -281,8 +281,7 @@ def _cells(starts: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
 
 def _decode(regions: Sequence[Any], image: Mapping[str, Any]) -> Tensor:
     """Return polygons and RLEs as masks, (N, H, W)."""
-    masks = require("faster_coco_eval.core.mask", extra="detection")
-    decoded = [masks.decode(masks.segmToRle(region, image["width"], image["height"])) for region in regions]
+    decoded = [decode_mask(region, (image["height"], image["width"])) for region in regions]
     return torch.from_numpy(np.stack(decoded)).view(torch.bool)
 
 

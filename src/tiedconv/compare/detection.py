@@ -97,8 +97,7 @@ def compare_detectors(
     check_specs(models, seeds)
     _check_budget(budget)
     require("matplotlib", extra="analysis")  # before the training, not after it
-    for module in ("faster_coco_eval", "pycocotools"):
-        require(module, extra="detection")
+    require("faster_coco_eval", extra="detection")
     data.prepare_data()
     data.setup("fit")
     samples = evenly_spaced(len(data.split(train=False)), SAMPLES)  # type: ignore[arg-type]  # every split has a length
@@ -163,9 +162,7 @@ def _check_budget(budget: Budget) -> None:
     plain = Budget(budget.epochs)
     names = [n for n in ("label_smoothing", "mixup", "cutmix", "compile") if getattr(budget, n) != getattr(plain, n)]
     if names:
-        raise ValueError(
-            f"compare: {', '.join(names)} of the budget are for classifiers. Leave them out for detectors."
-        )
+        raise ValueError(f"compare: the budget's {', '.join(names)} are for classifiers. Leave them out for detectors.")
 
 
 def _describe(spec: ModelSpec, data: DetectionData, detector: Detector, budget: Budget) -> DetectorResult:

@@ -94,7 +94,10 @@ def _sections(comparison: DetectionComparison) -> list[str]:
 
 def _results(comparison: DetectionComparison) -> str:
     kinds = _kinds(comparison)
-    metrics = [(kind, metric) for kind in kinds for metric in (METRICS if kind == comparison.kind else METRICS[:3])]
+    metrics = [
+        (comparison.kind, m) for m in METRICS if any(model.values(comparison.kind, m) for model in comparison.models)
+    ]
+    metrics += [(kind, "AP") for kind in kinds if kind != comparison.kind]
     head = [("Model", ""), ("Parameters", "detector"), ("Parameters", "backbone"), ("MACs", "million per image")]
     head += [(metric.replace("_", " "), kind) for kind, metric in metrics]
     head += [("Training", "images/s"), ("Inference", "images/s")]

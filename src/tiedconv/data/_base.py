@@ -61,6 +61,10 @@ class ImageData(L.LightningDataModule):
         self.predict_path = predict_path
         self._splits: dict[bool, Dataset[Any]] = {}
 
+    def __str__(self) -> str:
+        # Lightning's would build every loader, and so read all data, in a mere message.
+        return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in self.hparams.items())})"
+
     @property
     def num_classes(self) -> int:
         """Number of classes."""

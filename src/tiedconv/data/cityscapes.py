@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 from torchvision import datasets
 
-from .._extras import require
+from .._coco import encode_mask
 from .coco import read_json
 from .detection import Annotated, DetectionData
 
@@ -86,7 +86,7 @@ def write_instances(root: Path, split: Split) -> None:
 
     Raises:
         FileNotFoundError, ValueError: as :class:`Cityscapes`.
-        ModuleNotFoundError: if pycocotools is not installed.
+        ModuleNotFoundError: if the ``detection`` extra is not installed.
     """
     file = root / _INSTANCES.format(split)
     if file.exists():
@@ -147,17 +147,17 @@ def _instances(ids: np.ndarray[Any, Any]) -> Iterator[dict[str, Any]]:
 
     A pixel is 1000 times the class plus the number of the instance, or the class alone in a group.
     """
-    coco = require("pycocotools.mask", extra="detection")
-    ids = np.asfortranarray(ids)  # the order in which pycocotools counts runs of pixels
+    ids = np.asfortranarray(ids)  # the order in which masks are encoded, to convert it once
     for value in np.unique(ids).tolist():
         group = value < 1000
         category = value if group else value // 1000
         if category in _CLASSES:
-            rle = coco.encode((ids == value).view(np.uint8))
+            mask = ids == value
+            columns, rows = (np.flatnonzero(mask.any(axis)).tolist() for axis in (0, 1))
             yield {
                 "category_id": category,
-                "bbox": coco.toBbox(rle).tolist(),
-                "area": int(coco.area(rle)),
-                "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
+                "bbox": [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1],
+                "area": int(mask.sum()),
+                "segmentation": encode_mask(mask),
                 "iscrowd": int(group),
             }

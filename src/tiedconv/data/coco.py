@@ -2,33 +2,54 @@
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 from .detection import Annotated, DetectionData
 
 
-class Coco(DetectionData):
-    """Images with a COCO JSON file for each split.
+class _Layout(NamedTuple):
+    """Where a split's annotations and images are, by the split's name."""
 
-    The defaults are MS-COCO 2017's own layout. Category ids may be any integers, with gaps and from 0 on.
+    annotations: str
+    images: str
+    train: str
+    val: str
+
+
+# MS-COCO's own; the same without the year, as many converters write; Roboflow's export.
+_LAYOUTS = (
+    _Layout("annotations/instances_{}.json", "{}", "train2017", "val2017"),
+    _Layout("annotations/instances_{}.json", "{}", "train", "val"),
+    _Layout("{}/_annotations.coco.json", "{}", "train", "valid"),
+)
+
+
+class Coco(DetectionData):
+    """Images with a COCO JSON file for each split. Category ids may be any whole numbers, with gaps and from 0 on.
 
     Args:
         root: folder that the four paths below start from.
-        train_annotations, val_annotations: JSON files of the two splits.
-        train_images, val_images: folders that the files' ``file_name`` start from.
+        train_annotations, val_annotations: JSON files of the two splits. Default: they and the folders of the images
+            are found in ``root`` where it is laid out as MS-COCO 2017 is, ``annotations/instances_*.json`` beside
+            ``train2017`` and ``val2017`` or ``train`` and ``val``, or as Roboflow exports,
+            ``train/_annotations.coco.json`` and ``valid/_annotations.coco.json`` among the images.
+        train_images, val_images: folders that the files' ``file_name`` start from. Default: ``root``, if the JSON files
+            are given.
         masks, flip, batch_size, num_workers, predict_path: as in :class:`DetectionData`.
 
     Raises:
+        ValueError: if only one of the two JSON files is given; when a split is read, if the JSON is broken, with the
+            file and the entry's id.
         FileNotFoundError: when a split is read, if its JSON file or its folder of images is missing.
-        ValueError: when a split is read, if the JSON is broken, with the file and the entry's id.
     """
 
     def __init__(
         self,
         root: str = "data/coco",
-        train_annotations: str = "annotations/instances_train2017.json",
-        train_images: str = "train2017",
-        val_annotations: str = "annotations/instances_val2017.json",
-        val_images: str = "val2017",
+        train_annotations: str | None = None,
+        train_images: str = "",
+        val_annotations: str | None = None,
+        val_images: str = "",
         masks: bool = True,
         flip: float = 0.5,
         batch_size: int = 2,
@@ -38,16 +59,36 @@ class Coco(DetectionData):
         super().__init__(masks, flip, batch_size, num_workers, predict_path)
         self.save_hyperparameters()
         self.root = Path(root)
-        self.files = {True: (train_annotations, train_images), False: (val_annotations, val_images)}
+        self._given = {True: (train_annotations, train_images), False: (val_annotations, val_images)}
+        if (train_annotations is None) != (val_annotations is None):
+            raise ValueError(
+                "Coco: train_annotations and val_annotations belong together, only one is given. Give both or none."
+            )
 
     def read(self, train: bool) -> Annotated:
-        file, images = (self.root / name for name in self.files[train])
+        annotations, images = self._given[train]
+        if annotations is None:
+            annotations, images = self._find(train)
+        file, folder = self.root / annotations, self.root / images
         part = "train" if train else "val"
         if not file.is_file():
             raise FileNotFoundError(f"Coco: {file} does not exist. Set root and {part}_annotations to the JSON file.")
-        if not images.is_dir():
-            raise FileNotFoundError(f"Coco: {images} is not a folder. Set {part}_images to the folder of the images.")
-        return Annotated(read_json(file), images, file)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"Coco: {folder} is not a folder. Set {part}_images to the folder of the images.")
+        return Annotated(read_json(file), folder, file)
+
+    def _find(self, train: bool) -> tuple[str, str]:
+        """Return annotations and images of the first known layout that ``root`` has."""
+        for layout in _LAYOUTS:
+            split = layout.train if train else layout.val
+            if (self.root / layout.annotations.format(split)).is_file():
+                return layout.annotations.format(split), layout.images.format(split)
+        looked = ", ".join(layout.annotations.format(layout.train if train else layout.val) for layout in _LAYOUTS)
+        part = "train" if train else "val"
+        raise FileNotFoundError(
+            f"Coco: none of {looked} is in {self.root}. Set root, or train_annotations, train_images, val_annotations "
+            f"and val_images. This is about the {part} split."
+        )
 
 
 def read_json(path: Path) -> dict[str, object]:

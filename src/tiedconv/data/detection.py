@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from .._extras import require
+from .._coco import decode_mask
 from ._base import ImageData, ImageFiles, Transform
 
 Target = dict[str, Any]
@@ -242,35 +242,12 @@ class _Targets(Dataset[tuple[Tensor, Target]]):
 
     def _mask(self, annotation: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray[Any, Any]:
         try:
-            return decode_segmentation(annotation["segmentation"], size)
+            return decode_mask(annotation["segmentation"], size)
         except Exception as error:  # whatever the decoder raises, only the annotation's id helps
             raise ValueError(
                 f"{self.found.source}: the segmentation of annotation {annotation['id']} cannot be read: {error}. "
                 "Expected polygons [[x1, y1, x2, y2, x3, y3, ...], ...] or an RLE with size and counts."
             ) from error
-
-
-def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> np.ndarray[Any, Any]:
-    """Return a COCO segmentation (polygons, or an RLE with plain or compressed counts) as a mask (H, W) of 0 and 1.
-
-    Args:
-        segmentation: the annotation's entry.
-        size: height and width of the image.
-
-    Raises:
-        ValueError: if an RLE is of another size than the image.
-        ModuleNotFoundError: if pycocotools is not installed.
-    """
-    coco = require("pycocotools.mask", extra="detection")
-    if isinstance(segmentation, list):
-        rle = coco.merge(coco.frPyObjects([p for p in segmentation if len(p) >= 6], *size))
-    else:
-        if tuple(segmentation["size"]) != size:
-            raise ValueError(f"its RLE is of size {segmentation['size']}, the image of {list(size)}")
-        compressed = isinstance(segmentation["counts"], (str, bytes))
-        rle = segmentation if compressed else coco.frPyObjects(segmentation, *size)
-    mask: np.ndarray[Any, Any] = coco.decode(rle)
-    return mask
 
 
 def _open(found: Annotated, record: Mapping[str, Any]) -> Image.Image:

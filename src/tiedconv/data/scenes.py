@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from .._extras import require
+from .._coco import encode_mask
 from .classification import ClassificationData
 from .coco import Coco
 from .embedded import Digits
@@ -274,8 +274,8 @@ def _annotation(label: int, visible: Array, whole: Array) -> dict[str, Any]:
         "category_id": label + 1,
         "bbox": _box(visible),
         "area": int(visible.sum()),
-        "segmentation": _rle(visible),
-        "amodal_segmentation": _rle(whole),
+        "segmentation": encode_mask(visible),
+        "amodal_segmentation": encode_mask(whole),
     }
 
 
@@ -285,8 +285,3 @@ def _box(mask: Array) -> list[int]:
         return [0, 0, 0, 0]
     (x0, x1), (y0, y1) = (np.flatnonzero(mask.any(axis))[[0, -1]].tolist() for axis in (0, 1))
     return [x0, y0, x1 - x0 + 1, y1 - y0 + 1]
-
-
-def _rle(mask: Array) -> dict[str, Any]:
-    rle = require("pycocotools.mask", extra="detection").encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": rle["size"], "counts": rle["counts"].decode()}

@@ -6,12 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning import Callback
 from torch import Tensor
 
-from .._extras import require
+from .._coco import encode_mask
 from ..analysis.coco import Kind, coco_metrics
 from ..detection import DetectorName, Widths, build_detector
 from ..detection.backbone import Norm
@@ -130,8 +129,9 @@ class DetectionTask(Task):
 
     def on_validation_epoch_end(self) -> None:
         self._results, self._seen = (_of_all_devices(values) for values in (self._results, self._seen))
-        if self.trainer.is_global_zero and self.trainer.log_dir and not self.trainer.sanity_checking:
-            path = Path(self.trainer.log_dir, "results.json")
+        log_dir = self.trainer.log_dir  # asked for on every device, as it is broadcast
+        if self.trainer.is_global_zero and log_dir and not self.trainer.sanity_checking:
+            path = Path(log_dir, "results.json")
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(".part")  # renamed when whole, so that a kill leaves the old file
             part.write_text(json.dumps(self._results))
@@ -139,8 +139,9 @@ class DetectionTask(Task):
         truth = _only(self.trainer.datamodule.ground_truth(), set(self._seen))  # type: ignore[attr-defined]
         for kind in self.kinds:
             metrics = coco_metrics(truth, self._results, kind)
-            self.log_dict({f"val/{kind}_{name}": value for name, value in metrics.items()})
-            self.log("AP" if kind == "box" else "mask AP", metrics["AP"], prog_bar=True, logger=False)
+            # All devices have the same values; the mean of them is what Lightning accepts without a warning.
+            self.log_dict({f"val/{kind}_{name}": value for name, value in metrics.items()}, sync_dist=True)
+            self.log("AP" if kind == "box" else "mask AP", metrics["AP"], prog_bar=True, logger=False, sync_dist=True)
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
@@ -175,11 +176,9 @@ def coco_results(image_id: int, detections: Mapping[str, Tensor], category_ids: 
         for box, label, score in columns
     ]
     if "masks" in detections:
-        coco = require("pycocotools.mask", extra="detection")
-        masks = (detections["masks"][:, 0] > 0.5).byte().cpu().numpy()
+        masks = (detections["masks"][:, 0] > 0.5).cpu().numpy()
         for result, mask in zip(results, masks, strict=True):
-            rle = coco.encode(np.asfortranarray(mask))
-            result["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
+            result["segmentation"] = encode_mask(mask)
     return results
 
 

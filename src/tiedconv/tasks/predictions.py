@@ -58,6 +58,9 @@ class DetectionWriter(BasePredictionWriter):
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._listed = []
+        # Once and here: the folder is broadcast, and devices can have different numbers of batches.
+        self._path = _output(trainer, "predictions", ".json")
+        self._path.with_suffix("").mkdir(exist_ok=True)
 
     def write_on_batch_end(
         self,
@@ -70,12 +73,9 @@ class DetectionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         classes = trainer.datamodule.classes  # type: ignore[attr-defined]
-        list_path = _output(trainer, "predictions", ".json")
-        folder = list_path.with_suffix("")
-        folder.mkdir(exist_ok=True)
         for image, source, found in zip(batch[0], prediction["source"], prediction["detections"], strict=True):
             # Numbered, as images of one name may come from several folders.
-            picture = folder / f"{len(self._listed):05d}-{Path(source).stem}.png"
+            picture = self._path.with_suffix("") / f"{len(self._listed):05d}-{Path(source).stem}.png"
             draw_detections(image, found, classes, min_score=self.min_score).save(picture)
             columns = zip(found["labels"].tolist(), found["scores"].tolist(), found["boxes"].tolist(), strict=True)
             self._listed.append(
@@ -97,9 +97,8 @@ class DetectionWriter(BasePredictionWriter):
         predictions: Sequence[Any],
         batch_indices: Sequence[Any],
     ) -> None:
-        path = _output(trainer, "predictions", ".json")
-        path.write_text(json.dumps(self._listed, indent=1))
-        print(f"Pictures:    {path.with_suffix('')}\nPredictions: {path}")
+        self._path.write_text(json.dumps(self._listed, indent=1))
+        print(f"Pictures:    {self._path.with_suffix('')}\nPredictions: {self._path}")
 
 
 def _output(trainer: L.Trainer, stem: str, suffix: str) -> Path:
