@@ -1,7 +1,12 @@
-"""COCO's format of masks, which data, metrics and results share."""
+"""COCO's format, which data, metrics and results share: reading, checking, masks."""
 
-from collections.abc import Mapping
-from typing import Any
+import json
+import math
+import reprlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,3 +62,148 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> Array:
 
 def _library() -> Any:
     return require("faster_coco_eval.core.mask", extra="detection")
+
+
+def read_json(who: str, path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: if it is none, with the place of the mistake.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{who}: this is not JSON: {error}. Give a file in COCO's format.") from None
+
+
+def check_ground_truth(who: str, content: Any, masks: str | None) -> None:
+    """Check what metrics need of a data set in COCO's format, with masks under the key ``masks`` if that is given.
+
+    Raises:
+        ValueError: with the entry and what it lacks.
+    """
+    _check_parts(who, content)
+    rules = {**_ids(content), "bbox": _BOX, "area": _NUMBER, **({masks: _POLYGONS_OR_RLE} if masks else {})}
+    _check_entries(who, "annotations", content["annotations"], rules)
+    if masks:
+        _check_sizes(who, "annotations", content["annotations"], masks, content)
+
+
+def check_data_set(who: str, content: Any) -> None:
+    """Check what training needs of a data set in COCO's format, but for the masks.
+
+    Raises:
+        ValueError: with the entry and what it lacks.
+    """
+    _check_parts(who, content)
+    _check_entries(who, "images", content["images"], {"file_name": _TEXT, "height": _PIXELS, "width": _PIXELS})
+    _check_entries(who, "categories", content["categories"], {"name": _TEXT})
+    _check_entries(who, "annotations", content["annotations"], {"id": _INTEGER, **_ids(content), "bbox": _BOX})
+
+
+def _check_parts(who: str, content: Any) -> None:
+    parts = ("images", "annotations", "categories")
+    if not isinstance(content, Mapping) or not all(isinstance(content.get(part), list) for part in parts):
+        raise ValueError(
+            f"{who}: the ground truth must be a dictionary with the lists images, annotations and categories. "
+            "Give a data set in COCO's format."
+        )
+    for part in ("images", "categories"):
+        _check_entries(who, part, content[part], {"id": _INTEGER})
+        count = Counter(entry["id"] for entry in content[part])
+        if len(count) < len(content[part]):
+            raise ValueError(f"{who}: id {count.most_common(1)[0][0]} comes twice in {part}. Give each its own.")
+
+
+def check_results(who: str, content: Any, ground_truth: Mapping[str, Any], *, masks: bool) -> None:
+    """Check detections in COCO's format, with masks if they are needed, against the data set that they are of.
+
+    Raises:
+        ValueError: with the entry and what it lacks.
+    """
+    if not _is_list(content):
+        raise ValueError(f"{who}: results must be a list of detections, got a {type(content).__name__}.")
+    region = {"segmentation": _COMPRESSED_RLE} if masks else {"bbox": _BOX}
+    _check_entries(who, "results", content, {**_ids(ground_truth), "score": _NUMBER, **region})
+    if masks:
+        _check_sizes(who, "results", content, "segmentation", ground_truth)
+
+
+class _Rule(NamedTuple):
+    """What the value of a key must be: a test, and the same in words."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _is_compressed_rle(value: Any) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("counts"), str | bytes)
+
+
+_INTEGER = _Rule(lambda value: isinstance(value, int), "a whole number")
+_PIXELS = _Rule(lambda value: isinstance(value, int) and value > 0, "a number of pixels")
+_TEXT = _Rule(lambda value: isinstance(value, str) and value != "", "a text")
+_NUMBER = _Rule(_is_number, "a finite number")
+_BOX = _Rule(
+    lambda value: _is_list(value) and len(value) == 4 and all(map(_is_number, value)) and min(value[2:]) >= 0,
+    "four finite numbers x, y, width, height, the last two not negative",
+)
+_COMPRESSED_RLE = _Rule(_is_compressed_rle, "a compressed RLE: size, and counts as text")
+_POLYGONS_OR_RLE = _Rule(
+    lambda value: isinstance(value, Mapping) or (_is_list(value) and len(value) > 0 and all(map(_is_list, value))),
+    "an RLE or a list of polygons",
+)
+
+
+def _ids(ground_truth: Mapping[str, Any]) -> dict[str, _Rule]:
+    images = {entry["id"] for entry in ground_truth["images"]}
+    categories = {entry["id"] for entry in ground_truth["categories"]}
+    return {
+        "image_id": _Rule(images.__contains__, f"one of the {len(images)} images of the ground truth"),
+        "category_id": _Rule(categories.__contains__, f"one of the {len(categories)} categories of the ground truth"),
+    }
+
+
+def _check_entries(who: str, part: str, entries: Sequence[Any], rules: Mapping[str, _Rule]) -> None:
+    for index, entry in enumerate(entries):
+        for key, (holds, words) in rules.items():
+            value = entry.get(key) if isinstance(entry, Mapping) else None
+            if not holds(value):
+                got = f"it is {reprlib.repr(value)}" if isinstance(entry, Mapping) and key in entry else "there is none"
+                raise ValueError(f"{who}: {_name(part, index, entry)} must have as its {key} {words}; {got}. {_ADVICE}")
+
+
+_ADVICE = "Correct the entry or leave it out, and check that all files belong to the same data set."
+
+
+def _check_sizes(
+    who: str, part: str, entries: Sequence[Mapping[str, Any]], key: str, ground_truth: Mapping[str, Any]
+) -> None:
+    """Check that a mask has the size of its image, without which it would silently match nothing."""
+    _check_entries(who, "images", ground_truth["images"], {"height": _PIXELS, "width": _PIXELS})
+    sizes = {image["id"]: [image["height"], image["width"]] for image in ground_truth["images"]}
+    for index, entry in enumerate(entries):
+        mask, expected = entry[key], sizes[entry["image_id"]]
+        if isinstance(mask, Mapping) and list(mask.get("size", ())) != expected:
+            raise ValueError(
+                f"{who}: {_name(part, index, entry)} has a mask of size {mask.get('size')}, but its image has height "
+                f"and width {expected}. Encode masks at the size of the image."
+            )
+
+
+_SINGULAR = {"images": "image", "annotations": "annotation", "categories": "category"}
+
+
+def _name(part: str, index: int, entry: Any) -> str:
+    """Name an entry by its id, and one that has none by its place."""
+    if part in _SINGULAR and isinstance(entry, Mapping) and "id" in entry:
+        return f"{_SINGULAR[part]} {entry['id']}"
+    return f"{part}[{index}]"

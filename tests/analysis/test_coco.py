@@ -168,7 +168,7 @@ def test_a_file_that_is_no_json_is_named(tmp_path, tiny, content):
     [
         ([], "the ground truth must be a dictionary with the lists images, annotations and categories"),
         ({"categories": None}, "the ground truth must be a dictionary with the lists"),
-        ({"images": [{"id": "a"}]}, r"images\[0\] must have as its id a whole number; it is 'a'\."),
+        ({"images": [{"id": "a"}]}, r"image a must have as its id a whole number; it is 'a'\."),
         ({"images": [{"id": 1}, {"id": 1}]}, "id 1 comes twice in images"),
         ({"categories": [{"id": 7}, "dog"]}, r"categories\[1\] must have as its id a whole number; there is none\."),
         (
@@ -243,7 +243,7 @@ def test_masks_need_masks_and_sizes_in_the_ground_truth(tmp_path, tiny):
         read_annotations(file, "mask")
     truth["annotations"][0]["segmentation"] = [[0, 0, 10, 0, 10, 10, 0, 10]]
     del truth["images"][0]["height"]
-    with pytest.raises(ValueError, match=r"images\[0\] must have as its height a number of pixels; there is none"):
+    with pytest.raises(ValueError, match=r"image 1 must have as its height a number of pixels; there is none"):
         coco_metrics(truth, [], "mask")
 
 

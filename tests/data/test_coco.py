@@ -89,9 +89,9 @@ def test_a_root_of_no_known_layout_is_named_with_what_was_looked_for(tmp_path):
             Coco(str(tmp_path)).annotated(train)
 
 
-@pytest.mark.parametrize("given", ["train_annotations", "val_annotations"])
+@pytest.mark.parametrize("given", ["train_annotations", "val_annotations", "train_images"])
 def test_the_files_of_both_splits_are_given_or_none(tmp_path, given):
-    message = r"Coco: train_annotations and val_annotations belong together, only one is given\. Give both or none\."
+    message = r"Coco: train_annotations and val_annotations belong together, and folders of images to them\. Give both"
     with pytest.raises(ValueError, match=message):
         Coco(str(tmp_path), **{given: "a.json"})
 
@@ -117,17 +117,17 @@ def test_a_missing_folder_is_named_with_the_option_that_sets_it(tmp_path, train,
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"is not JSON: Expecting value: line 1"),
-        (b'{"images": [', r"is not JSON: Expecting value: line 1 column 13"),
-        (b'{"images": []}\n}', r"is not JSON: Extra data: line 2 column 1"),
-        (b'{"name": "\xff"}', r"is not JSON: 'utf-8' codec can't decode byte 0xff in position 10"),
-        (b"[]", r"must hold a JSON object, got a list\."),
-        (b"null", r"must hold a JSON object, got a NoneType\."),
+        (b"", r"this is not JSON: Expecting value: line 1"),
+        (b'{"images": [', r"this is not JSON: Expecting value: line 1 column 13"),
+        (b'{"images": []}\n}', r"this is not JSON: Extra data: line 2 column 1"),
+        (b'{"name": "\xff"}', r"this is not JSON: 'utf-8' codec can't decode byte 0xff in position 10"),
+        (b"[]", "the ground truth must be a dictionary with the lists"),
+        (b"null", "the ground truth must be a dictionary with the lists"),
     ],
     ids=["empty", "cut off", "two", "bytes", "list", "null"],
 )
 def test_a_file_that_is_no_json_object_is_named(tmp_path, content, message):
     data = Coco(fill(tmp_path, *PLACES))
     (tmp_path / PLACES[2]).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"instances_val2017\.json {message}"):
+    with pytest.raises(ValueError, match=rf"Coco: .*instances_val2017\.json: {message}"):
         data.ground_truth()

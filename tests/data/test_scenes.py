@@ -222,7 +222,9 @@ def test_scenes_of_clothes_need_their_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     missing = partial(FashionMNIST, source=str(tmp_path / "nothing"))
     monkeypatch.setitem(module._SOURCES, "fashion_mnist", missing)
-    message = r"FashionMNIST: no data in 'data'\. On Debian: apt-get install dataset-fashion-mnist"
+    message = (
+        r"write_scenes: the images of fashion_mnist are missing\. On Debian: apt-get install dataset-fashion-mnist"
+    )
     with pytest.raises(FileNotFoundError, match=message):
         write_scenes(tmp_path / "scenes", dataclasses.replace(FEW, source="fashion_mnist"))
     assert not (tmp_path / "scenes" / "scenes.json").exists()
@@ -259,7 +261,7 @@ def test_scenes_of_clothes_use_each_splits_own_images(tmp_path, monkeypatch):
         ({"train_images": 0}, r"train_images must be at least 1, got 0\."),
         ({"val_images": -2}, r"val_images must be at least 1, got -2\."),
         ({"min_objects": 0}, r"min_objects must be at least 1, got 0\."),
-        ({"min_objects": 3, "max_objects": 2}, r"max_objects=2 is below min_objects=3\. Raise it\."),
+        ({"min_objects": 3, "max_objects": 2}, r"max_objects must be from min_objects=3 to 100, got 2\."),
         ({"min_size": 11}, r"expected 12 <= min_size <= max_size <= image_size, got min_size=11, max_size=52, image_"),
         ({"min_size": 40, "max_size": 30}, r"got min_size=40, max_size=30, image_size=128\."),
         ({"image_size": 50}, r"got min_size=32, max_size=52, image_size=50\."),

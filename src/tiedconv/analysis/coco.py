@@ -1,15 +1,13 @@
 """COCO's average precision, of boxes or masks, over all images or over any choice of them."""
 
 import copy
-import json
 import math
-import reprlib
 import statistics
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
+from .._coco import check_ground_truth, check_results, read_json
 from .._extras import require
 
 METRICS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L")
@@ -133,7 +131,7 @@ def read_annotations(path: Path, kind: Kind = "box") -> dict[str, Any]:
     """
     who = f"read_annotations: {path}"
     _check_kind(who, kind)
-    content = _read_json(who, path)
+    content = read_json(who, path)
     check_ground_truth(who, content, _mask_key(kind))
     return content
 
@@ -151,8 +149,8 @@ def read_results(path: Path, ground_truth: Mapping[str, Any], kind: Kind = "box"
     """
     who = f"read_results: {path}"
     _check_kind(who, kind)
-    content = _read_json(who, path)
-    _check_results(who, content, ground_truth, kind)
+    content = read_json(who, path)
+    check_results(who, content, ground_truth, masks=kind == "mask")
     return content
 
 
@@ -162,7 +160,7 @@ def _prepare(
     """Return the library's evaluation of copies: it writes into what it is given."""
     _check_kind(who, kind)
     check_ground_truth(who, ground_truth, _mask_key(kind))
-    _check_results(who, results, ground_truth, kind)
+    check_results(who, results, ground_truth, masks=kind == "mask")
     library = require("faster_coco_eval", extra="detection")
     truth = library.COCO(
         {
@@ -186,13 +184,6 @@ def _fraction(value: float) -> float:
     return float(value) if value >= 0 else math.nan  # the library writes -1 where there is nothing to find
 
 
-def _read_json(who: str, path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{who}: this is not JSON: {error}. Give a file in COCO's format.") from None
-
-
 def _check_kind(who: str, kind: str) -> None:
     if kind not in _KEYS:
         raise ValueError(f"{who}: kind must be 'box' or 'mask', got {kind!r}.")
@@ -200,111 +191,3 @@ def _check_kind(who: str, kind: str) -> None:
 
 def _mask_key(kind: Kind) -> str | None:
     return _KEYS[kind] if kind == "mask" else None
-
-
-def check_ground_truth(who: str, content: Any, masks: str | None) -> None:
-    """Check a data set in COCO's format, with the masks under the key ``masks`` if they are needed.
-
-    Raises:
-        ValueError: with the entry and what it lacks.
-    """
-    parts = ("images", "annotations", "categories")
-    if not isinstance(content, Mapping) or not all(isinstance(content.get(part), list) for part in parts):
-        raise ValueError(
-            f"{who}: the ground truth must be a dictionary with the lists images, annotations and categories. "
-            "Give a data set in COCO's format."
-        )
-    for part in ("images", "categories"):
-        _check_entries(who, part, content[part], {"id": _INTEGER})
-        count = Counter(entry["id"] for entry in content[part])
-        if len(count) < len(content[part]):
-            raise ValueError(f"{who}: id {count.most_common(1)[0][0]} comes twice in {part}. Give each its own.")
-    rules = {**_ids(content), "bbox": _BOX, "area": _NUMBER, **({masks: _POLYGONS_OR_RLE} if masks else {})}
-    _check_entries(who, "annotations", content["annotations"], rules)
-    if masks:
-        _check_sizes(who, "annotations", content["annotations"], masks, content)
-
-
-def _check_results(who: str, content: Any, ground_truth: Mapping[str, Any], kind: Kind) -> None:
-    if not _is_list(content):
-        raise ValueError(f"{who}: results must be a list of detections, got a {type(content).__name__}.")
-    region = {"bbox": _BOX} if kind == "box" else {"segmentation": _COMPRESSED_RLE}
-    _check_entries(who, "results", content, {**_ids(ground_truth), "score": _NUMBER, **region})
-    if kind == "mask":
-        _check_sizes(who, "results", content, "segmentation", ground_truth)
-
-
-class _Rule(NamedTuple):
-    """What the value of a key must be: a test, and the same in words."""
-
-    holds: Callable[[Any], bool]
-    words: str
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _is_compressed_rle(value: Any) -> bool:
-    return isinstance(value, Mapping) and isinstance(value.get("counts"), str | bytes)
-
-
-_INTEGER = _Rule(lambda value: isinstance(value, int), "a whole number")
-_PIXELS = _Rule(lambda value: isinstance(value, int) and value > 0, "a number of pixels")
-_NUMBER = _Rule(_is_number, "a finite number")
-_BOX = _Rule(
-    lambda value: _is_list(value) and len(value) == 4 and all(map(_is_number, value)) and min(value[2:]) >= 0,
-    "four finite numbers x, y, width, height, the last two not negative",
-)
-_COMPRESSED_RLE = _Rule(_is_compressed_rle, "a compressed RLE: size, and counts as text")
-_POLYGONS_OR_RLE = _Rule(
-    lambda value: isinstance(value, Mapping) or (_is_list(value) and len(value) > 0 and all(map(_is_list, value))),
-    "an RLE or a list of polygons",
-)
-
-
-def _ids(ground_truth: Mapping[str, Any]) -> dict[str, _Rule]:
-    images = {entry["id"] for entry in ground_truth["images"]}
-    categories = {entry["id"] for entry in ground_truth["categories"]}
-    return {
-        "image_id": _Rule(images.__contains__, f"one of the {len(images)} images of the ground truth"),
-        "category_id": _Rule(categories.__contains__, f"one of the {len(categories)} categories of the ground truth"),
-    }
-
-
-def _check_entries(who: str, part: str, entries: Sequence[Any], rules: Mapping[str, _Rule]) -> None:
-    for index, entry in enumerate(entries):
-        for key, (holds, words) in rules.items():
-            value = entry.get(key) if isinstance(entry, Mapping) else None
-            if not holds(value):
-                got = f"it is {reprlib.repr(value)}" if isinstance(entry, Mapping) and key in entry else "there is none"
-                raise ValueError(f"{who}: {_name(part, index, entry)} must have as its {key} {words}; {got}. {_ADVICE}")
-
-
-_ADVICE = "Correct the entry or leave it out, and check that results and annotations belong to the same data set."
-
-
-def _check_sizes(
-    who: str, part: str, entries: Sequence[Mapping[str, Any]], key: str, ground_truth: Mapping[str, Any]
-) -> None:
-    """Check that a mask has the size of its image, without which it would silently match nothing."""
-    _check_entries(who, "images", ground_truth["images"], {"height": _PIXELS, "width": _PIXELS})
-    sizes = {image["id"]: [image["height"], image["width"]] for image in ground_truth["images"]}
-    for index, entry in enumerate(entries):
-        mask, expected = entry[key], sizes[entry["image_id"]]
-        if isinstance(mask, Mapping) and list(mask.get("size", ())) != expected:
-            raise ValueError(
-                f"{who}: {_name(part, index, entry)} has a mask of size {mask.get('size')}, but its image has height "
-                f"and width {expected}. Encode masks at the size of the image."
-            )
-
-
-def _name(part: str, index: int, entry: Any) -> str:
-    """Name an annotation by its id, and what has none by its place."""
-    if part == "annotations" and isinstance(entry, Mapping) and "id" in entry:
-        return f"annotation {entry['id']}"
-    return f"{part}[{index}]"

@@ -65,7 +65,7 @@ def _label(
     left = max(0, min(factor * box[0], draw.im.size[0] - width - 6))
     top = factor * box[1] - height - 4
     if top < 0:
-        top = factor * box[1]
+        top = max(0, factor * box[1])
     draw.rectangle([left, top, left + width + 6, top + height + 4], fill=colour)
     draw.text((left + 3, top + 1), text, fill="white", font=font)
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from torchvision.ops import box_convert
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
-from .._coco import decode_mask
-from .coco import CocoMatches, Kind, check_ground_truth
+from .._coco import check_ground_truth, decode_mask
+from .coco import CocoMatches, Kind
 
 Regions = Literal["boxes", "masks", "amodal"]
 """What of an object counts as its area: its box, its mask, or its mask with the parts that other objects cover."""

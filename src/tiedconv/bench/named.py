@@ -15,7 +15,7 @@ _TORCHVISION = "torchvision/"
 
 def check_model(name: str) -> None:
     """Raise ValueError unless :func:`build_model` can build ``name``."""
-    from ..tasks import check_model_name  # not above: it loads Lightning, which the processes of `memory` need not
+    from ..models import check_model_name  # not above: it loads Lightning, which the processes of `memory` need not
 
     base = name.removesuffix(RELEASED)
     if not base.startswith(_TORCHVISION):

@@ -18,7 +18,7 @@ from ..analysis.counts import count
 from ..bench import describe_machine, throughput, train_step_peak_memory
 from ..bench.results import write_whole
 from ..data import ClassificationData, ImageData
-from ..tasks import check_model_name
+from ..models import check_model_name
 from .report import write_report
 from .results import Comparison, ModelResult, Quartiles, Run, Sample, to_json
 from .training import Budget, ModelSpec, train_run

@@ -10,8 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 from torchvision import datasets
 
-from .._coco import encode_mask
-from .coco import read_json
+from .._coco import encode_mask, read_json
 from .detection import Annotated, DetectionData
 
 Split = Literal["train", "val"]
@@ -78,7 +77,7 @@ class Cityscapes(DetectionData):
             raise FileNotFoundError(
                 f"Cityscapes: {file} does not exist. Call prepare_data, as trainers do; it writes it."
             )
-        return Annotated(read_json(file), self.root / "leftImg8bit" / split, file)
+        return Annotated(read_json(f"Cityscapes: {file}", file), self.root / "leftImg8bit" / split, file)
 
 
 def write_instances(root: Path, split: Split) -> None:

@@ -1,9 +1,9 @@
 """Detection data in COCO's format: MS-COCO itself, and whatever an annotation tool exports in that form."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
+from .._coco import read_json
 from .detection import Annotated, DetectionData
 
 
@@ -38,8 +38,8 @@ class Coco(DetectionData):
         masks, flip, batch_size, num_workers, predict_path: as in :class:`DetectionData`.
 
     Raises:
-        ValueError: if only one of the two JSON files is given; when a split is read, if the JSON is broken, with the
-            file and the entry's id.
+        ValueError: if only one of the two JSON files is given, or folders without them; when a split is read, if the
+            JSON is broken, with the file and the entry's id.
         FileNotFoundError: when a split is read, if its JSON file or its folder of images is missing.
     """
 
@@ -60,9 +60,11 @@ class Coco(DetectionData):
         self.save_hyperparameters()
         self.root = Path(root)
         self._given = {True: (train_annotations, train_images), False: (val_annotations, val_images)}
-        if (train_annotations is None) != (val_annotations is None):
+        given = [bool(value) for value in (train_annotations, val_annotations)]
+        if any(given) != all(given) or ((train_images or val_images) and not all(given)):
             raise ValueError(
-                "Coco: train_annotations and val_annotations belong together, only one is given. Give both or none."
+                "Coco: train_annotations and val_annotations belong together, and folders of images to them. Give both "
+                "files, or none of the four."
             )
 
     def read(self, train: bool) -> Annotated:
@@ -75,7 +77,7 @@ class Coco(DetectionData):
             raise FileNotFoundError(f"Coco: {file} does not exist. Set root and {part}_annotations to the JSON file.")
         if not folder.is_dir():
             raise FileNotFoundError(f"Coco: {folder} is not a folder. Set {part}_images to the folder of the images.")
-        return Annotated(read_json(file), folder, file)
+        return Annotated(read_json(f"Coco: {file}", file), folder, file)
 
     def _find(self, train: bool) -> tuple[str, str]:
         """Return annotations and images of the first known layout that ``root`` has."""
@@ -89,20 +91,3 @@ class Coco(DetectionData):
             f"Coco: none of {looked} is in {self.root}. Set root, or train_annotations, train_images, val_annotations "
             f"and val_images. This is about the {part} split."
         )
-
-
-def read_json(path: Path) -> dict[str, object]:
-    """Read a JSON file that must hold an object.
-
-    Raises:
-        ValueError: if it does not, with the place of the mistake.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise ValueError(  # noqa: TRY004  the file is at fault, not an argument's type
-            f"{path} must hold a JSON object, got a {type(content).__name__}."
-        )
-    return content

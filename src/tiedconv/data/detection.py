@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
+from torchvision.ops import clip_boxes_to_image
 from torchvision.transforms import v2
 
-from .._coco import decode_mask
+from .._coco import check_data_set, decode_mask
 from ._base import ImageData, ImageFiles, Transform
 
 Target = dict[str, Any]
@@ -46,10 +47,10 @@ class DetectionData(ImageData):
     - ``masks``: (N, H, W) uint8, unless ``masks`` is off;
     - ``image_id``: int, ``area``: (N,) float32 in pixels, ``iscrowd``: (N,) int64.
 
-    Training leaves out crowd regions, boxes without area, outlines of fewer than three points, and images on which
-    nothing remains, and says in one warning how many. The validation split has every image; its target is the
-    ``image_id`` alone, since metrics are computed from :meth:`ground_truth`. Detectors scale and normalise images
-    themselves, so the images keep their size here.
+    Training leaves out crowd regions, boxes without area in their image, outlines of fewer than three points, and
+    images on which nothing remains, and says in one warning how many. The validation split has every image; its target
+    is the ``image_id`` alone, since metrics are computed from :meth:`ground_truth`. Detectors scale and normalise
+    images themselves, so the images keep their size here.
 
     Args:
         masks: read instance masks too. Off for detectors of boxes, and for data without outlines.
@@ -87,7 +88,7 @@ class DetectionData(ImageData):
         """Return what :meth:`read` returns, read once and checked."""
         if train not in self._read:
             found = self.read(train)
-            _check(type(self).__name__, found)
+            check_data_set(f"{type(self).__name__}: {found.source}", found.annotations)
             # Some tools write no area, which metrics need.
             sized = [{"area": a["bbox"][2] * a["bbox"][3], **a} for a in found.annotations["annotations"]]
             self._read[train] = found._replace(annotations={**found.annotations, "annotations": sized})
@@ -140,7 +141,13 @@ class DetectionData(ImageData):
         return ImageFiles(path, _to_image, channels=3)
 
 
-_to_image = v2.Compose([v2.ToImage(), v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True)])
+_to_image = v2.Compose(
+    [
+        v2.ToImage(),
+        v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
+        v2.ToPureTensor(),
+    ]
+)
 
 
 class _Images(Dataset[tuple[Tensor, Any]]):
@@ -158,7 +165,7 @@ class _Images(Dataset[tuple[Tensor, Any]]):
         record = self.found.annotations["images"][index]
         image = _open(self.found, record)
         about = str(self.found.images / record["file_name"]) if self.named else {"image_id": record["id"]}
-        return self.transform(image).as_subclass(Tensor), about
+        return self.transform(image), about
 
 
 class _Targets(Dataset[tuple[Tensor, Target]]):
@@ -178,6 +185,7 @@ class _Targets(Dataset[tuple[Tensor, Target]]):
         self.transform = transform
         self.masks = masks
         self.label = {category: label for label, category in enumerate(category_ids, start=1)}
+        self.sizes = {r["id"]: (r["width"], r["height"]) for r in found.annotations["images"]}
         self.objects: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
         left_out: Counter[str] = Counter()
         for annotation in found.annotations["annotations"]:
@@ -198,8 +206,10 @@ class _Targets(Dataset[tuple[Tensor, Target]]):
         """Say why nothing can be learned from a well-formed annotation; empty if something can."""
         if annotation.get("iscrowd"):
             return "crowd regions"
-        if min(annotation["bbox"][2:]) <= 0:
-            return "boxes without area"
+        left, top, width, height = annotation["bbox"]
+        image = self.sizes[annotation["image_id"]]
+        if min(left + width, image[0]) <= max(left, 0) or min(top + height, image[1]) <= max(top, 0):
+            return "boxes without area in their image"
         if not self.masks:
             return ""
         outline = annotation.get("segmentation")
@@ -208,7 +218,7 @@ class _Targets(Dataset[tuple[Tensor, Target]]):
                 f"{who}: annotation {annotation['id']} of {self.found.source} has no segmentation. For boxes alone, "
                 "set masks to false and choose a detector of boxes."
             )
-        if isinstance(outline, list) and not any(len(polygon) >= 6 for polygon in outline):
+        if isinstance(outline, list) and all(isinstance(polygon, list) and len(polygon) < 6 for polygon in outline):
             return "outlines of fewer than three points"
         return ""
 
@@ -222,6 +232,7 @@ class _Targets(Dataset[tuple[Tensor, Target]]):
         size = (image.height, image.width)
         boxes = torch.tensor([a["bbox"] for a in objects], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
+        boxes = clip_boxes_to_image(boxes, size)
         target: Target = {
             "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size),
             "labels": torch.tensor([self.label[a["category_id"]] for a in objects], dtype=torch.int64),
@@ -232,13 +243,7 @@ class _Targets(Dataset[tuple[Tensor, Target]]):
             masks = [self._mask(annotation, size) for annotation in objects]
             target["masks"] = tv_tensors.Mask(np.array(masks, dtype=np.uint8).reshape(-1, *size))
         image, target = self.transform(image, target)  # type: ignore[call-arg]
-        target = {name: value.as_subclass(Tensor) for name, value in target.items()}
-        target["boxes"][:, 0::2].clamp_(0, size[1])
-        target["boxes"][:, 1::2].clamp_(0, size[0])
-        # A box that lay outside the image altogether has become empty.
-        kept = (target["boxes"][:, 2:] > target["boxes"][:, :2]).all(1)
-        target = {name: value[kept] for name, value in target.items()}
-        return image.as_subclass(Tensor), {**target, "image_id": record["id"]}
+        return image, {**target, "image_id": record["id"]}
 
     def _mask(self, annotation: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray[Any, Any]:
         try:
@@ -267,39 +272,6 @@ def _open(found: Annotated, record: Mapping[str, Any]) -> Image.Image:
             f"{record['height']} for image {record['id']}. The boxes would not fit: correct the file or the image."
         )
     return image
-
-
-def _check(who: str, found: Annotated) -> None:
-    """Check everything that can be checked without opening an image."""
-    data = found.annotations
-    for part in ("images", "annotations", "categories"):
-        if not isinstance(data.get(part), list):
-            raise ValueError(  # noqa: TRY004  the file is at fault, not an argument's type
-                f"{who}: {found.source} has no list {part!r}. Is it a COCO file of instances?"
-            )
-    for part, keys in (
-        ("categories", ("id", "name")),
-        ("images", ("id", "file_name", "width", "height")),
-        ("annotations", ("id", "image_id", "category_id", "bbox")),
-    ):
-        for place, entry in enumerate(data[part]):
-            missing = [key for key in keys if key not in entry]
-            if missing:
-                what = f"id {entry['id']}" if "id" in entry else f"number {place}"
-                raise ValueError(f"{who}: an entry of {part!r} in {found.source} ({what}) lacks {', '.join(missing)}.")
-        twice = [i for i, count in Counter(entry["id"] for entry in data[part]).items() if count > 1]
-        if twice:
-            raise ValueError(f"{who}: {part!r} in {found.source} use ids twice: {_few(twice)}. Ids must be unique.")
-    known = {part: {entry["id"] for entry in data[part]} for part in ("images", "categories")}
-    for annotation in data["annotations"]:
-        where = f"annotation {annotation['id']} of {found.source}"
-        for key, part in (("image_id", "images"), ("category_id", "categories")):
-            if annotation[key] not in known[part]:
-                raise ValueError(f"{who}: {where} has {key} {annotation[key]!r}, which is not among the {part}.")
-        box = annotation["bbox"]
-        numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) for v in box)
-        if not numbers or not np.isfinite(box).all():
-            raise ValueError(f"{who}: {where} has bbox {box!r}. Expected [x, y, width, height] in pixels.")
 
 
 def _few(values: Sequence[Any]) -> str:

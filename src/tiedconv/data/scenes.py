@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
@@ -53,12 +53,14 @@ class SceneOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.source not in get_args(Source):
+            raise ValueError(f"SceneOptions: source must be one of {', '.join(get_args(Source))}, got {self.source!r}.")
         for name in ("train_images", "val_images", "min_objects"):
             if getattr(self, name) < 1:
                 raise ValueError(f"SceneOptions: {name} must be at least 1, got {getattr(self, name)}.")
-        if self.max_objects < self.min_objects:
+        if not self.min_objects <= self.max_objects <= 100:
             raise ValueError(
-                f"SceneOptions: max_objects={self.max_objects} is below min_objects={self.min_objects}. Raise it."
+                f"SceneOptions: max_objects must be from min_objects={self.min_objects} to 100, got {self.max_objects}."
             )
         if not 12 <= self.min_size <= self.max_size <= self.image_size:
             raise ValueError(
@@ -160,12 +162,20 @@ def write_scenes(root: Path, options: SceneOptions = SceneOptions()) -> None:  #
         categories = [{"id": i, "name": name} for i, name in enumerate(source.classes, start=1)]
         content = {"info": {}, "images": records, "annotations": annotations, "categories": categories}
         (root / _ANNOTATIONS.format(part)).write_text(json.dumps(content))
-    done.write_text(json.dumps(asdict(options), indent=1))
+    unfinished = done.with_suffix(".part")  # renamed when whole, so that a kill leaves no half file behind
+    unfinished.write_text(json.dumps(asdict(options), indent=1))
+    unfinished.replace(done)
 
 
 def _source(name: Source) -> ClassificationData:
     source = _SOURCES[name]()
-    source.prepare_data()
+    try:
+        source.prepare_data()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"write_scenes: the images of {name} are missing. On Debian: apt-get install dataset-fashion-mnist. "
+            "Elsewhere tiedconv.data.FashionMNIST(download=True).prepare_data() fetches them into ./data."
+        ) from error
     return source
 
 

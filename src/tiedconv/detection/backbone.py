@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import timm
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import (
     ExtraFPNBlock,
@@ -13,10 +14,12 @@ from torchvision.ops.feature_pyramid_network import (
     LastLevelP6P7,
 )
 
+from ..models import check_model_name
 from ..nn import TiedGlobalContext
 from .weights import pretrained_from
 
 Norm = Literal["batch", "frozen", "sync"]
+Top = Literal["pool", "p6p7"]
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
@@ -37,7 +40,7 @@ class FPNBackbone(nn.Module):
         context_blocks: put a global context block with so many blocks (1: GCB, 2 or more: TiedGCB) at the end of
             every bottleneck of stages c3 to c5, as in the paper's Table 4. Default: none.
         weights: file with the weights of a classifier of the same name, see :func:`pretrained_from`.
-        model_kwargs: more arguments for ``timm.create_model``.
+        model_kwargs: more arguments for ``timm.create_model``; a Swin needs ``{"strict_img_size": False}``.
 
     Shape:
         - Input: (N, 3, H, W), normalised.
@@ -58,7 +61,7 @@ class FPNBackbone(nn.Module):
         *,
         levels: int = 4,
         out_channels: int = 256,
-        top: Literal["pool", "p6p7"] = "pool",
+        top: Top = "pool",
         frozen_stages: int = 0,
         norm: Norm = "batch",
         context_blocks: int | None = None,
@@ -66,12 +69,15 @@ class FPNBackbone(nn.Module):
         model_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if norm not in get_args(Norm):
-            raise ValueError(f"FPNBackbone: norm must be one of {', '.join(get_args(Norm))}, got {norm!r}.")
+        check_model_name("FPNBackbone", name)
+        for argument, value, allowed in (("norm", norm, get_args(Norm)), ("top", top, get_args(Top))):
+            if value not in allowed:
+                raise ValueError(f"FPNBackbone: {argument} must be one of {', '.join(allowed)}, got {value!r}.")
         kwargs = dict(model_kwargs or {})
         if weights is not None:
             kwargs |= pretrained_from(weights, name, kwargs)
         self.body = timm.create_model(name, features_only=True, **kwargs)
+        self.channels_last_maps = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
         info: Any = self.body.feature_info
         stages = info.get_dicts(keys=["module", "reduction", "num_chs"])
         _check_levels(name, stages, levels)
@@ -92,7 +98,7 @@ class FPNBackbone(nn.Module):
             for stage in _stage_names(self.body, name, stages)[-3:]:
                 _add_global_context(self.body.get_submodule(stage), name, context_blocks)
         if norm == "sync":
-            self.body = nn.SyncBatchNorm.convert_sync_batchnorm(self.body)
+            self.body = convert_sync_batchnorm(self.body)  # timm's, which keeps the activations of its own norms
         if not 0 <= frozen_stages <= len(stages):
             raise ValueError(f"FPNBackbone: frozen_stages must be in 0-{len(stages)} for {name}, got {frozen_stages}.")
         fixed: list[nn.Module] = []
@@ -115,6 +121,8 @@ class FPNBackbone(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         features = self.body(x)[-self.levels :]
+        if self.channels_last_maps:  # (N, H, W, C), as Swin has them
+            features = [feature.permute(0, 3, 1, 2) for feature in features]
         pyramid: dict[str, Tensor] = self.fpn({str(i): feature for i, feature in enumerate(features)})
         return pyramid
 
@@ -155,7 +163,8 @@ def _up_to(body: nn.Module, stage: str) -> list[nn.Module]:
 
 def _add_global_context(stage: nn.Module, name: str, blocks: int) -> None:
     """Put a block into every bottleneck of a stage, after its last norm and before the shortcut is added."""
-    bottlenecks: list[Any] = [module for module in stage.modules() if hasattr(module, "se") and hasattr(module, "bn3")]
+    parts = ("conv3", "bn3", "se")
+    bottlenecks: list[Any] = [m for m in stage.modules() if all(hasattr(m, part) for part in parts)]
     if not bottlenecks:
         raise ValueError(
             f"FPNBackbone: context_blocks needs the bottlenecks of a ResNet, which {name} has not. Choose a ResNet, "

@@ -1,12 +1,14 @@
 """Detectors by name: torchvision's, and the cascades it lacks, on any timm backbone."""
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -122,7 +124,7 @@ def build_detector(
     count = anchors.num_anchors_per_location()[0]
     if retina:
         head = RetinaNetHead(widths.fpn, count, num_classes)
-        return RetinaNet(body, num_classes, anchor_generator=anchors, head=head, **options)
+        return _RetinaNet(body, num_classes, anchor_generator=anchors, head=head, **options)
 
     parts: dict[str, Any] = {"rpn_anchor_generator": anchors, **options}
     parts |= {"box_roi_pool": _roi_pool(body, 7), "box_head": _box_head(widths)}
@@ -142,6 +144,19 @@ def build_detector(
     return model
 
 
+class _RetinaNet(RetinaNet):
+    """torchvision's RetinaNet, which has a score for class 0 and might detect the background, kept from doing so."""
+
+    def postprocess_detections(
+        self, head_outputs: dict[str, list[Tensor]], anchors: list[list[Tensor]], image_shapes: list[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        logits = [F.pad(level[..., 1:], (1, 0), value=-math.inf) for level in head_outputs["cls_logits"]]
+        detections: list[dict[str, Tensor]] = super().postprocess_detections(
+            {**head_outputs, "cls_logits": logits}, anchors, image_shapes
+        )
+        return detections
+
+
 def _check_options(name: str, options: Mapping[str, Any]) -> None:
     """Check that torchvision takes every option: its constructors swallow those they do not know."""
     detector = RetinaNet if name == "retinanet" else FasterRCNN
@@ -157,14 +172,16 @@ def _check_options(name: str, options: Mapping[str, Any]) -> None:
 
 
 def _anchors(reductions: Sequence[int], sizes: Sequence[float] | None, *, retina: bool) -> AnchorGenerator:
-    bases = [(4 if retina else 8) * r for r in reductions] if sizes is None else list(sizes)
+    bases = [(4 if retina else 8) * r for r in reductions] if sizes is None else sizes
     if len(bases) != len(reductions):
         raise ValueError(
             f"build_detector: anchor_sizes has {len(bases)} entries for {len(reductions)} levels, with reductions "
             f"{', '.join(map(str, reductions))}. Give one size for each level."
         )
     scales = [2 ** (i / 3) for i in range(3)] if retina else [1]
-    of_levels = tuple(tuple(int(base * scale) for scale in scales) for base in bases)
+    # Whole numbers as in torchvision, unless the user gave others.
+    rounded = int if sizes is None else float
+    of_levels = tuple(tuple(rounded(base * scale) for scale in scales) for base in bases)
     return AnchorGenerator(of_levels, ((0.5, 1.0, 2.0),) * len(bases))
 
 

@@ -43,7 +43,7 @@ def pretrained_from(path: str | Path, name: str, model_kwargs: Mapping[str, Any]
             if keys
         )
         raise ValueError(f"pretrained_from: {path} does not hold the weights of {name} ({listed}).")
-    return {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state, "num_classes": None}}
+    return {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
 
 
 def _read(path: Path) -> dict[str, Tensor]:

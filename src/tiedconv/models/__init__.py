@@ -2,10 +2,11 @@
 
 from . import tiedefficientnet, tiedresnest, tiedresnet, tiedresnext, tiedsenet
 from ._block import TiedBottleneck
-from ._factory import create_model, list_models
+from ._factory import check_model_name, create_model, list_models
 
 __all__ = [
     "TiedBottleneck",
+    "check_model_name",
     "create_model",
     "list_models",
     "tiedefficientnet",

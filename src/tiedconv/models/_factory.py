@@ -81,3 +81,11 @@ def imagenet_cfg(**changes: Any) -> dict[str, Any]:
         "license": "mit",
         **changes,
     }
+
+
+def check_model_name(who: str, name: str) -> None:
+    """Raise ValueError unless timm knows a model of that name."""
+    if not is_model(name):
+        raise ValueError(
+            f"{who}: no model is called {name!r}. `tiedconv list` prints the tied ones, timm.list_models() all."
+        )

@@ -4,6 +4,6 @@ from ._lightning import quiet_lightning
 from ._task import Task
 from .classification import ClassificationTask
 from .detection import DetectionTask
-from .optimization import Optimization, check_model_name
+from .optimization import Optimization
 
-__all__ = ["ClassificationTask", "DetectionTask", "Optimization", "Task", "check_model_name", "quiet_lightning"]
+__all__ = ["ClassificationTask", "DetectionTask", "Optimization", "Task", "quiet_lightning"]

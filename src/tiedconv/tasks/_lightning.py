@@ -8,6 +8,7 @@ from contextlib import contextmanager
 _NOISE = (
     ".*isinstance\\(treespec, LeafSpec\\)",  # Lightning calls what torch deprecates
     ".*recommended to use `self.log\\('lr'",  # the same on every device
+    "Found .* module\\(s\\) in eval mode at the start of training",  # norms that are fixed on purpose
 )
 _ADVICE = (
     ".*does not have many workers",

@@ -12,8 +12,9 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from ..models import check_model_name
 from ._task import Task
-from .optimization import Optimization, as_optimization, check_model_name
+from .optimization import Optimization, as_optimization
 from .predictions import ClassWriter
 
 

@@ -15,7 +15,7 @@ from ..analysis.coco import Kind, coco_metrics
 from ..detection import DetectorName, Widths, build_detector
 from ..detection.backbone import Norm
 from ._task import Task
-from .optimization import Optimization, as_optimization, check_model_name
+from .optimization import Optimization, as_optimization
 from .predictions import DetectionWriter
 
 Images = list[Tensor]
@@ -69,13 +69,13 @@ class DetectionTask(Task):
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
-        check_model_name("DetectionTask", backbone)
         if not 0 <= min_score <= 1:
             raise ValueError(f"DetectionTask: min_score must be in 0-1, got {min_score}.")
         optimization = as_optimization(optimization)
         widths = Widths(**widths) if isinstance(widths, Mapping) else widths
-        # Plain values only, so that a checkpoint can be read with weights_only=True.
-        self.save_hyperparameters({**arguments, "optimization": asdict(optimization), "widths": asdict(widths)})
+        # Plain values, so that a checkpoint can be read with weights_only=True. It has the backbone's weights itself.
+        plain = {"optimization": asdict(optimization), "widths": asdict(widths), "weights": None}
+        self.save_hyperparameters({**arguments, **plain})
         self.model = build_detector(
             detector,
             backbone=backbone,

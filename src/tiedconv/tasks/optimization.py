@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import lightning as L
-import timm
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
@@ -96,11 +95,3 @@ def configure(model: nn.Module, optimization: Optimization, trainer: L.Trainer) 
         updates_per_epoch=max(1, steps // epochs),
     )
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def check_model_name(who: str, name: str) -> None:
-    """Raise ValueError unless timm knows a model of that name."""
-    if not timm.is_model(name):
-        raise ValueError(
-            f"{who}: no model is called {name!r}. `tiedconv list` prints the tied ones, timm.list_models() all."
-        )
