@@ -44,8 +44,8 @@ class ClassWriter(BasePredictionWriter):
 class DetectionWriter(BasePredictionWriter):
     """Draw detections into the folder ``predictions`` of the log folder, and list them in ``predictions.json``.
 
-    The list has one entry an image: ``image``, its path, ``picture``, and ``detections``, best first, each with
-    ``class``, ``score`` (0-1) and ``box``, ``[x1, y1, x2, y2]`` in pixels of the image.
+    The list has one entry an image: ``image``, its path, ``picture``, from the list's folder on, and ``detections``,
+    best first, each with ``class``, ``score`` (0-1) and ``box``, ``[x1, y1, x2, y2]`` in pixels of the image.
 
     Args:
         min_score: detections below it are neither drawn nor listed.
@@ -81,7 +81,7 @@ class DetectionWriter(BasePredictionWriter):
             self._listed.append(
                 {
                     "image": source,
-                    "picture": str(picture),
+                    "picture": str(picture.relative_to(self._path.parent)),
                     "detections": [
                         {"class": classes[label - 1], "score": round(score, 4), "box": [round(v, 2) for v in box]}
                         for label, score, box in columns
