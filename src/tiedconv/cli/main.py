@@ -29,7 +29,8 @@ _COMMANDS = {
         "compare.compare",
         "train several models alike and report",
         "tiedconv compare --config configs/digits/compare.yaml\n"
-        "  tiedconv compare --models resnet_tiny,tiedresnet_tiny --data Digits --budget.epochs 5",
+        "  tiedconv compare --models resnet_tiny,tiedresnet_tiny --data Digits --budget.epochs 5\n"
+        "  tiedconv compare --config configs/occlusion/compare.yaml     # backbones in a detector",
     ),
     "bench operators": _Command(
         "bench.operators",

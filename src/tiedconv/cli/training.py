@@ -16,7 +16,8 @@ from ..tasks import Task, quiet_lightning
 _DIGITS = "--config configs/digits/tiedresnet_tiny.yaml"
 _LAST = "--ckpt_path runs/fit/version_0/checkpoints/last.ckpt"
 EXAMPLES = {
-    "fit": f"example: tiedconv fit {_DIGITS} --trainer.max_epochs 5",
+    "fit": f"example: tiedconv fit {_DIGITS} --trainer.max_epochs 5; or, for a detector, "
+    "tiedconv fit --config configs/coco/own.yaml --data.root my_images",
     "validate": f"example: tiedconv validate {_DIGITS} {_LAST}",
     "test": f"example: tiedconv test {_DIGITS} {_LAST}",
     "predict": f"example: tiedconv predict {_DIGITS} {_LAST} --data.predict_path my_images",
