@@ -5,7 +5,7 @@ import io
 import json
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,11 @@ from ..tasks.detection import coco_results
 from .detection_report import write_detection_report
 from .detection_results import DetectionComparison, DetectionRun, DetectorResult
 from .results import to_json
-from .runner import TIMED_ROUNDS, check_specs, default_device, printable
+from .runner import TIMED_ROUNDS, check_specs, default_device, printable, run_all, run_folder
 from .training import Budget, History, ModelSpec, check_same_run, describe_run, train
 
 SAMPLES = 6
+_FOUND = "detections.json"  # in a run's folder, in COCO's format
 _DRAWN = 0.5  # score from which on a detection is drawn
 
 
@@ -103,18 +104,14 @@ def compare_detectors(
     samples = evenly_spaced(len(data.split(train=False)), SAMPLES)  # type: ignore[arg-type]  # every split has a length
 
     results = [_describe(spec, data, detector, budget) for spec in models]  # what cannot be built fails at once
-    runs: dict[str, list[DetectionRun]] = {spec.label: [] for spec in models}
-    found: dict[str, list[Path]] = {spec.label: [] for spec in models}
-    total = len(models) * len(seeds)
-    for number, (seed, spec) in enumerate(((s, m) for s in seeds for m in models), start=1):
-        folder = output / "runs" / spec.label / f"seed-{seed}"
-        say(f"[{number}/{total}] {spec.label}, seed {seed}")
-        run = _train_run(spec, seed, data, detector, budget, folder, samples)
-        scores = ", ".join(f"{kind} AP {metrics['AP'] or 0:.3f}" for kind, metrics in run.metrics.items())
-        say(f"      {scores} after {run.seconds:.0f} s of training")
-        runs[spec.label].append(run)
-        found[spec.label].append(folder / "detections.json")
-
+    runs = run_all(
+        models,
+        seeds,
+        output,
+        lambda spec, seed, folder: _train_run(spec, seed, data, detector, budget, folder, samples),
+        lambda run: ", ".join(f"{kind} AP {metrics['AP'] or 0:.3f}" for kind, metrics in run.metrics.items()),
+        say,
+    )
     say("sorting the images by how much objects cover each other")
     truth = data.ground_truth()
     kind: Kind = "mask" if "mask" in detector.detector else "box"
@@ -122,7 +119,7 @@ def compare_detectors(
     regions: Regions = "amodal" if amodal else "boxes"
     occlusion = analyze_occlusion(
         truth,
-        {label: (json.loads(path.read_text()) for path in paths) for label, paths in found.items()},
+        {spec.label: _found(output, spec, seeds) for spec in models},
         kind=kind,
         regions=regions,
     )
@@ -145,10 +142,16 @@ def compare_detectors(
     )
     _write(comparison, output)  # before the timing, which can fail or be stopped
     say("measuring throughput")
-    folders = [(spec, found[spec.label][0].parent) for spec in models]
+    folders = [(spec, run_folder(output, spec, seeds[0])) for spec in models]
     comparison = replace(comparison, models=_measure(comparison.models, folders, data, detector, budget))
     _write(comparison, output)
     return comparison
+
+
+def _found(output: Path, spec: ModelSpec, seeds: Sequence[int]) -> Iterator[list[dict[str, Any]]]:
+    """The detections of each run, read one at a time: on large data they are large."""
+    for seed in seeds:
+        yield json.loads((run_folder(output, spec, seed) / _FOUND).read_text())
 
 
 def _write(comparison: DetectionComparison, output: Path) -> None:
@@ -204,7 +207,7 @@ def _train_run(
     trainer = train(task, data, budget, folder, history, limit_val_batches=0)  # evaluated once, after the last epoch
     with trainer.precision_plugin.forward_context():
         results, pictures = _detect(task, data, samples)
-    write_whole(folder / "detections.json", json.dumps(results))
+    write_whole(folder / _FOUND, json.dumps(results))
     truth = data.ground_truth()
     metrics = {kind: coco_metrics(truth, results, kind) for kind in task.kinds}
     run = DetectionRun(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import timm
 import torch
@@ -19,9 +20,12 @@ from ..bench import describe_machine, throughput, train_step_peak_memory
 from ..bench.results import write_whole
 from ..data import ClassificationData, ImageData
 from ..models import check_model_name
+from .detection_results import DetectionRun
 from .report import write_report
 from .results import Comparison, ModelResult, Quartiles, Run, Sample, to_json
 from .training import Budget, ModelSpec, train_run
+
+AnyRun = TypeVar("AnyRun", Run, DetectionRun)
 
 SAMPLES = 12
 TIMED_ROUNDS = 10
@@ -67,15 +71,14 @@ def compare(
     sample_indices = evenly_spaced(len(validation), SAMPLES)  # type: ignore[arg-type]  # every split has a length
 
     results = [_describe(spec, data) for spec in models]  # a model that cannot be built is named before any training
-    runs: dict[str, list[Run]] = {spec.label: [] for spec in models}
-    total = len(models) * len(seeds)
-    for number, (seed, spec) in enumerate(((s, m) for s in seeds for m in models), start=1):
-        folder = output / "runs" / spec.label / f"seed-{seed}"
-        say(f"[{number}/{total}] {spec.label}, seed {seed}")
-        run = train_run(spec, seed, data, budget, folder, sample_indices)
-        say(f"      top-1 {run.top1:.2%} after {run.seconds:.0f} s of training")
-        runs[spec.label].append(run)
-
+    runs = run_all(
+        models,
+        seeds,
+        output,
+        lambda spec, seed, folder: train_run(spec, seed, data, budget, folder, sample_indices),
+        lambda run: f"top-1 {run.top1:.2%}",
+        say,
+    )
     comparison = Comparison(
         title=title or f"{', '.join(spec.label for spec in models)} on {type(data).__name__}",
         command=shlex.join(command),
@@ -97,6 +100,36 @@ def compare(
     comparison = replace(comparison, models=_measure(comparison.models, data, budget))
     _write(comparison, output)
     return comparison
+
+
+def run_folder(output: Path, spec: ModelSpec, seed: int) -> Path:
+    """Return the folder of one run."""
+    return output / "runs" / spec.label / f"seed-{seed}"
+
+
+def run_all(
+    models: Sequence[ModelSpec],
+    seeds: Sequence[int],
+    output: Path,
+    train: Callable[[ModelSpec, int, Path], AnyRun],
+    score: Callable[[AnyRun], str],
+    say: Callable[[str], None],
+) -> dict[str, list[AnyRun]]:
+    """Train every model with every seed, seed by seed, each in its folder; return the runs by the models' labels.
+
+    Args:
+        models, seeds, output, say: as in :func:`compare`.
+        train: called with model, seed and folder.
+        score: says in a few words what a run reached.
+    """
+    runs: dict[str, list[AnyRun]] = {spec.label: [] for spec in models}
+    total = len(models) * len(seeds)
+    for number, (seed, spec) in enumerate(((s, m) for s in seeds for m in models), start=1):
+        say(f"[{number}/{total}] {spec.label}, seed {seed}")
+        run = train(spec, seed, run_folder(output, spec, seed))
+        say(f"      {score(run)} after {run.seconds:.0f} s of training")
+        runs[spec.label].append(run)
+    return runs
 
 
 def _write(comparison: Comparison, output: Path) -> None:
