@@ -14,8 +14,7 @@ from rich.table import Table
 from ..analysis.coco import Kind, read_annotations, read_results
 from ..analysis.occlusion import METRICS, Estimate, OcclusionReport, Regions, analyze_occlusion
 from ..bench.results import check_writable, write_whole
-
-_WIDTH = 132  # columns of a table that goes to a file or a pipe
+from ._console import table_console
 
 
 def occlusion(
@@ -67,7 +66,7 @@ def occlusion(
             resamples=resamples,
             seed=seed,
         )
-    console = Console(highlight=False, width=None if Console().is_terminal else _WIDTH)
+    console = table_console()
     console.print(_table(report))
     if json:
         write_whole(json, report.to_json() + "\n")

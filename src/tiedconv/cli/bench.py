@@ -17,8 +17,7 @@ from ..bench.models import UNITS, Mode, Precision, Quantity
 from ..bench.named import with_released
 from ..bench.operators import REFERENCE, MemoryFormat, OperatorRow, Sweep, cases, time_case
 from ..bench.results import Results, check_writable
-
-_WIDTH = 132  # columns of a table that goes to a file or a pipe
+from ._console import table_console
 
 
 def operators(
@@ -66,7 +65,7 @@ def operators(
         rows.append(time_case(case, train=train, dtype=getattr(torch, dtype), device=place, rounds=rounds))
         if json:
             results.write(json)
-    console = _console()
+    console = table_console()
     for name in formats:
         console.print(_operator_table([row for row in rows if row.case.memory_format == name], results))
     _finish(console, results, json, plot)
@@ -126,7 +125,7 @@ def models(
         rounds=rounds,
         device=device,
     )
-    console = _console()
+    console = table_console()
     rows: list[ModelRow] = []
     results = Results("models", describe_machine(place), asdict(chosen), rows)
     for quantity, dtype in _progress(chosen.groups()):
@@ -168,10 +167,6 @@ def _numbers(given: int | str | list[int]) -> list[int]:
 
 def _names(given: str | list[str]) -> list[str]:
     return [name.strip() for name in (given.split(",") if isinstance(given, str) else given) if name.strip()]
-
-
-def _console() -> Console:
-    return Console(highlight=False, width=None if Console().is_terminal else _WIDTH)
 
 
 def _progress(todo: list[Any]) -> Iterable[Any]:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from ..analysis.coco import Kind
@@ -15,6 +14,7 @@ from ..compare import compare as compare_classifiers
 from ..compare.detection_results import DetectionComparison, DetectorResult
 from ..compare.results import Comparison, ModelResult
 from ..data import ClassificationData, DetectionData
+from ._console import table_console
 
 
 def compare(
@@ -42,7 +42,7 @@ def compare(
         output: folder of results.json, report.html and the runs.
         title: headline of the report.
     """
-    console = Console()
+    console = table_console()
     given = models.split(",") if isinstance(models, str) else models
     specs = [ModelSpec(model.strip()) if isinstance(model, str) else model for model in given]
     options: dict[str, Any] = {
