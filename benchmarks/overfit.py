@@ -44,10 +44,10 @@ def overfit(
     backbones: list[str] = ["resnet_tiny", "tiedresnet_tiny"],  # noqa: B006
     max_steps: int = 600,
     check_every: int = 50,
-    lr: float = 0.01,
+    lr: float = 1e-3,
     threads: int = 2,
 ) -> None:
-    """Train each detector with each backbone on eight scenes, four a step, by SGD with momentum 0.9 and seed 0.
+    """Train each detector with each backbone on eight scenes, four a step, by AdamW and with seed 0.
 
     Args:
         detectors, backbones: which ones.
@@ -85,7 +85,7 @@ def _train(
     torch.manual_seed(0)
     options = {} if detector == "retinanet" else REGIONS
     model = build_detector(detector, backbone=backbone, num_classes=data.num_classes, **SMALL, **options).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=50)
     items = [data.split(train=True)[i] for i in range(8)]
     found = {"box": 0.0}

@@ -158,8 +158,11 @@ _BOX = _Rule(
 )
 _COMPRESSED_RLE = _Rule(_is_compressed_rle, "a compressed RLE: size, and counts as text")
 _POLYGONS_OR_RLE = _Rule(
-    lambda value: isinstance(value, Mapping) or (_is_list(value) and len(value) > 0 and all(map(_is_list, value))),
-    "an RLE or a list of polygons",
+    lambda value: (
+        isinstance(value, Mapping)
+        or (_is_list(value) and all(map(_is_list, value)) and any(len(polygon) >= 6 for polygon in value))
+    ),
+    "an RLE or a list of polygons of three points and more",
 )
 
 

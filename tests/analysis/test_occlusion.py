@@ -173,11 +173,15 @@ def test_ratios_of_masks_are_those_of_the_decoded_masks(seed):
 @pytest.mark.parametrize(
     ("regions", "remove", "message"),
     [
-        ("amodal", "", "annotation 1 must have as its amodal_segmentation an RLE or a list of polygons; there is none"),
+        (
+            "amodal",
+            "",
+            "annotation 1 must have as its amodal_segmentation an RLE or a list of polygons of three points and more",
+        ),
         (
             "masks",
             "segmentation",
-            "annotation 2 must have as its segmentation an RLE or a list of polygons; there is none",
+            "annotation 2 must have as its segmentation an RLE or a list of polygons of three points and more",
         ),
         ("boxes", "bbox", "annotation 2 must have as its bbox four finite numbers"),
         ("shapes", "", r"regions must be one of boxes, masks, amodal, got 'shapes'\."),

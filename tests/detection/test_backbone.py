@@ -356,3 +356,11 @@ class CodeInCheckpoint:
 
     def __reduce__(self) -> Any:
         return pytest.fail, ("the checkpoint's code ran",)
+
+
+def test_fixed_norms_stay_fixed_when_lightning_exchanges_them_for_synchronised_ones():
+    body = FPNBackbone("resnet_tiny", norm="frozen")
+    body = torch.nn.SyncBatchNorm.convert_sync_batchnorm(body).train()
+    norms = [module for module in body.body.modules() if isinstance(module, torch.nn.SyncBatchNorm)]
+    assert norms
+    assert not any(norm.training for norm in norms)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -356,3 +357,10 @@ def test_a_detector_trains_in_half_precision() -> None:
         losses = model(*batch())
     sum(losses.values()).backward()
     assert all(loss.isfinite() for loss in losses.values())
+
+
+def test_images_are_normalised_as_the_backbones_weights_want_it():
+    assert timm.create_model("resnetv2_50").pretrained_cfg["mean"] == (0.5, 0.5, 0.5)
+    model = build_detector("faster_rcnn", backbone="resnetv2_50", num_classes=2)
+    assert model.transform.image_mean == [0.5, 0.5, 0.5]
+    assert build_detector("retinanet", num_classes=2, image_mean=[0, 0, 0]).transform.image_mean == [0, 0, 0]

@@ -59,6 +59,7 @@ def make_task(detector="mask_rcnn", score_thresh=0.05, **options):
         small |= {"rpn_post_nms_top_n_train": 60, "rpn_post_nms_top_n_test": 60, "box_batch_size_per_image": 32}
     widths = Widths(fpn=16, box=32, mask=16, mask_convs=1)
     defaults = {"backbone": "resnet_tiny", "num_classes": 11, "widths": widths, "options": small}
+    defaults["optimization"] = Optimization(lr=0.02, schedule="cosine")
     return DetectionTask(detector, **{**defaults, **options})
 
 
@@ -252,9 +253,9 @@ def test_prediction_draws_and_lists_what_is_sure_enough(tmp_path, root, detector
     folder = Path(trainer.log_dir)
     listed = json.loads((folder / "predictions.json").read_text())
     assert [Path(one["image"]).name for one in listed] == [f"{i:06d}.png" for i in range(5)]
-    assert {one["picture"] for one in listed} == {str(path) for path in (folder / "predictions").iterdir()}
+    assert {folder / one["picture"] for one in listed} == set((folder / "predictions").iterdir())
     for one in listed:
-        with Image.open(one["picture"]) as picture:
+        with Image.open(folder / one["picture"]) as picture:
             assert picture.size == (512, 512)  # 64 pixels, enlarged to at least 480
         assert all(found["class"] in data.classes for found in one["detections"])
         scores = [found["score"] for found in one["detections"]]
@@ -277,6 +278,8 @@ def test_predictions_are_those_of_the_model(tmp_path, root):
 
 
 @fixed_norms
+@pytest.mark.filterwarnings("ignore:Optimization. the training ends after max_epochs")
+@pytest.mark.filterwarnings("ignore:DetectionTask. stages or norms are fixed")
 def test_a_checkpoint_gives_the_task_back(tmp_path, root):
     task = make_task(
         "cascade_mask_rcnn",
@@ -332,6 +335,7 @@ def test_channels_last_and_half_precision_train(tmp_path, root):
     assert math.isfinite(trainer.callback_metrics["train/loss"].item())
 
 
+@pytest.mark.filterwarnings("ignore:Optimization. the training ends after max_epochs")
 def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, root):
     def train(folder, epochs, resume=None):
         task = make_task("faster_rcnn", optimization=Optimization(lr=0.01, schedule="multistep", milestones=(2,)))
@@ -367,3 +371,24 @@ def test_bad_arguments(options, message):
 def test_an_unknown_option_is_refused():
     with pytest.raises(TypeError, match=r"build_detector: faster_rcnn has no option score_thresh\."):
         DetectionTask("faster_rcnn", "resnet_tiny", options={"score_thresh": 0.1})
+
+
+def test_norms_fixed_at_random_are_warned_of(tmp_path, root):
+    task = make_task("faster_rcnn", norm="frozen")
+    with pytest.warns(UserWarning, match="nothing says what the backbone starts from"):
+        make_trainer(tmp_path, limit_train_batches=1, limit_val_batches=0).fit(task, make_data(root))
+
+
+def test_milestones_that_never_come_are_warned_of(tmp_path, root):
+    task = make_task("faster_rcnn", optimization=Optimization(schedule="multistep", milestones=(1, 0)))
+    with pytest.warns(UserWarning, match=r"ends after max_epochs=1, before the milestones \[1\], so the learning rate"):
+        make_trainer(tmp_path, limit_train_batches=1, limit_val_batches=0).fit(task, make_data(root))
+
+
+def test_data_must_fit_the_detector(tmp_path, root):
+    trainer = make_trainer(tmp_path)
+    with pytest.raises(ValueError, match=r"mask_rcnn learns masks, but the data have masks=False\. Set data\.masks"):
+        trainer.fit(make_task("mask_rcnn"), OcclusionScenes(str(root), masks=False, scenes=make_data(root).scenes))
+    loader = make_data(root).train_dataloader()
+    with pytest.raises(ValueError, match=r"expected a DetectionData as datamodule, got NoneType\. Pass one"):
+        make_trainer(tmp_path).fit(make_task("faster_rcnn"), loader, loader)

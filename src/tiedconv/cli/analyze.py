@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from .._files import check_writable, write_whole
 from ..analysis.coco import Kind, read_annotations, read_results
 from ..analysis.occlusion import METRICS, Estimate, OcclusionReport, Regions, analyze_occlusion
-from ..bench.results import check_writable, write_whole
 from ._console import table_console
 
 

@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from .._files import check_writable
 from ..bench import ModelOptions, ModelRow, Quartiles, describe_machine, measure
 from ..bench.machine import check_device, keep_freed_memory
 from ..bench.models import UNITS, Mode, Precision, Quantity
 from ..bench.named import with_released
 from ..bench.operators import REFERENCE, MemoryFormat, OperatorRow, Sweep, cases, time_case
-from ..bench.results import Results, check_writable
+from ..bench.results import Results
 from ._console import table_console
 
 
@@ -146,12 +147,12 @@ def _check(device: str, threads: int | None, rounds: int, json: Path | None, plo
             raise ValueError(f"bench: threads must be at least 1, got threads={threads}.")
         torch.set_num_threads(threads)
     if json:
-        check_writable("json", json)
+        check_writable("json", json, who="bench")
     if plot:
         from ..bench.plots import check_suffix
 
         check_suffix(plot)
-        check_writable("plot", plot)
+        check_writable("plot", plot, who="bench")
     keep_freed_memory()
     return check_device(device)
 

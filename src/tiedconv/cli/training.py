@@ -62,6 +62,8 @@ class TrainingCLI(LightningCLI):
                 )
             if "weights" in model:
                 model.weights = None  # those to start a training from; the checkpoint has all that is needed
+            if self.subcommand == "predict" and options.return_predictions is None:
+                options.return_predictions = False  # they are written; masks of many images would fill the memory
             # An evaluation keeps no best checkpoint, so it does not matter that it has another log folder.
             warnings.filterwarnings("ignore", message="The dirpath has changed")
 

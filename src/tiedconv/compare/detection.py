@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .._extras import require
+from .._files import write_whole
 from ..analysis import evenly_spaced
 from ..analysis.coco import Kind, coco_metrics
 from ..analysis.counts import count
@@ -23,7 +24,6 @@ from ..analysis.drawing import draw_detections
 from ..analysis.occlusion import Regions, analyze_occlusion
 from ..bench import Quartiles, describe_machine
 from ..bench._timer import interleaved
-from ..bench.results import write_whole
 from ..data import DetectionData
 from ..detection import DetectorName, Widths
 from ..detection.backbone import Norm
@@ -58,6 +58,7 @@ class Detector:
         return DetectionTask(
             backbone=spec.name,
             num_classes=data.num_classes,
+            weights=spec.weights,
             backbone_kwargs=spec.kwargs,
             optimization=budget.optimization,
             channels_last=budget.channels_last,

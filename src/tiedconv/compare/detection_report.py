@@ -67,8 +67,8 @@ def _sections(comparison: DetectionComparison) -> list[str]:
             "Results",
             _results(comparison),
             f"{several}COCO's average precision after the last epoch on the validation images, in %. Multiply-adds are "
-            "the backbone's, without pyramid and heads, for one image. Speeds are medians with the quartiles below, "
-            "measured in turns, eagerly in float32, at the training's batch size.",
+            "the backbone's, without pyramid and heads, for one square image of the short side. Speeds are medians "
+            "with the quartiles below, measured in turns, eagerly in float32, at the training's batch size.",
         ),
         section(
             "Average precision under occlusion",

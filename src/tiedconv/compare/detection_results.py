@@ -40,7 +40,8 @@ class DetectorResult:
         backbone, kwargs: what ``timm.create_model`` was given.
         params: parameters of the whole detector.
         backbone_params: of them, those of the backbone without the pyramid.
-        backbone_macs: multiply-adds of the backbone without the pyramid for one image.
+        backbone_macs: multiply-adds of the backbone without the pyramid for one square image of the detector's
+            ``min_size``.
         train_images_per_s, inference_images_per_s: throughput at the comparison's batch size; None until measured.
         runs: one entry a seed.
     """

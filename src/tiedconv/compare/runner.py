@@ -14,10 +14,10 @@ import torch
 from torchvision.transforms.functional import to_pil_image
 
 from .._extras import require
+from .._files import write_whole
 from ..analysis import evenly_spaced
 from ..analysis.counts import count
 from ..bench import describe_machine, throughput, train_step_peak_memory
-from ..bench.results import write_whole
 from ..data import ClassificationData, ImageData
 from ..models import check_model_name
 from .detection_results import DetectionRun
@@ -63,6 +63,9 @@ def compare(
         ModuleNotFoundError: if the ``analysis`` extra is not installed.
     """
     check_specs(models, seeds)
+    started = [spec.label for spec in models if spec.weights]
+    if started:
+        raise ValueError(f"compare: weights of {', '.join(started)} are for detectors. Classifiers start at random.")
     for module in ("captum", "matplotlib"):  # before the training, not after it
         require(module, extra="analysis")
     data.prepare_data()

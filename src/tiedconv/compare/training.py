@@ -14,8 +14,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from torch import Tensor
 
+from .._files import write_whole
 from ..analysis.similarity import Histogram, evenly_spaced, filter_similarity
-from ..bench.results import write_whole
 from ..data import ClassificationData, ImageData
 from ..tasks import ClassificationTask, Optimization, Task, quiet_lightning
 from .results import Epoch, Run, read_run, to_json
@@ -61,11 +61,13 @@ class ModelSpec:
         name: a timm model, tied or not.
         label: what to call it in tables; default: the name and the arguments.
         kwargs: more arguments for ``timm.create_model``.
+        weights: for the backbone of a detector: a classifier's checkpoint to start from.
     """
 
     name: str
     label: str = ""
     kwargs: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         if not self.label:
@@ -189,7 +191,7 @@ class History(L.Callback):
 def describe_run(spec: ModelSpec, data: ImageData, budget: Budget) -> dict[str, Any]:
     """What a run's results depend on, but for the seed."""
     return {
-        "model": {"name": spec.name, "kwargs": spec.kwargs},
+        "model": {"name": spec.name, "kwargs": spec.kwargs, **({"weights": spec.weights} if spec.weights else {})},
         "data": {"name": type(data).__name__, **{k: v for k, v in data.hparams.items() if k not in _NO_MATTER}},
         "budget": asdict(budget),
     }
@@ -209,11 +211,12 @@ def check_same_run(folder: Path, description: dict[str, Any]) -> None:
         return
     found = json.loads(file.read_text())
     if found != description:
+        pairs = [(part, found.get(part, {}), description.get(part, {})) for part in {**found, **description}]
         differing = [
-            f"{part}.{name} = {found[part].get(name)!r} there, {description[part].get(name)!r} now"
-            for part in description
-            for name in {**found[part], **description[part]}
-            if found[part].get(name) != description[part].get(name)
+            f"{part}.{name} = {there.get(name)!r} there, {now.get(name)!r} now"
+            for part, there, now in pairs
+            for name in {**there, **now}
+            if there.get(name) != now.get(name)
         ]
         raise ValueError(
             f"compare: {folder} holds a run with other settings: {'; '.join(differing)}. Choose another output folder, "

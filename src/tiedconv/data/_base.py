@@ -10,7 +10,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -173,4 +173,5 @@ class ImageFiles(Dataset[tuple[torch.Tensor, str]]):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
         path = self.paths[index]
         with Image.open(path) as image:
-            return self.transform(image.convert(self.mode)), str(path)
+            upright = ImageOps.exif_transpose(image)  # as the camera says it was held
+            return self.transform(upright.convert(self.mode)), str(path)

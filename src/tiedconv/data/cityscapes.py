@@ -11,6 +11,7 @@ from PIL import Image
 from torchvision import datasets
 
 from .._coco import encode_mask, read_json
+from .._files import write_whole
 from .detection import Annotated, DetectionData
 
 Split = Literal["train", "val"]
@@ -103,9 +104,7 @@ def write_instances(root: Path, split: Split) -> None:
         for one in _instances(ids):
             annotations.append({"id": len(annotations) + 1, "image_id": number, **one})
     categories = [{"id": i, "name": name} for i, name in _CLASSES.items()]
-    part = file.with_suffix(".part")  # renamed when whole, so that a kill leaves no half file behind
-    part.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
-    part.replace(file)
+    write_whole(file, json.dumps({"images": images, "annotations": annotations, "categories": categories}))
 
 
 def _files(root: Path, split: Split) -> list[tuple[Path, Path]]:

@@ -8,15 +8,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.ops import clip_boxes_to_image
 from torchvision.transforms import v2
 
-from .._coco import check_data_set, decode_mask
+from .._coco import check_data_set, check_ground_truth, decode_mask
 from ._base import ImageData, ImageFiles, Transform
+
+_BOXES_ALONE = "For boxes alone, set masks to false and choose a detector of boxes."
 
 Target = dict[str, Any]
 Batch = tuple[list[Tensor], list[Any]]
@@ -91,8 +93,17 @@ class DetectionData(ImageData):
             check_data_set(f"{type(self).__name__}: {found.source}", found.annotations)
             # Some tools write no area, which metrics need.
             sized = [{"area": a["bbox"][2] * a["bbox"][3], **a} for a in found.annotations["annotations"]]
-            self._read[train] = found._replace(annotations={**found.annotations, "annotations": sized})
+            found = found._replace(annotations={**found.annotations, "annotations": sized})
+            if self.masks and not train:  # metrics need every mask: now, and not after the first epoch
+                self._check_masks(found)
+            self._read[train] = found
         return self._read[train]
+
+    def _check_masks(self, found: Annotated) -> None:
+        try:
+            check_ground_truth(f"{type(self).__name__}: {found.source}", found.annotations, "segmentation")
+        except ValueError as error:
+            raise ValueError(f"{error} {_BOXES_ALONE}") from None
 
     def ground_truth(self) -> Mapping[str, Any]:
         """Return the annotations of the ``val`` split in COCO's form, which metrics are computed from."""
@@ -119,11 +130,14 @@ class DetectionData(ImageData):
             return _Images(self.annotated(train=False), _to_image)
         ids = self.category_ids
         found = self.annotated(train=True)
-        theirs = sorted(category["id"] for category in found.annotations["categories"])
-        if theirs != ids:
+        theirs = {category["id"]: str(category["name"]) for category in found.annotations["categories"]}
+        ours = dict(zip(ids, self.classes, strict=True))
+        if theirs != ours:
+            differing = sorted(i for i in {**theirs, **ours} if theirs.get(i) != ours.get(i))
+            listed = [f"{i} is {theirs.get(i)!r} in training and {ours.get(i)!r} in validation" for i in differing]
             raise ValueError(
-                f"{type(self).__name__}: training and validation must have the same categories, got ids "
-                f"{_few(theirs)} in {found.source} and {_few(ids)} in {self.annotated(train=False).source}."
+                f"{type(self).__name__}: training and validation must have the same categories, but {_few(listed)}. "
+                f"Correct {found.source} or {self.annotated(train=False).source}."
             )
         flip = v2.RandomHorizontalFlip(self.flip)
         return _Targets(type(self).__name__, found, ids, v2.Compose([flip, _to_image]), masks=self.masks)
@@ -213,10 +227,9 @@ class _Targets(Dataset[tuple[Tensor, Target]]):
         if not self.masks:
             return ""
         outline = annotation.get("segmentation")
-        if outline is None:
+        if not outline:
             raise ValueError(
-                f"{who}: annotation {annotation['id']} of {self.found.source} has no segmentation. For boxes alone, "
-                "set masks to false and choose a detector of boxes."
+                f"{who}: annotation {annotation['id']} of {self.found.source} has no segmentation. {_BOXES_ALONE}"
             )
         if isinstance(outline, list) and all(isinstance(polygon, list) and len(polygon) < 6 for polygon in outline):
             return "outlines of fewer than three points"
@@ -259,14 +272,18 @@ def _open(found: Annotated, record: Mapping[str, Any]) -> Image.Image:
     path = found.images / record["file_name"]
     try:
         with Image.open(path) as file:
-            image = file.convert("RGB")
+            file.load()
+            expected = (record["width"], record["height"])
+            # A photograph that was turned for the annotator, as its camera says to.
+            turned = file if file.size == expected else ImageOps.exif_transpose(file)
+            image = (turned if turned.size == expected else file).convert("RGB")
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path} is missing; image {record['id']} of {found.source} names it. Check the folder of the images."
         ) from None
     except OSError as error:
         raise OSError(f"{path}, image {record['id']} of {found.source}, cannot be read: {error}") from error
-    if (image.width, image.height) != (record["width"], record["height"]):
+    if image.size != expected:
         raise ValueError(
             f"{path} is {image.width} x {image.height} pixels, but {found.source} says {record['width']} x "
             f"{record['height']} for image {record['id']}. The boxes would not fit: correct the file or the image."

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from .._coco import encode_mask
+from .._files import write_whole
 from .classification import ClassificationData
 from .coco import Coco
 from .embedded import Digits
@@ -162,9 +163,7 @@ def write_scenes(root: Path, options: SceneOptions = SceneOptions()) -> None:  #
         categories = [{"id": i, "name": name} for i, name in enumerate(source.classes, start=1)]
         content = {"info": {}, "images": records, "annotations": annotations, "categories": categories}
         (root / _ANNOTATIONS.format(part)).write_text(json.dumps(content))
-    unfinished = done.with_suffix(".part")  # renamed when whole, so that a kill leaves no half file behind
-    unfinished.write_text(json.dumps(asdict(options), indent=1))
-    unfinished.replace(done)
+    write_whole(done, json.dumps(asdict(options), indent=1))
 
 
 def _source(name: Source) -> ClassificationData:
@@ -230,7 +229,8 @@ def _scene(
     for cut_out, mask in zip(cut_outs, whole, strict=True):
         canvas[mask] = cut_out.colours[cut_out.mask]
     canvas += rng.normal(0, 6, canvas.shape)
-    objects = [_annotation(c.label, v, w) for c, v, w in zip(cut_outs, _visible(whole), whole, strict=True)]
+    seen = zip(cut_outs, _visible(whole), whole, strict=True)
+    objects = [_annotation(c.label, v, w) for c, v, w in seen if v.any()]  # as COCO knows no hidden objects
     return canvas.clip(0, 255).round().astype(np.uint8), objects
 
 
@@ -291,7 +291,5 @@ def _annotation(label: int, visible: Array, whole: Array) -> dict[str, Any]:
 
 def _box(mask: Array) -> list[int]:
     """The box [x, y, width, height] around a mask."""
-    if not mask.any():
-        return [0, 0, 0, 0]
     (x0, x1), (y0, y1) = (np.flatnonzero(mask.any(axis))[[0, -1]].tolist() for axis in (0, 1))
     return [x0, y0, x1 - x0 + 1, y1 - y0 + 1]

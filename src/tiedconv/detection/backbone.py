@@ -50,6 +50,7 @@ class FPNBackbone(nn.Module):
     Attributes:
         out_channels: width of every level.
         reductions: reduction of each level, those of ``top`` included.
+        mean, std: of the images that timm's weights of this model were trained on.
 
     Raises:
         ValueError: if the name is unknown, an option is out of range, or the model has no such feature maps.
@@ -78,6 +79,10 @@ class FPNBackbone(nn.Module):
             kwargs |= pretrained_from(weights, name, kwargs)
         self.body = timm.create_model(name, features_only=True, **kwargs)
         self.channels_last_maps = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
+        config: Any = self.body.pretrained_cfg
+        self.mean, self.std = config["mean"], config["std"]
+        if weights is not None:
+            config.pop("state_dict")  # a second copy of the weights
         info: Any = self.body.feature_info
         stages = info.get_dicts(keys=["module", "reduction", "num_chs"])
         _check_levels(name, stages, levels)
@@ -101,22 +106,23 @@ class FPNBackbone(nn.Module):
             self.body = convert_sync_batchnorm(self.body)  # timm's, which keeps the activations of its own norms
         if not 0 <= frozen_stages <= len(stages):
             raise ValueError(f"FPNBackbone: frozen_stages must be in 0-{len(stages)} for {name}, got {frozen_stages}.")
-        fixed: list[nn.Module] = []
+        fixed: dict[str, nn.Module] = {}
         if frozen_stages:
-            fixed = _up_to(self.body, _stage_names(self.body, name, stages)[frozen_stages - 1])
+            fixed |= _up_to(self.body, _stage_names(self.body, name, stages)[frozen_stages - 1])
         if norm == "frozen":
-            fixed += [module for module in self.body.modules() if isinstance(module, _BATCH_NORM)]
-        for module in fixed:
+            fixed |= {key: module for key, module in self.body.named_modules() if isinstance(module, _BATCH_NORM)}
+        for module in fixed.values():
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(False)
-        self._fixed_norms = [module for module in fixed if isinstance(module, _BATCH_NORM)]
+        # By name, as Lightning's sync_batchnorm exchanges the modules.
+        self._fixed_norms = [key for key, module in fixed.items() if isinstance(module, _BATCH_NORM)]
         self.train()
 
     def train(self, mode: bool = True) -> "FPNBackbone":
         """As ``torch.nn.Module.train``; fixed batch norms stay in evaluation mode, where tied layers fold them."""
         super().train(mode)
-        for module in self._fixed_norms:
-            module.eval()
+        for norm in self._fixed_norms:
+            self.body.get_submodule(norm).eval()
         return self
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -154,11 +160,11 @@ def _stage_names(body: nn.Module, name: str, stages: list[dict[str, Any]]) -> li
     return names
 
 
-def _up_to(body: nn.Module, stage: str) -> list[nn.Module]:
-    """The modules that were defined before a stage, and the stage's own."""
+def _up_to(body: nn.Module, stage: str) -> dict[str, nn.Module]:
+    """The modules that were defined before a stage, and the stage's own, by name."""
     modules = list(body.named_modules())
     last = max(i for i, (name, _) in enumerate(modules) if name == stage or name.startswith(f"{stage}."))
-    return [module for _, module in modules[: last + 1]]
+    return dict(modules[: last + 1])
 
 
 def _add_global_context(stage: nn.Module, name: str, blocks: int) -> None:

@@ -75,7 +75,7 @@ def build_detector(
     ``[x1, y1, x2, y2]`` in pixels, ``labels`` (N,) from 1 on, ``masks`` (N, H, W) for the mask detectors) and returns a
     dict of losses. In evaluation it takes images alone and returns for each a dict of ``boxes``, ``labels``,
     ``scores`` and perhaps ``masks`` (N, 1, H, W) in 0-1. Images are scaled to a short side of 800 pixels, a long side
-    of at most 1333, and normalised inside.
+    of at most 1333, and normalised inside as timm's weights of the backbone want it.
 
     Args:
         name: ``"retinanet"`` (Lin et al., 2017), ``"faster_rcnn"`` (Ren et al., 2015), ``"mask_rcnn"`` (He et al.,
@@ -120,6 +120,7 @@ def build_detector(
         weights=weights,
         model_kwargs=backbone_kwargs,
     )
+    options = {"image_mean": list(body.mean), "image_std": list(body.std), **options}
     anchors = _anchors(body.reductions, anchor_sizes, retina=retina)
     count = anchors.num_anchors_per_location()[0]
     if retina:

@@ -1,6 +1,7 @@
 """Object detection and instance segmentation as a Lightning module: any of our detectors, COCO's metrics."""
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,9 @@ from lightning import Callback
 from torch import Tensor
 
 from .._coco import encode_mask
+from .._files import write_whole
 from ..analysis.coco import Kind, coco_metrics
+from ..data import DetectionData
 from ..detection import DetectorName, Widths, build_detector
 from ..detection.backbone import Norm
 from ._task import Task
@@ -40,10 +43,12 @@ class DetectionTask(Task):
         options: torchvision's options of the detector, such as ``{"min_size": 640}``.
         optimization: optimiser and schedule.
         channels_last: run the backbone in channels_last memory format.
-        min_score: detections below this score, 0-1, are not drawn by ``tiedconv predict``.
+        min_score: detections below this score, 0-1, are left out by ``tiedconv predict``.
+
+    It trains and evaluates with a :class:`tiedconv.data.DetectionData` as the trainer's ``datamodule``.
 
     Raises:
-        ValueError: if a name is unknown or an option is out of range.
+        ValueError: if a name is unknown or an option is out of range; in ``setup``, if the data do not fit.
         TypeError: if the detector has no such option.
     """
 
@@ -92,7 +97,10 @@ class DetectionTask(Task):
         )
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
+        pretrained = weights is not None or {"pretrained", "pretrained_cfg_overlay"} & set(backbone_kwargs or {})
+        self.fixed_at_random = (frozen_stages > 0 or norm == "frozen") and not pretrained
         self.optimization = optimization
+        self.detector = detector
         self.min_score = min_score
         self.kinds: tuple[Kind, ...] = ("box", "mask") if "mask" in detector else ("box",)
         self._results: list[dict[str, Any]] = []
@@ -100,7 +108,28 @@ class DetectionTask(Task):
 
     def configure_callbacks(self) -> list[Callback]:
         """The writer of pictures, for ``tiedconv predict``."""
-        return [DetectionWriter(self.min_score)]
+        return [DetectionWriter()]
+
+    def setup(self, stage: str) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, DetectionData):
+            raise ValueError(  # noqa: TRY004  about the call, not an argument's type
+                f"DetectionTask: expected a DetectionData as datamodule, got {type(data).__name__}. Pass one, as in "
+                "trainer.fit(task, datamodule=tiedconv.data.Coco(root))."
+            )
+        if "mask" in self.kinds and not data.masks:
+            raise ValueError(
+                f"DetectionTask: {self.detector} learns masks, but the data have masks=False. Set data.masks to true "
+                "if there are outlines, or choose retinanet, faster_rcnn or cascade_rcnn."
+            )
+
+    def on_fit_start(self) -> None:
+        if self.fixed_at_random and self.trainer.ckpt_path is None:
+            warnings.warn(
+                "DetectionTask: stages or norms are fixed, but nothing says what the backbone starts from. If that is "
+                "at random, give weights, or set frozen_stages to 0 and norm to batch.",
+                stacklevel=2,
+            )
 
     def forward(self, images: Images) -> list[dict[str, Tensor]]:
         """Images (3, H, W) in 0-1 → for each a dict of ``boxes``, ``labels``, ``scores`` and perhaps ``masks``."""
@@ -128,29 +157,35 @@ class DetectionTask(Task):
             self._results += coco_results(target["image_id"], detections, categories)
 
     def on_validation_epoch_end(self) -> None:
-        self._results, self._seen = (_of_all_devices(values) for values in (self._results, self._seen))
+        parts = _on_first_device((self._results, self._seen))
+        self._results, self._seen = [], []
         log_dir = self.trainer.log_dir  # asked for on every device, as it is broadcast
-        if self.trainer.is_global_zero and log_dir and not self.trainer.sanity_checking:
-            path = Path(log_dir, "results.json")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")  # renamed when whole, so that a kill leaves the old file
-            part.write_text(json.dumps(self._results))
-            part.replace(path)
-        truth = _only(self.trainer.datamodule.ground_truth(), set(self._seen))  # type: ignore[attr-defined]
-        for kind in self.kinds:
-            metrics = coco_metrics(truth, self._results, kind)
+        metrics: dict[Kind, dict[str, float]] = {}
+        if self.trainer.is_global_zero:
+            results = [result for part, _ in parts for result in part]
+            if log_dir and not self.trainer.sanity_checking:
+                Path(log_dir).mkdir(parents=True, exist_ok=True)
+                write_whole(Path(log_dir, "results.json"), json.dumps(results))
+            seen = {image for _, part in parts for image in part}
+            truth = _only(self.trainer.datamodule.ground_truth(), seen)  # type: ignore[attr-defined]
+            metrics = {kind: coco_metrics(truth, results, kind) for kind in self.kinds}
+        metrics = self.trainer.strategy.broadcast(metrics)
+        for kind, values in metrics.items():
             # All devices have the same values; the mean of them is what Lightning accepts without a warning.
-            self.log_dict({f"val/{kind}_{name}": value for name, value in metrics.items()}, sync_dist=True)
-            self.log("AP" if kind == "box" else "mask AP", metrics["AP"], prog_bar=True, logger=False, sync_dist=True)
+            self.log_dict({f"val/{kind}_{name}": value for name, value in values.items()}, sync_dist=True)
+            self.log("AP" if kind == "box" else "mask AP", values["AP"], prog_bar=True, logger=False, sync_dist=True)
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
 
     def predict_step(self, batch: tuple[Images, list[str]], batch_idx: int) -> dict[str, Any]:
-        """Detections of a batch: ``{"source": paths, "detections": one dict an image, on the CPU}``."""
+        """Detections of at least ``min_score``: ``{"source": paths, "detections": one dict an image, on the CPU}``."""
         images, sources = batch
-        found = [{name: value.cpu() for name, value in one.items()} for one in self(images)]
+        found = []
+        for one in self(images):
+            kept = one["scores"] >= self.min_score  # most are not, and masks are as large as the image
+            found.append({name: value[kept].cpu() for name, value in one.items()})
         return {"source": sources, "detections": found}
 
 
@@ -182,12 +217,14 @@ def coco_results(image_id: int, detections: Mapping[str, Tensor], category_ids: 
     return results
 
 
-def _of_all_devices(values: list[Any]) -> list[Any]:
+def _on_first_device(value: Any) -> list[Any]:
+    """Return the values of all devices on the first one, and nothing on the others."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return values
-    gathered: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, values)
-    return [value for part in gathered for value in part]
+        return [value]
+    first = torch.distributed.get_rank() == 0
+    gathered = [None] * torch.distributed.get_world_size() if first else None
+    torch.distributed.gather_object(value, gathered)
+    return gathered or []
 
 
 def _only(ground_truth: Mapping[str, Any], images: set[int]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Optimiser and learning-rate schedule, the same for every task."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -79,13 +80,20 @@ def configure(model: nn.Module, optimization: Optimization, trainer: L.Trainer) 
             f"Optimization: the schedule needs more epochs than warmup_epochs={o.warmup_epochs:g}, got "
             f"max_epochs={epochs}. Set the trainer's max_epochs; max_steps and max_time can only end it earlier."
         )
+    late = [milestone for milestone in o.milestones if milestone >= epochs]
+    if o.schedule == "multistep" and late and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        warnings.warn(
+            f"Optimization: the training ends after max_epochs={epochs}, before the milestones {late}, so the learning "
+            "rate does not fall there.",
+            stacklevel=2,
+        )
     steps = int(trainer.estimated_stepping_batches)
     scheduler, _ = create_scheduler_v2(
         optimizer,
         o.schedule,
         num_epochs=epochs,
         decay_epochs=o.decay_epochs,
-        decay_milestones=list(o.milestones),
+        decay_milestones=sorted(o.milestones),
         decay_rate=o.decay_rate,
         min_lr=o.min_lr,
         warmup_epochs=o.warmup_epochs,  # type: ignore[arg-type]  # parts of an epoch become steps

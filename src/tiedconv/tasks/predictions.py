@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from .._files import write_whole
 from ..analysis.drawing import draw_detections
 
 
@@ -46,14 +47,10 @@ class DetectionWriter(BasePredictionWriter):
 
     The list has one entry an image: ``image``, its path, ``picture``, from the list's folder on, and ``detections``,
     best first, each with ``class``, ``score`` (0-1) and ``box``, ``[x1, y1, x2, y2]`` in pixels of the image.
-
-    Args:
-        min_score: detections below it are neither drawn nor listed.
     """
 
-    def __init__(self, min_score: float) -> None:
-        super().__init__("batch_and_epoch")
-        self.min_score = min_score
+    def __init__(self) -> None:
+        super().__init__("batch")
         self._listed: list[dict[str, Any]] = []
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -76,7 +73,7 @@ class DetectionWriter(BasePredictionWriter):
         for image, source, found in zip(batch[0], prediction["source"], prediction["detections"], strict=True):
             # Numbered, as images of one name may come from several folders.
             picture = self._path.with_suffix("") / f"{len(self._listed):05d}-{Path(source).stem}.png"
-            draw_detections(image, found, classes, min_score=self.min_score).save(picture)
+            draw_detections(image, found, classes, min_score=0).save(picture)
             columns = zip(found["labels"].tolist(), found["scores"].tolist(), found["boxes"].tolist(), strict=True)
             self._listed.append(
                 {
@@ -85,19 +82,12 @@ class DetectionWriter(BasePredictionWriter):
                     "detections": [
                         {"class": classes[label - 1], "score": round(score, 4), "box": [round(v, 2) for v in box]}
                         for label, score, box in columns
-                        if score >= self.min_score
                     ],
                 }
             )
 
-    def write_on_epoch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        predictions: Sequence[Any],
-        batch_indices: Sequence[Any],
-    ) -> None:
-        self._path.write_text(json.dumps(self._listed, indent=1))
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        write_whole(self._path, json.dumps(self._listed, indent=1))
         print(f"Pictures:    {self._path.with_suffix('')}\nPredictions: {self._path}")
 
 
