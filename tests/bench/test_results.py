@@ -1,6 +1,5 @@
 import pytest
 
-from tiedconv._files import check_writable
 from tiedconv.bench import Timing
 from tiedconv.bench.models import ModelRow
 from tiedconv.bench.operators import Case, OperatorRow
@@ -34,19 +33,3 @@ def test_another_file_is_refused(tmp_path, text):
     (tmp_path / "other.json").write_text(text)
     with pytest.raises(ValueError, match=r"other\.json was not written by tiedconv bench"):
         read_results(tmp_path / "other.json")
-
-
-def test_folders_are_made_and_nothing_is_left_or_lost(tmp_path):
-    check_writable("json", tmp_path / "a" / "b" / "new.json", who="bench")
-    assert list((tmp_path / "a" / "b").iterdir()) == []
-    (tmp_path / "old.json").write_text("old")
-    check_writable("json", tmp_path / "old.json", who="bench")
-    assert (tmp_path / "old.json").read_text() == "old"
-
-
-def test_what_cannot_be_written_is_named(tmp_path):
-    with pytest.raises(ValueError, match=f"bench: cannot write --plot {tmp_path}: it is a folder. Give another file"):
-        check_writable("plot", tmp_path, who="bench")
-    (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=r"bench: cannot write --json .*/file/x\.json: "):
-        check_writable("json", tmp_path / "file" / "x.json", who="bench")
