@@ -79,6 +79,7 @@ def test_backbone_costs_are_those_of_the_network_without_its_classifier(compared
 def test_report_and_numbers_are_written(compared):
     folder, comparison = compared
     page = (folder / "out" / "report.html").read_text()
+    assert (folder / "out" / "occlusion.png").stat().st_size > 10_000
     assert "Average precision under occlusion" in page
     assert page.count("<img") == 5 * 3
     written = json.loads((folder / "out" / "results.json").read_text())

@@ -123,13 +123,16 @@ def _load(
         advance()
 
 
+_OF: dict[Regions, str] = {"boxes": "boxes", "masks": "visible masks", "amodal": "whole objects"}
+
+
 def _table(report: OcclusionReport) -> Table:
     first = report.models[0].label
     caption = "AP in per cent"
     if report.resamples:
         caption += f" and its 95% interval over {report.resamples} draws of the images"
     table = Table(
-        title=f"{report.kind} AP by occlusion of {report.regions}",
+        title=f"{report.kind} AP by occlusion of {_OF[report.regions]}",
         caption=caption + (f"; Δ: minus {escape(first)}, on the same images" if len(report.models) > 1 else ""),
         box=SIMPLE,
     )

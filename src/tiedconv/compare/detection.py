@@ -22,6 +22,7 @@ from ..analysis.coco import Kind, coco_metrics
 from ..analysis.counts import count
 from ..analysis.drawing import draw_detections
 from ..analysis.occlusion import Regions, analyze_occlusion
+from ..analysis.occlusion_plots import draw_occlusion
 from ..bench import Quartiles, describe_machine
 from ..bench._timer import interleaved
 from ..data import DetectionData
@@ -78,7 +79,7 @@ def compare_detectors(
     command: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> DetectionComparison:
-    """Train several backbones alike in one detector and write ``results.json`` and ``report.html`` into ``output``.
+    """Train several backbones alike in one detector; write ``results.json``, ``report.html`` and ``occlusion.png``.
 
     Each run's folder ``output/runs/<label>/seed-<seed>`` also gets its detections on the validation images,
     ``detections.json`` in COCO's format, which ``tiedconv analyze occlusion`` reads. What is finished is kept and what
@@ -160,6 +161,7 @@ def _write(comparison: DetectionComparison, output: Path) -> None:
     part = output / "report.html.part"
     write_detection_report(comparison, part)
     part.replace(output / "report.html")
+    draw_occlusion(comparison.occlusion).savefig(output / "occlusion.png", dpi=150)
 
 
 def _check_budget(budget: Budget) -> None:

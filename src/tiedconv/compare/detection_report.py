@@ -13,6 +13,8 @@ from ._finding import NARROW, Finding, difference, relative
 from ._page import conditions, grid, name, section, spread, table, thousands, write_page
 from .detection_results import DetectionComparison, DetectorResult
 
+_ENOUGH_IMAGES = 10  # a bin with fewer is in the table, not in the finding
+
 
 def write_detection_report(comparison: DetectionComparison, path: Path) -> None:
     """Write the report of a comparison of detectors to ``path``, an HTML file in a folder that exists.
@@ -47,7 +49,7 @@ def _line(comparison: DetectionComparison, model: DetectorResult, base: Detector
     known = [
         (bin_, estimate)
         for bin_, estimate in zip(comparison.occlusion.bins, occlusion.differences["AP"], strict=True)
-        if estimate
+        if estimate and bin_.images >= _ENOUGH_IMAGES
     ]
     if len(known) > 1:
         (low, first), (high, last) = known[0], known[-1]
