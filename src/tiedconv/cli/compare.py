@@ -54,6 +54,8 @@ def compare(
         detectors = compare_detectors(specs, data, detector, budget, _seeds(seeds), output, **options)
         console.print(_detection_table(detectors))
     else:
+        if detector != Detector():
+            raise ValueError(f"compare: detector is for data of detection, got {type(data).__name__}. Leave it out.")
         console.print(_table(compare_classifiers(specs, data, budget, _seeds(seeds), output, **options)))
     console.print(
         f"Numbers: {output / 'results.json'}\nReport:  {output / 'report.html'}", highlight=False, markup=False
