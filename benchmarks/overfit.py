@@ -27,6 +27,8 @@ from tiedconv.data.scenes import write_scenes
 from tiedconv.detection import DetectorName, Widths, build_detector
 from tiedconv.tasks.detection import coco_results
 
+DETECTORS: list[DetectorName] = list(get_args(DetectorName))
+BACKBONES = ["resnet_tiny", "tiedresnet_tiny"]
 ENOUGH = 0.9
 SMALL: dict[str, Any] = {"min_size": 128, "max_size": 128, "widths": Widths(64, 256, 64, 2)}
 REGIONS: dict[str, Any] = {
@@ -40,9 +42,9 @@ REGIONS: dict[str, Any] = {
 
 
 def overfit(
-    detectors: list[DetectorName] = list(get_args(DetectorName)),  # noqa: B006  not written to
-    backbones: list[str] = ["resnet_tiny", "tiedresnet_tiny"],  # noqa: B006
-    max_steps: int = 600,
+    detectors: list[DetectorName] = DETECTORS,
+    backbones: list[str] = BACKBONES,
+    max_steps: int = 800,
     check_every: int = 50,
     lr: float = 1e-3,
     threads: int = 2,
