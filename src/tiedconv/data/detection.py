@@ -1,5 +1,6 @@
 """What every detection data set has in common: annotations in COCO's form, and the targets that detectors train on."""
 
+import json
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -80,24 +81,26 @@ class DetectionData(ImageData):
             raise ValueError(f"{type(self).__name__}: flip must be in 0-1, got {flip}.")
         self.masks = masks
         self.flip = flip
-        self._read: dict[bool, Annotated] = {}
+        self._val: Annotated | None = None
 
     def read(self, train: bool) -> Annotated:
         """Return a split's annotations in COCO's form: ``images``, ``annotations`` and ``categories``."""
         raise NotImplementedError
 
     def annotated(self, train: bool) -> Annotated:
-        """Return what :meth:`read` returns, read once and checked."""
-        if train not in self._read:
-            found = self.read(train)
-            check_data_set(f"{type(self).__name__}: {found.source}", found.annotations)
-            # Some tools write no area, which metrics need.
-            sized = [{"area": a["bbox"][2] * a["bbox"][3], **a} for a in found.annotations["annotations"]]
-            found = found._replace(annotations={**found.annotations, "annotations": sized})
-            if self.masks and not train:  # metrics need every mask: now, and not after the first epoch
+        """Return what :meth:`read` returns, checked. That of the ``val`` split is kept; training needs its own once."""
+        if not train and self._val is not None:
+            return self._val
+        found = self.read(train)
+        check_data_set(f"{type(self).__name__}: {found.source}", found.annotations)
+        # Some tools write no area, which metrics need.
+        sized = [{"area": a["bbox"][2] * a["bbox"][3], **a} for a in found.annotations["annotations"]]
+        found = found._replace(annotations={**found.annotations, "annotations": sized})
+        if not train:
+            if self.masks:  # metrics need every mask: now, and not after the first epoch
                 self._check_masks(found)
-            self._read[train] = found
-        return self._read[train]
+            self._val = found
+        return found
 
     def _check_masks(self, found: Annotated) -> None:
         try:
@@ -195,20 +198,23 @@ class _Targets(Dataset[tuple[Tensor, Target]]):
         masks: bool,
         every_image: bool = False,
     ) -> None:
-        self.found = found
+        self.found = found._replace(annotations={})  # what is needed of them is packed below
         self.transform = transform
         self.masks = masks
         self.label = {category: label for label, category in enumerate(category_ids, start=1)}
-        self.sizes = {r["id"]: (r["width"], r["height"]) for r in found.annotations["images"]}
-        self.objects: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+        sizes = {r["id"]: (r["width"], r["height"]) for r in found.annotations["images"]}
+        objects: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
         left_out: Counter[str] = Counter()
         for annotation in found.annotations["annotations"]:
-            reason = self._useless(who, annotation)
+            reason = self._useless(who, annotation, sizes[annotation["image_id"]])
             if reason:
                 left_out[reason] += 1
             else:
-                self.objects[annotation["image_id"]].append(annotation)
-        self.records = [r for r in found.annotations["images"] if every_image or r["id"] in self.objects]
+                objects[annotation["image_id"]].append(annotation)
+        self.records = [r for r in found.annotations["images"] if every_image or r["id"] in objects]
+        # One string an image instead of hundreds of small objects: COCO's 860,000 annotations would take gigabytes, and
+        # again in each loader process, which copies what it touches.
+        self.objects = {image: json.dumps(annotations) for image, annotations in objects.items()}
         if not self.records:
             raise ValueError(f"{who}: {found.source} has no object to train on. Give other annotations.")
         left_out["images without objects"] = len(found.annotations["images"]) - len(self.records)
@@ -216,12 +222,11 @@ class _Targets(Dataset[tuple[Tensor, Target]]):
             listed = ", ".join(f"{count} {what}" for what, count in (+left_out).items())
             warnings.warn(f"{who}: training leaves out {listed} of {found.source}.", stacklevel=2)
 
-    def _useless(self, who: str, annotation: Mapping[str, Any]) -> str:
+    def _useless(self, who: str, annotation: Mapping[str, Any], image: tuple[int, int]) -> str:
         """Say why nothing can be learned from a well-formed annotation; empty if something can."""
         if annotation.get("iscrowd"):
             return "crowd regions"
         left, top, width, height = annotation["bbox"]
-        image = self.sizes[annotation["image_id"]]
         if min(left + width, image[0]) <= max(left, 0) or min(top + height, image[1]) <= max(top, 0):
             return "boxes without area in their image"
         if not self.masks:
@@ -241,7 +246,7 @@ class _Targets(Dataset[tuple[Tensor, Target]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         record = self.records[index]
         image = _open(self.found, record)
-        objects = self.objects.get(record["id"], [])
+        objects = json.loads(self.objects.get(record["id"], "[]"))
         size = (image.height, image.width)
         boxes = torch.tensor([a["bbox"] for a in objects], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
