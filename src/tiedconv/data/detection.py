@@ -214,7 +214,7 @@ class _Targets(Dataset[tuple[Tensor, Target]]):
         self.records = [r for r in found.annotations["images"] if every_image or r["id"] in objects]
         # One string an image instead of hundreds of small objects: COCO's 860,000 annotations would take gigabytes, and
         # again in each loader process, which copies what it touches.
-        self.objects = {image: json.dumps(annotations) for image, annotations in objects.items()}
+        self.objects = [json.dumps(objects.get(r["id"], [])) for r in self.records]
         if not self.records:
             raise ValueError(f"{who}: {found.source} has no object to train on. Give other annotations.")
         left_out["images without objects"] = len(found.annotations["images"]) - len(self.records)
@@ -246,7 +246,7 @@ class _Targets(Dataset[tuple[Tensor, Target]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         record = self.records[index]
         image = _open(self.found, record)
-        objects = json.loads(self.objects.get(record["id"], "[]"))
+        objects = json.loads(self.objects[index])
         size = (image.height, image.width)
         boxes = torch.tensor([a["bbox"] for a in objects], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
