@@ -7,8 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def inference(model: nn.Module, images: Tensor) -> Callable[[], object]:
-    """Return a forward pass without gradients. The caller has put the model into evaluation mode."""
+def inference(model: nn.Module, images: Tensor | list[Tensor]) -> Callable[[], object]:
+    """Return a forward pass without gradients, of a batch or, for a detector, of a list of images.
+
+    The caller has put the model into evaluation mode.
+    """
 
     def run() -> object:
         with torch.inference_mode():

@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
+from .._files import write_whole
 from ..analysis.style import COLOURS
 from ._finding import NARROW, Finding
 from .results import Quartiles
@@ -26,7 +27,7 @@ def write_page(path: Path, title: str, found: Finding, sections: Sequence[str]) 
     page = Template(template).substitute(
         title=escape(title), finding=finding, sections="\n".join(filter(None, sections))
     )
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, page)
 
 
 def section(title: str, content: str, note: str = "") -> str:

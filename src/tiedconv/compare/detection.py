@@ -24,6 +24,7 @@ from ..analysis.drawing import draw_detections
 from ..analysis.occlusion import Regions, analyze_occlusion
 from ..analysis.occlusion_plots import draw_occlusion
 from ..bench import Quartiles, describe_machine
+from ..bench._steps import inference
 from ..bench._timer import interleaved
 from ..data import DetectionData
 from ..detection import DetectorName, Widths
@@ -50,7 +51,7 @@ class Detector:
     norm: Norm = "batch"
     context_blocks: int | None = None
     levels: int | None = None
-    widths: Widths = Widths()  # frozen
+    widths: Widths = Widths()
     anchor_sizes: list[float] | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -125,6 +126,7 @@ def compare_detectors(
         kind=kind,
         regions=regions,
     )
+    real = data.with_targets()
     comparison = DetectionComparison(
         title=title or f"{', '.join(spec.label for spec in models)} in {detector.detector} on {type(data).__name__}",
         command=shlex.join(command),
@@ -138,7 +140,7 @@ def compare_detectors(
         detector=_printable(detector),
         budget=printable(budget, data),
         seeds=list(seeds),
-        truths=[_truth(data, index) for index in samples],
+        truths=[_jpeg(draw_detections(*real[index], data.classes)) for index in samples],
         occlusion=occlusion,
         models=[replace(result, runs=runs[result.label]) for result in results],
     )
@@ -158,9 +160,7 @@ def _found(output: Path, spec: ModelSpec, seeds: Sequence[int]) -> Iterator[list
 
 def _write(comparison: DetectionComparison, output: Path) -> None:
     write_whole(output / "results.json", to_json(comparison))
-    part = output / "report.html.part"
-    write_detection_report(comparison, part)
-    part.replace(output / "report.html")
+    write_detection_report(comparison, output / "report.html")
     draw_occlusion(comparison.occlusion).savefig(output / "occlusion.png", dpi=150)
 
 
@@ -230,18 +230,15 @@ def _detect(task: DetectionTask, data: DetectionData, samples: Sequence[int]) ->
     task.eval()
     results: list[dict[str, Any]] = []
     pictures = []
+    categories = data.category_ids
     place = 0
     for images, abouts in data.val_dataloader():
         for image, about, found in zip(images, abouts, task([i.to(task.device) for i in images]), strict=True):
-            results += coco_results(about["image_id"], found, data.category_ids)
+            results += coco_results(about["image_id"], found, categories)
             if place in samples:
                 pictures.append(_jpeg(draw_detections(image, found, data.classes, min_score=_DRAWN)))
             place += 1
     return results, pictures
-
-
-def _truth(data: DetectionData, index: int) -> str:
-    return _jpeg(draw_detections(*data.with_target(index), data.classes))
 
 
 def _jpeg(picture: Image.Image) -> str:
@@ -273,8 +270,8 @@ def _measure(
         rounds=TIMED_ROUNDS,
         device=device,
     )
-    inference = interleaved(
-        {label: _inference(task.model.eval(), images) for label, task in tasks.items()},
+    detection = interleaved(
+        {label: inference(task.model.eval(), images) for label, task in tasks.items()},
         rounds=TIMED_ROUNDS,
         device=device,
     )
@@ -282,7 +279,7 @@ def _measure(
         replace(
             result,
             train_images_per_s=Quartiles.of([len(images) / s for s in training[result.label].seconds]),
-            inference_images_per_s=Quartiles.of([len(images) / s for s in inference[result.label].seconds]),
+            inference_images_per_s=Quartiles.of([len(images) / s for s in detection[result.label].seconds]),
         )
         for result in results
     ]
@@ -295,14 +292,6 @@ def _train_step(model: nn.Module, images: list[Tensor], targets: list[dict[str, 
         optimizer.zero_grad()
         torch.stack(list(model(images, targets).values())).sum().backward()
         optimizer.step()
-
-    return run
-
-
-def _inference(model: nn.Module, images: list[Tensor]) -> Callable[[], object]:
-    def run() -> object:
-        with torch.inference_mode():
-            return model(images)
 
     return run
 

@@ -137,9 +137,7 @@ def run_all(
 
 def _write(comparison: Comparison, output: Path) -> None:
     write_whole(output / "results.json", to_json(comparison))
-    part = output / "report.html.part"
-    write_report(comparison, part)
-    part.replace(output / "report.html")
+    write_report(comparison, output / "report.html")
 
 
 def check_specs(models: Sequence[ModelSpec], seeds: Sequence[int]) -> None:

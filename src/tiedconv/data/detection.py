@@ -145,11 +145,10 @@ class DetectionData(ImageData):
         flip = v2.RandomHorizontalFlip(self.flip)
         return _Targets(type(self).__name__, found, ids, v2.Compose([flip, _to_image]), masks=self.masks)
 
-    def with_target(self, index: int) -> tuple[Tensor, Target]:
-        """Return an image of the ``val`` split with the target that it would have in training, for pictures."""
+    def with_targets(self) -> Dataset[tuple[Tensor, Target]]:
+        """Return the images of the ``val`` split with the targets that they would have in training, for pictures."""
         who, found = type(self).__name__, self.annotated(train=False)
-        targets = _Targets(who, found, self.category_ids, _to_image, masks=self.masks, every_image=True)
-        return targets[index]
+        return _Targets(who, found, self.category_ids, _to_image, masks=self.masks, every_image=True)
 
     def named(self) -> Dataset[Any]:
         return _Images(self.annotated(train=False), _to_image, named=True)

@@ -88,7 +88,7 @@ class OcclusionScenes(Coco):
     def __init__(
         self,
         root: str = "data/occlusion",
-        scenes: SceneOptions = SceneOptions(),  # frozen
+        scenes: SceneOptions = SceneOptions(),
         masks: bool = True,
         flip: float = 0.0,
         batch_size: int = 4,
@@ -122,7 +122,7 @@ class OcclusionScenes(Coco):
         write_scenes(self.root, self.scenes)
 
 
-def write_scenes(root: Path, options: SceneOptions = SceneOptions()) -> None:  # frozen
+def write_scenes(root: Path, options: SceneOptions = SceneOptions()) -> None:
     """Write scenes to ``root`` as a COCO folder, unless they are there already.
 
     ``train/*.png`` and ``val/*.png`` are the images, ``annotations/instances_{train,val}.json`` the annotations:
