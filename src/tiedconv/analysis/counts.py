@@ -1,6 +1,5 @@
 """Parameters and multiply-adds of a model, and the paper's counts beside those of the models built here."""
 
-import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,9 +8,10 @@ import timm
 import torch
 from timm.layers import SEModule
 from timm.models.efficientnet import SqueezeExcite
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .._meta import on_meta
 from ..models.published import PUBLISHED, PublishedCount
 from ..nn import TiedGlobalContext, TiedSE
 
@@ -47,7 +47,7 @@ def count(model: nn.Module, input_size: Sequence[int]) -> Counts:
         >>> count(conv, (3, 4, 4))
         Counts(params=224, macs=3456)
     """
-    twin = _on_meta(model).eval()
+    twin = on_meta(model).eval()
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         twin(torch.empty(1, *input_size, device="meta", dtype=dtype))
@@ -117,16 +117,6 @@ def compare_with_paper(rows: Iterable[PublishedCount] = PUBLISHED) -> Iterator[C
         else:
             counts = count(model, (3, 224, 224))
             yield Comparison(row, counts.params / 1e6, counts.macs / 1e9)
-
-
-def _on_meta(model: nn.Module) -> nn.Module:
-    """Copy ``model`` with its parameters and buffers on the meta device; deepcopy takes those from its memo."""
-    memo: dict[int, Tensor] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.detach().to("meta")
-    return copy.deepcopy(model, memo)
 
 
 def _parameters(modules: Iterable[nn.Module]) -> int:

@@ -127,6 +127,7 @@ class TiedBottleneck(nn.Module):
         self.act2 = act_layer(inplace=True)
         self.aa: Any = create_aa(aa_layer, channels=splits * width, stride=stride, enable=blurred, **dd)
 
+        self.splits = splits
         self.mixer = mixer
         self.mix_conv = TiedConv2d(
             width if mixer == "sum" else splits * width,
@@ -182,12 +183,11 @@ class TiedBottleneck(nn.Module):
     def _mix(self, splits: Tensor) -> Tensor:
         if self.mixer == "concatenate":
             return splits
-        count = len(self.conv2.blocks)
-        parts = splits.chunk(count, dim=1)
-        if count == 1:
+        parts = splits.chunk(self.splits, dim=1)
+        if self.splits == 1:
             return parts[0]
         total = parts[0] + parts[1]
-        for i in range(2, count):
+        for i in range(2, self.splits):
             total += parts[i]  # the buffer is ours to write to, and no gradient needs it
         return total
 

@@ -49,6 +49,15 @@ def repeat_for_groups(weight: Tensor, *, groups: int, blocks: int) -> Tensor:
     return per_group.expand(-1, blocks, *(-1,) * (per_group.dim() - 2)).flatten(0, 2)
 
 
+def diagonal_blocks(weight: Tensor, *, groups: int, blocks: int) -> Tensor:
+    """Weight (C_o, C_i/G, *kernel) → (G, B, C_o/(BG), C_i/(BG), *kernel): what maps each block of a group to itself.
+
+    What maps one block to another is left out, as a tied weight has none of it.
+    """
+    square = weight.unflatten(0, (groups, blocks, -1)).unflatten(3, (blocks, -1))
+    return square.diagonal(dim1=1, dim2=3).movedim(-1, 1)
+
+
 def merge_groups(weight: Tensor, *, groups: int, to: int) -> Tensor:
     """Weight (C_o, C_i/groups, *kernel) → the weight (C_o, C_i/to, *kernel) of the same map with fewer groups.
 

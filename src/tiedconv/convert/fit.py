@@ -1,0 +1,177 @@
+"""Tied weights fitted to a network's data: each layer's output on sample images, layer after layer."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..nn import TiedLinear
+from .project import OutputFit
+
+Images = Tensor | Iterable[Tensor]
+
+
+class _Reached(Exception):  # noqa: N818  a signal, not an error
+    """Ends a forward pass at the last call of the layer that is looked at."""
+
+
+@torch.no_grad()
+def fit_outputs(
+    model: nn.Module, dense: nn.Module, names: Iterable[str], images: list[Tensor], advance: Callable[[], None]
+) -> dict[str, float]:
+    """Set the weights of tied layers, one after the other, to what repeats the dense layers' outputs best.
+
+    In the order of a forward pass: the layer's input is taken from the tied network, whose earlier layers are fitted
+    already, and the wanted output from the dense one. So a layer also makes up for the errors of those before it.
+
+    Args:
+        model: the tied network, in evaluation mode.
+        dense: its copy from before the tying, in evaluation mode.
+        names: the tied layers.
+        images: batches, as the model takes them.
+        advance: called after every layer.
+
+    Returns:
+        The relative error of each layer's output, those that no image reaches left out.
+    """
+    errors = {}
+    for name, calls in _calls(dense, set(names), images[0]).items():
+        tied, wanted = model.get_submodule(name), dense.get_submodule(name)
+        fit = _fit_for(tied)
+        for batch in images:
+            inputs = _inputs(model, tied, batch, calls)
+            outputs = _outputs(dense, wanted, batch, calls)
+            for x, y in zip(inputs, outputs, strict=True):
+                fit.add(*_batched(tied, x, y))
+        weight, bias, errors[name] = fit.solve()
+        tied.weight.copy_(weight)  # type: ignore[operator]
+        if bias is not None:
+            tied.bias.copy_(bias)  # type: ignore[operator]
+        advance()
+    return errors
+
+
+def as_batches(images: Images) -> list[Tensor]:
+    """Return the batches of ``images``: of a tensor (N, ...) with N over 32 several, of an iterable its items.
+
+    Raises:
+        TypeError: if it is neither, or an item is no tensor.
+        ValueError: if there is no image.
+    """
+    if isinstance(images, Tensor):
+        batches = list(images.split(32)) if images.dim() else []
+    elif isinstance(images, Iterable):
+        batches = [item[0] if isinstance(item, list | tuple) and item else item for item in images]
+    else:
+        got = type(images).__name__
+        raise TypeError(f"tie_: images must be a tensor (N, ...) or an iterable of such batches, got {got}.")
+    if odd := next((type(batch).__name__ for batch in batches if not isinstance(batch, Tensor)), None):
+        raise TypeError(f"tie_: images must hold tensors (N, ...), or pairs that begin with one, got a {odd}.")
+    if not any(len(batch) for batch in batches):
+        raise ValueError("tie_: images holds no image. Give some tens of the kind that the model is for.")
+    return [batch for batch in batches if len(batch)]
+
+
+def _fit_for(tied: Any) -> OutputFit:
+    return OutputFit(
+        tied.weight,
+        tied.bias,
+        groups=1 if isinstance(tied, TiedLinear) else tied.groups,
+        blocks=tied.blocks,
+        patches=(lambda x: x) if isinstance(tied, TiedLinear) else (lambda x: _patches(x, tied)),
+    )
+
+
+def _batched(tied: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return input and output as (N, C, *): a linear layer's features, which come last, become channels."""
+    if isinstance(tied, TiedLinear):
+        return x.reshape(-1, x.shape[-1]).T.unsqueeze(0), y.reshape(-1, y.shape[-1]).T.unsqueeze(0)
+    if x.dim() == tied.weight.dim() - 1:
+        return x.unsqueeze(0), y.unsqueeze(0)
+    return x, y
+
+
+def _patches(x: Tensor, tied: Any) -> Tensor:
+    """(N, C, *space) → (N, C·k, L): what the filters see at each output position, a channel's k numbers side by side.
+
+    Computed by the convolution that has one filter for every number of a patch: one line for all dimensions, strides
+    and dilations.
+    """
+    padding = tied.padding
+    if tied.padding_mode != "zeros":
+        x, padding = tied._pad(x), 0
+    kernel, channels = tied.kernel_size, x.shape[1]
+    size = tied.weight[0, 0].numel()
+    one_hot = torch.eye(size, dtype=x.dtype, device=x.device).view(size, 1, *kernel).repeat(channels, 1, *(1,) * tied.N)
+    conv: Any = (F.conv1d, F.conv2d, F.conv3d)[tied.N - 1]
+    return conv(x, one_hot, None, tied.stride, padding, tied.dilation, channels).flatten(2)
+
+
+def _calls(model: nn.Module, names: set[str], batch: Tensor) -> dict[str, int]:
+    """Return how often a forward pass calls each layer, in the order of the first calls."""
+    calls: dict[str, int] = {}
+
+    def counted(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            calls[name] = calls.get(name, 0) + 1
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_hook(counted(name)) for name in names]
+    try:
+        model(batch[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _inputs(model: nn.Module, layer: nn.Module, batch: Tensor, calls: int) -> list[Tensor]:
+    seen: list[Tensor] = []
+
+    def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+        seen.append(args[0])
+        if len(seen) == calls:
+            raise _Reached
+
+    with _hooked(layer.register_forward_pre_hook(hook)):
+        model(batch)
+    return seen
+
+
+def _outputs(model: nn.Module, layer: nn.Module, batch: Tensor, calls: int) -> list[Tensor]:
+    seen: list[Tensor] = []
+
+    def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+        seen.append(output)
+        if len(seen) == calls:
+            raise _Reached
+
+    with _hooked(layer.register_forward_hook(hook)):
+        model(batch)
+    return seen
+
+
+@contextmanager
+def _hooked(handle: Any) -> Iterator[None]:
+    try:
+        yield
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Keep a model in evaluation mode for the time of the block."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -1,0 +1,265 @@
+"""Which layers of a model are tied, with how many blocks, and why the others are not."""
+
+import difflib
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import pairwise
+from math import prod
+from typing import Any, Literal, get_args
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import is_parametrized
+
+from ..nn import SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
+from ..nn.fold import is_watched
+
+Blocks = int | Mapping[str, int] | Callable[[nn.Module, str], int]
+FilterFn = Callable[[nn.Module, str], bool]
+Preset = Literal["all", "body", "entry", "se"]
+
+TIED = {nn.Conv1d: TiedConv1d, nn.Conv2d: TiedConv2d, nn.Conv3d: TiedConv3d, nn.Linear: TiedLinear}
+"""What takes the place of what."""
+
+_TIED_ALREADY = (TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear, SplitTiedConv2d)
+_SE = re.compile(r"(SE|SqueezeExcit\w*)(Module|Layer|Block)?")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is decided about one layer.
+
+    Attributes:
+        name: qualified name of the layer, the first if it has several.
+        layer: the layer.
+        blocks: how many blocks it gets; 0: it is kept.
+        reason: why it is kept.
+    """
+
+    name: str
+    layer: nn.Module
+    blocks: int
+    reason: str = ""
+
+
+def choose(
+    model: nn.Module, blocks: Blocks, filter_fn: FilterFn | Preset | None, called: Collection[str] | None = None
+) -> list[Choice]:
+    """Decide about every convolution and linear layer of a model, in the order of ``model.named_modules()``.
+
+    Args:
+        model: looked at, not changed.
+        blocks, filter_fn: as in :func:`tiedconv.tie_`.
+        called: names of the layers that a trial forward pass called. None: there was no such pass.
+
+    Raises:
+        TypeError, ValueError: as :func:`tiedconv.tie_` about ``blocks`` and ``filter_fn``.
+    """
+    layers = {name: module for name, module in model.named_modules() if is_listed(module)}
+    wanted = _Wanted(blocks, layers)
+    left_out = _filter(model, layers, filter_fn)
+    owners = _owners(model)
+    choices = []
+    for name, layer in layers.items():
+        if reason := left_out(layer, name):
+            choices.append(Choice(name, layer, 0, reason))
+            continue
+        number = wanted.blocks(layer, name)
+        if number == 1:
+            choices.append(Choice(name, layer, 0, "one block asked for"))
+        elif number == 0:
+            choices.append(Choice(name, layer, 0, "no pattern of blocks matches"))
+        elif obstacle := _obstacle(layer, owners) or _uncalled(name, called) or _indivisible(layer, number):
+            if wanted.by_name(name):
+                raise ValueError(
+                    f"tie_: {name!r} is named in blocks and cannot be tied: {obstacle}. Nothing was changed. Leave it "
+                    "out, or name it by a pattern, which takes what can be tied."
+                )
+            choices.append(Choice(name, layer, 0, obstacle))
+        else:
+            choices.append(Choice(name, layer, number))
+    return choices
+
+
+class _Wanted:
+    """The argument ``blocks``, checked: layer → number of blocks; 0 where it says nothing."""
+
+    def __init__(self, blocks: Blocks, layers: Mapping[str, nn.Module]) -> None:
+        self.given = blocks
+        if isinstance(blocks, Mapping):
+            for pattern, number in blocks.items():
+                _check_number(number, f"blocks[{pattern!r}]")
+                if not any(_matches(pattern, name) for name in layers):
+                    nearest = difflib.get_close_matches(pattern, layers, n=3, cutoff=0.0)
+                    raise ValueError(
+                        f"tie_: the pattern {pattern!r} in blocks matches none of the {len(layers)} convolution and "
+                        f"linear layers. Nearest names: {', '.join(nearest) or 'none'}. Nothing was changed. Correct "
+                        "the pattern or remove it."
+                    )
+        elif not callable(blocks):
+            _check_number(blocks, "blocks")
+
+    def blocks(self, layer: nn.Module, name: str) -> int:
+        if isinstance(self.given, Mapping):
+            if name in self.given:
+                return self.given[name]
+            return next((number for pattern, number in self.given.items() if _matches(pattern, name)), 0)
+        if callable(self.given):
+            number = self.given(layer, name)
+            _check_number(number, f"what blocks returned for {name!r}")
+            return number
+        return self.given
+
+    def by_name(self, name: str) -> bool:
+        """Whether the layer was asked for by its own name."""
+        return isinstance(self.given, Mapping) and name in self.given
+
+
+def _matches(pattern: str, name: str) -> bool:
+    return pattern == name or fnmatchcase(name, pattern)
+
+
+def _check_number(number: object, what: str) -> None:
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise TypeError(f"tie_: {what} must be an int, got {number!r} ({type(number).__name__}). Nothing was changed.")
+    if number < 1:
+        raise ValueError(
+            f"tie_: {what} must be at least 1, got {number}. Nothing was changed. 1 keeps a layer as it is."
+        )
+
+
+def _filter(
+    model: nn.Module, layers: Mapping[str, nn.Module], filter_fn: FilterFn | Preset | None
+) -> Callable[[nn.Module, str], str]:
+    """Return the function that says why the filter leaves a layer out; nothing if it does not."""
+    if callable(filter_fn):
+        return lambda layer, name: "" if filter_fn(layer, name) else "left out by filter_fn"
+    preset = "body" if filter_fn is None else filter_fn
+    if preset not in get_args(Preset):
+        allowed = ", ".join(map(repr, get_args(Preset)))
+        raise ValueError(
+            f"tie_: filter_fn must be a function (module, name) -> bool or one of {allowed}, got {filter_fn!r}. "
+            "Nothing was changed."
+        )
+    if preset == "body":
+        outputs = {id(layer) for layer in output_layers(model, layers.values())}
+        return lambda layer, name: "the model's output layer" if id(layer) in outputs else ""
+    if preset == "entry":
+        kept = {id(layer) for layer in entry_convs(model)}
+        return lambda layer, name: "" if id(layer) in kept else "not the 1x1 entry of a bottleneck"
+    if preset == "se":
+        kept = {id(layer) for layer in se_layers(model)}
+        return lambda layer, name: "" if id(layer) in kept else "not in a squeeze-and-excitation module"
+    return lambda layer, name: ""
+
+
+def output_layers(model: nn.Module, layers: Iterable[nn.Module]) -> list[nn.Module]:
+    """Return a classifier's last layers: timm's ``get_classifier()``, else the last layer if it is linear or 1x1.
+
+    A class of a tied classifier would see only one block of the features.
+    """
+    get_classifier = getattr(model, "get_classifier", None)
+    if callable(get_classifier):
+        heads = get_classifier()
+        heads = heads if isinstance(heads, tuple) else (heads,)
+        return [module for head in heads if isinstance(head, nn.Module) for module in head.modules()]
+    last = next(reversed(list(layers)), None)
+    return [last] if isinstance(last, nn.Linear) or (isinstance(last, _ConvNd) and prod(last.kernel_size) == 1) else []
+
+
+def entry_convs(model: nn.Module) -> list[nn.Module]:
+    """Return the 1x1 convolutions that open a bottleneck, those that the paper ties (section 2).
+
+    That is a 1x1 convolution which is the first of the smallest module that holds it and the convolution after it,
+    where that one has a larger kernel: ``conv1`` of a ResNet's bottleneck, the expansion of an inverted residual.
+    """
+    convs = [(name, m) for name, m in model.named_modules() if isinstance(m, (_ConvNd, *_TIED_ALREADY[:3]))]
+    entries: list[nn.Module] = []
+    for (name, conv), (next_name, following) in pairwise(convs):
+        if prod(conv.kernel_size) > 1 or prod(following.kernel_size) == 1:
+            continue
+        block = _common_parent(name, next_name)
+        inside = f"{block}." if block else ""
+        if name == next(other for other, _ in convs if other.startswith(inside)):
+            entries.append(conv)
+    return entries
+
+
+def se_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the convolution and linear layers of squeeze-and-excitation modules (the paper's TiedSE, Table 3).
+
+    Known by the name of their class, as those of timm and torchvision and most of other people's: ``SEModule``,
+    ``SELayer``, ``SqueezeExcite``, ``SqueezeExcitation``, ...
+    """
+    modules = [m for m in model.modules() if _SE.fullmatch(type(m).__name__)]
+    return [layer for m in modules for layer in m.modules() if is_listed(layer)]
+
+
+def _common_parent(first: str, second: str) -> str:
+    parts = []
+    for a, b in zip(first.split(".")[:-1], second.split(".")[:-1], strict=False):
+        if a != b:
+            break
+        parts.append(a)
+    return ".".join(parts)
+
+
+def is_listed(module: nn.Module) -> bool:
+    """Whether a module is a convolution or a linear layer, of any kind: what a report has a row for."""
+    quantized = "quantized" in type(module).__module__ and hasattr(module, "weight")
+    return isinstance(module, (_ConvNd, nn.Linear, *_TIED_ALREADY)) or quantized
+
+
+def _owners(model: nn.Module) -> dict[int, list[str]]:
+    """Return which modules own each parameter, by the parameter's id."""
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                owners.setdefault(id(parameter), []).append(name or "the model itself")
+    return owners
+
+
+def _obstacle(layer: nn.Module, owners: Mapping[int, list[str]]) -> str:
+    """Return why a layer can be tied with no number of blocks; nothing if it can."""
+    if isinstance(layer, _TIED_ALREADY):
+        return "tied already"
+    if is_parametrized(layer):
+        return "parametrized; torch.nn.utils.parametrize.remove_parametrizations makes it an ordinary layer"
+    if isinstance(layer, nn.modules.lazy.LazyModuleMixin):
+        return "its shape is not known before a first forward pass"
+    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
+        return "a transposed convolution"
+    if type(layer) not in TIED:
+        return f"a {type(layer).__name__}, which computes in a way of its own"
+    if is_watched(layer):
+        return "it has hooks, which would be lost; remove them first"
+    weights = [p for p in layer._parameters.values() if p is not None]
+    if odd := next((type(w).__name__ for w in weights if type(w) is not nn.Parameter), None):
+        return f"its weight is a {odd}"
+    if not all(w.is_floating_point() or w.is_complex() for w in weights):
+        return f"its weight is {weights[0].dtype}"
+    if shared := [owner for w in weights for owner in owners[id(w)] if len(owners[id(w)]) > 1]:
+        return f"it shares a parameter: {', '.join(dict.fromkeys(shared))}"
+    if isinstance(layer, _ConvNd) and layer.groups == layer.in_channels > 1:
+        return "depthwise: a filter sees one channel"
+    return ""
+
+
+def _uncalled(name: str, called: Collection[str] | None) -> str:
+    # Its weight may be read by other code, as in torchvision's Swin, whose attention hands it to a function.
+    missed = called is not None and name not in called
+    return "not called in a forward pass" if missed else ""
+
+
+def _indivisible(layer: Any, blocks: int) -> str:
+    if isinstance(layer, nn.Linear):
+        counts, groups = {"in_features": layer.in_features, "out_features": layer.out_features}, 1
+    else:
+        counts, groups = {"in_channels": layer.in_channels, "out_channels": layer.out_channels}, layer.groups
+    unit = blocks * groups
+    odd = next((f"{name} {count}" for name, count in counts.items() if count % unit), "")
+    product = f"{blocks} blocks" if groups == 1 else f"{blocks} blocks * {groups} groups"
+    return f"{odd} is no multiple of {product}" if odd else ""

@@ -1,0 +1,97 @@
+"""The tied weight that is nearest to an ordinary one, by its numbers or by what it computes."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..ops import layout
+
+
+def project_weight(weight: Tensor, *, groups: int = 1, blocks: int) -> Tensor:
+    r"""Return the tied weight whose untied form is nearest to ``weight`` in the sum of squares.
+
+    The untied form of a tied weight :math:`W'` has it :math:`B` times on the diagonal of each group, zeros elsewhere.
+    :math:`\lVert W - T(W') \rVert^2` is smallest where :math:`W'` is the mean of the diagonal blocks of :math:`W`.
+
+    Args:
+        weight: :math:`(C_o,\; C_i / G, *)`, of a convolution with ``groups`` or of a linear layer.
+        groups, blocks: both counts of channels are multiples of their product.
+
+    Returns:
+        :math:`(C_o / B,\; C_i / (BG), *)`, in the memory format of ``weight``.
+
+    Example:
+        >>> project_weight(torch.tensor([[1.0, 9.0], [9.0, 3.0]]), blocks=2)
+        tensor([[2.]])
+    """
+    tied = layout.diagonal_blocks(weight, groups=groups, blocks=blocks).mean(1).flatten(0, 1)
+    return layout.match_format(tied, like=weight)
+
+
+def project_bias(bias: Tensor, *, groups: int = 1, blocks: int) -> Tensor:
+    """Return the tied bias (C_o/B) nearest to ``bias`` (C_o): the mean over each group's blocks."""
+    return bias.unflatten(0, (groups, blocks, -1)).mean(1).flatten()
+
+
+def projection_error(weight: Tensor, tied: Tensor, *, blocks: int) -> float:
+    r"""Return :math:`\lVert W - T(W') \rVert / \lVert W \rVert` for a projection ``tied`` of ``weight``; 0 for zeros.
+
+    A projection is orthogonal to its residue, so that only the two norms are needed.
+    """
+    whole = weight.detach().double().square().sum().item()
+    kept = blocks * tied.detach().double().square().sum().item()
+    return math.sqrt(max(0.0, 1 - kept / whole)) if whole > 0 else 0.0
+
+
+class OutputFit:
+    r"""The tied weight whose output is nearest to given outputs, from sums over any number of batches.
+
+    Minimises :math:`\sum \lVert Y_b - W' X_b - v \rVert^2` over samples, positions and blocks :math:`b` of each group:
+    ordinary least squares on patches :math:`X_b`, to which every block adds its own. The sums are those of the normal
+    equations, so that memory does not grow with the samples. A ridge of a thousandth of the mean input energy draws the
+    solution to where it starts, which decides what few samples leave open.
+
+    Args:
+        weight: where to start, :math:`(C_o / B,\; C_i / (BG), *)`.
+        bias: likewise, :math:`(C_o / B)`, or None.
+        groups, blocks: of the tied layer.
+        patches: input → the patches :math:`(N, C_i \cdot k, L)` that the filters see, a channel's ``k`` side by side.
+    """
+
+    RIDGE = 1e-3
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, *, groups: int, blocks: int, patches: Callable[[Tensor], Tensor]
+    ) -> None:
+        self.shape, self.groups, self.blocks, self.bias, self.patches = weight.shape, groups, blocks, bias, patches
+        start = weight.detach().flatten(1)
+        start = start if bias is None else torch.cat([start, bias.detach()[:, None]], dim=1)
+        self.start = start.double().cpu().unflatten(0, (groups, -1))
+        self.cross = torch.zeros_like(self.start)
+        self.gram = torch.zeros(groups, start.shape[1], start.shape[1], dtype=torch.float64)
+        self.energy = 0.0
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Take a batch: the input (N, C_i, *) and the wanted output (N, C_o, *) of the layer."""
+        seen = self.patches(x).unflatten(1, (self.groups, self.blocks, -1))
+        if self.bias is not None:
+            seen = torch.cat([seen, seen.new_ones(*seen.shape[:3], 1, seen.shape[-1])], dim=3)
+        wanted = y.flatten(2).unflatten(1, (self.groups, self.blocks, -1))
+        seen, wanted = (t.permute(1, 3, 0, 2, 4).flatten(2).float() for t in (seen, wanted))  # (G, rows, N·B·L)
+        self.gram += (seen @ seen.mT).double().cpu()
+        self.cross += (wanted @ seen.mT).double().cpu()
+        self.energy += wanted.square().sum().item()
+
+    def solve(self) -> tuple[Tensor, Tensor | None, float]:
+        r"""Return weight, bias and the relative error :math:`\lVert Y - \hat Y \rVert / \lVert Y \rVert`."""
+        ridge = self.RIDGE * self.gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)[:, None, None]
+        regular = self.gram + ridge * torch.eye(self.gram.shape[-1], dtype=torch.float64)
+        solution = torch.linalg.solve(regular, (self.cross + ridge * self.start).mT).mT
+        residue = self.energy - 2 * (solution * self.cross).sum() + ((solution @ self.gram) * solution).sum()
+        error = math.sqrt(max(0.0, residue.item()) / self.energy) if self.energy > 0 else 0.0
+        rows = solution.flatten(0, 1)
+        if self.bias is None:
+            return rows.reshape(self.shape), None, error
+        return rows[:, :-1].reshape(self.shape), rows[:, -1].clone(), error

@@ -1,0 +1,52 @@
+"""Layers of a model exchanged in place."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import layout
+from .placement import is_listed
+
+
+def check_root(who: str, model: nn.Module) -> None:
+    """Check that the layers of ``model`` can be exchanged in place.
+
+    Raises:
+        TypeError: if it is no module, compiled, scripted or wrapped for several processes.
+        ValueError: if it is itself a layer.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{who}: expected a torch.nn.Module, got {type(model).__name__}.")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(f"{who}: {type(model).__name__} is compiled by torch.jit. Give the module that it came from.")
+    wrapper = type(model).__name__
+    if wrapper in ("OptimizedModule", "DistributedDataParallel", "DataParallel", "FullyShardedDataParallel"):
+        raise TypeError(f"{who}: the model is wrapped in {wrapper}. Give the module inside, before it is wrapped.")
+    if is_listed(model):
+        raise ValueError(
+            f"{who}: the model is itself a layer, a {wrapper}, and cannot be replaced in place. Put it into a module, "
+            f"such as nn.Sequential(layer), and give that."
+        )
+
+
+def replace(model: nn.Module, new: Mapping[int, nn.Module]) -> None:
+    """Put ``new[id(layer)]`` in the place of every such layer, wherever it stands."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if id(child) in new:
+                parent._modules[name] = new[id(child)]
+
+
+def take_over(layer: nn.Module, old: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
+    """Give ``layer``, built on the meta device, its weights, and what ``old`` says about them and about the mode."""
+    source: Any = old
+    given = {"weight": weight, "bias": bias}
+    for name, value in given.items():
+        if value is not None:
+            template = getattr(source, name) if hasattr(source, name) else next(source.parameters())
+            value = value.detach()
+            value = layout.match_format(value, like=template) if value.dim() == template.dim() else value
+            setattr(layer, name, nn.Parameter(value.to(template.dtype).clone(), requires_grad=template.requires_grad))
+    layer.train(old.training)

@@ -1,0 +1,154 @@
+"""What a conversion did to each layer, as data and as a table."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What was done to one layer.
+
+    Attributes:
+        name: qualified name.
+        kind: class and kernel, such as ``"Conv2d 3x3"``.
+        blocks: how many blocks share the weight; 1 if the layer was kept.
+        reason: why it was kept; empty if it was tied.
+        params, tied_params: parameters before and after.
+        macs, tied_macs: multiply-adds for one input, before and after; ``None`` where the trial pass did not call
+            the layer, or was not possible.
+        error: relative error, see :attr:`TieReport.error_of`; ``None`` for kept and random layers, and on the meta
+            device.
+    """
+
+    name: str
+    kind: str
+    blocks: int
+    reason: str
+    params: int
+    tied_params: int
+    macs: int | None
+    tied_macs: int | None
+    error: float | None = None
+
+    @property
+    def tied(self) -> bool:
+        """Whether the layer was tied."""
+        return not self.reason
+
+
+@dataclass(frozen=True)
+class TieReport:
+    """What :func:`tiedconv.tie_` did. Prints as a table.
+
+    Attributes:
+        layers: one entry for every convolution and linear layer, in the order of ``model.named_modules()``.
+        params, tied_params: parameters of the whole model, before and after.
+        input_size: of the input that multiply-adds are for; ``None`` where they are unknown.
+        error_of: what ``error`` is of: the ``"weight"`` (norm of the difference between the old weight and the untied
+            form of the new one, over the norm of the old) or the layer's ``"output"`` on the images, likewise; ``None``
+            for random weights.
+    """
+
+    layers: tuple[LayerReport, ...]
+    params: int
+    tied_params: int
+    input_size: tuple[int, ...] | None
+    error_of: Literal["weight", "output"] | None
+
+    @property
+    def tied(self) -> tuple[LayerReport, ...]:
+        """The layers that were tied."""
+        return tuple(layer for layer in self.layers if layer.tied)
+
+    @property
+    def kept(self) -> tuple[LayerReport, ...]:
+        """The layers that were kept."""
+        return tuple(layer for layer in self.layers if not layer.tied)
+
+    @property
+    def blocks(self) -> dict[str, int]:
+        """The blocks of each layer that was tied: what :func:`tiedconv.tie_` takes to do the same to another model."""
+        return {layer.name: layer.blocks for layer in self.tied}
+
+    @property
+    def macs(self) -> int | None:
+        """Multiply-adds of the layers that were called, before; ``None`` without a trial pass."""
+        return _total([layer.macs for layer in self.layers])
+
+    @property
+    def tied_macs(self) -> int | None:
+        """Multiply-adds of the layers that were called, after; ``None`` without a trial pass."""
+        return _total([layer.tied_macs for layer in self.layers])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values, for JSON."""
+        totals = {"macs": self.macs, "tied_macs": self.tied_macs}
+        return {**asdict(self), **totals}
+
+    def __rich__(self) -> "Table":
+        from rich.box import SIMPLE
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table(title=self._headline(), caption=self._caption(), box=SIMPLE)
+        table.add_column("layer")
+        table.add_column("kind", no_wrap=True)
+        for header in ("blocks", "params", "", "MACs", " ", "error"):
+            table.add_column(header, justify="right", no_wrap=True)
+        table.add_column("kept because")
+        for layer in self.layers:
+            after = (_si(layer.tied_params), _si(layer.tied_macs)) if layer.tied else ("", "")
+            table.add_row(
+                escape(layer.name),
+                escape(layer.kind),
+                f"{layer.blocks}" if layer.tied else "",
+                _si(layer.params),
+                after[0],
+                _si(layer.macs),
+                after[1],
+                "" if layer.error is None else f"{layer.error:.3f}",
+                escape(layer.reason),
+                style="" if layer.tied else "dim",
+            )
+        return table
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(width=150, highlight=False, color_system=None)
+        with console.capture() as capture:
+            console.print(self)
+        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+    def _headline(self) -> str:
+        share = f" ({self.tied_params / self.params:.0%})" if self.params else ""
+        line = f"{len(self.tied)} of {len(self.layers)} layers tied: "
+        line += f"{_si(self.params)} → {_si(self.tied_params)} params{share}"
+        if self.macs:
+            line += f", {_si(self.macs)} → {_si(self.tied_macs)} MACs ({(self.tied_macs or 0) / self.macs:.0%})"
+        return line
+
+    def _caption(self) -> str:
+        if self.input_size is None:
+            counted = "MACs unknown: the model does not run on an assumed input; give input_size"
+        else:
+            counted = f"MACs for one input {'x'.join(map(str, self.input_size))}"
+        return counted + (f"; error: relative, of the {self.error_of}" if self.error_of else "")
+
+
+def _total(counts: Sequence[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
+def _si(count: int | None) -> str:
+    if count is None:
+        return "–"
+    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= 0.9995 * factor:
+            return f"{count / factor:.2f} {prefix}"
+    return f"{count}"

@@ -1,0 +1,195 @@
+"""``tie_``: layers of a model replaced by tied ones, in place."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from . import placement
+from .costs import Trial, try_forward
+from .fit import Images, as_batches, evaluation, fit_outputs
+from .placement import Blocks, Choice, FilterFn, Preset
+from .project import project_bias, project_weight, projection_error
+from .replace import check_root, replace, take_over
+from .report import LayerReport, TieReport
+
+Init = Literal["project", "data", "random"]
+
+
+def tie_(
+    model: nn.Module,
+    blocks: Blocks = 2,
+    filter_fn: FilterFn | Preset | None = None,
+    init: Init = "project",
+    *,
+    images: Images | None = None,
+    input_size: Sequence[int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> TieReport:
+    r"""Replace convolution and linear layers of a model by tied ones, in place.
+
+    Everything is checked before the first layer is replaced: after an error the model is as it was. What cannot be tied
+    is kept and listed in the report with the reason: indivisible and depthwise layers, subclasses that compute in a way
+    of their own, layers with hooks, parametrizations, shared or quantised weights, transposed convolutions. A layer
+    that stands in several places stays one. Type, device, ``requires_grad``, training mode and memory format stay.
+    The weights are new parameters, so make the optimiser afterwards.
+
+    Args:
+        model: any module that holds such layers.
+        blocks: how many blocks a layer's channels are split into. A number for all; a dict from names or shell-style
+            patterns of names to numbers, of which the first that matches counts and layers that none matches are kept;
+            or a function ``(module, name) -> int``. 1 keeps a layer. Indivisible layers are kept, but for those whose
+            very name stands in the dict: these are an error.
+        filter_fn: which layers are considered: a function ``(module, name) -> bool``, or ``"body"``, all but the output
+            layer; ``"all"``; ``"entry"``, the 1x1 convolutions that open a bottleneck (the paper's choice for ResNets);
+            ``"se"``, those in squeeze-and-excitation modules (TiedSE). Default: ``"body"``.
+        init: where the tied weights come from. ``"project"``: nearest to the old weights by least squares. ``"data"``:
+            nearest to the old layers' outputs on ``images``, by least squares in closed form, layer after layer, each
+            on the inputs that the tied layers before it give. ``"random"``: as newly built layers.
+        images: for ``"data"``: a tensor :math:`(N, ...)` or batches of it, as the model takes them; of pairs, as a
+            data loader gives them, the first counts. All are kept in memory. Some tens are enough where maps are large.
+        input_size: shape of one input, such as ``(3, 224, 224)``, to count multiply-adds and to find layers that the
+            forward pass does not call. Default: timm's for the model, else 224x224 pixels; if the model does not run
+            on these, the report has no multiply-adds.
+        progress: called with the number of layers fitted and their total while ``"data"`` is at work.
+
+    Returns:
+        A report with a row a layer, which prints as a table; its ``blocks`` repeat the tying on another model.
+
+    Raises:
+        TypeError: if ``blocks`` or ``images`` is of the wrong kind, or ``model`` wraps the module to be tied.
+        ValueError: for an argument out of range, a pattern without a layer, a named layer that cannot be tied, a model
+            that is itself a layer, and if no layer is tied.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 10, 1))
+        >>> report = tie_(model, blocks=4)
+        >>> report.blocks, report.kept[0].reason
+        ({'2': 4}, 'in_channels 3 is no multiple of 4 blocks')
+        >>> model[2].weight.shape
+        torch.Size([2, 2, 3, 3])
+    """
+    if init not in get_args(Init):
+        raise ValueError(
+            f"tie_: init must be one of {', '.join(map(repr, get_args(Init)))}, got {init!r}. Nothing was changed."
+        )
+    if (init == "data") != (images is not None):
+        raise ValueError(
+            'tie_: init="data" needs images, and images are for init="data" alone. Nothing was changed. Give both.'
+        )
+    check_root("tie_", model)
+    batches = [] if images is None else as_batches(images)
+    size = tuple(batches[0].shape[1:]) if batches and input_size is None else input_size
+    trial = try_forward(model, size)
+    choices = placement.choose(model, blocks, filter_fn, None if trial is None else trial.outputs)
+    chosen = [choice for choice in choices if choice.blocks]
+    if not chosen:
+        reasons = dict.fromkeys(choice.reason for choice in choices)
+        raise ValueError(
+            f"tie_: none of the {len(choices)} convolution and linear layers can be tied "
+            f"({'; '.join(reasons) or 'there is none'}). Nothing was changed. Choose other blocks or another filter_fn."
+        )
+    before = _parameters(model)
+    tied = {id(choice.layer): _tied(choice.layer, choice.blocks, init) for choice in chosen}
+    errors: dict[str, float | None] = {}
+    if init == "project":
+        errors = {choice.name: _weight_error(choice.layer, tied[id(choice.layer)]) for choice in chosen}
+    elif init == "data":
+        tied, errors = _fitted(model, chosen, tied, batches, progress)
+    replace(model, tied)
+    return TieReport(
+        tuple(_row(choice, tied.get(id(choice.layer)), trial, errors) for choice in choices),
+        before,
+        _parameters(model),
+        None if trial is None else trial.input_size,
+        {"project": "weight", "data": "output"}.get(init),  # type: ignore[arg-type]
+    )
+
+
+def _tied(layer: Any, blocks: int, init: Init) -> nn.Module:
+    """Build the tied layer that takes the place of ``layer``."""
+    device: Any = layer.weight.device if init == "random" else "meta"
+    common = {"bias": layer.bias is not None, "device": device, "dtype": layer.weight.dtype, "blocks": blocks}
+    made: Any
+    if isinstance(layer, nn.Linear):
+        groups = 1
+        made = placement.TIED[nn.Linear](layer.in_features, layer.out_features, **common)
+    else:
+        groups = layer.groups
+        made = placement.TIED[type(layer)](
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            groups,
+            padding_mode=layer.padding_mode,
+            **common,
+        )
+    if init == "random":
+        take_over(made, layer, made.weight, made.bias)
+    else:
+        bias = None if layer.bias is None else project_bias(layer.bias, groups=groups, blocks=blocks)
+        take_over(made, layer, project_weight(layer.weight, groups=groups, blocks=blocks), bias)
+    return made
+
+
+def _fitted(
+    model: nn.Module,
+    chosen: list[Choice],
+    tied: dict[int, nn.Module],
+    batches: list[torch.Tensor],
+    progress: Callable[[int, int], None] | None,
+) -> tuple[dict[int, nn.Module], dict[str, float | None]]:
+    """Return the tied layers fitted to the images, in a copy of the model: an error leaves the model as it is."""
+    with torch.no_grad():
+        twin = copy.deepcopy(model)
+        replace(twin, {id(twin.get_submodule(choice.name)): tied[id(choice.layer)] for choice in chosen})
+        done = 0
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress(done, len(chosen))
+
+        with evaluation(twin), evaluation(model):
+            errors = fit_outputs(twin, model, [choice.name for choice in chosen], batches, advance)
+    return tied, dict(errors)
+
+
+def _weight_error(layer: Any, tied: Any) -> float | None:
+    if layer.weight.is_meta:
+        return None
+    return projection_error(layer.weight, tied.weight, blocks=tied.blocks)
+
+
+def _row(
+    choice: Choice, tied: nn.Module | None, trial: Trial | None, errors: Mapping[str, float | None]
+) -> LayerReport:
+    layer: Any = choice.layer
+    kind = type(layer).__name__
+    if isinstance(layer, _ConvNd):
+        kind += f" {'x'.join(map(str, layer.kernel_size))}"
+    macs = None if trial is None else trial.macs(choice.name, layer)
+    after = layer if tied is None else tied
+    return LayerReport(
+        choice.name,
+        kind,
+        choice.blocks or 1,
+        choice.reason,
+        _parameters(layer),
+        _parameters(after),
+        macs,
+        None if trial is None else trial.macs(choice.name, after),
+        errors.get(choice.name),
+    )
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

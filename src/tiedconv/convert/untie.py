@@ -1,0 +1,92 @@
+"""``untie_``: tied layers replaced by the ordinary ones that compute the same, in place."""
+
+from typing import Any, Literal, get_args
+
+from torch import nn
+
+from ..nn import SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
+from ..nn.fold import is_watched, untied_filters
+from ..ops import layout
+from .replace import check_root, replace, take_over
+
+Form = Literal["grouped", "dense"]
+
+_CONVS = {TiedConv1d: nn.Conv1d, TiedConv2d: nn.Conv2d, TiedConv3d: nn.Conv3d}
+
+
+def untie_(model: nn.Module, form: Form = "grouped") -> list[str]:
+    r"""Replace every tied layer of a model by an ordinary layer that computes the same, in place.
+
+    For tools that know torch's layers only, and to train on with the ties cut. The model grows: a tied weight is
+    written out for each of its blocks.
+
+    Args:
+        model: any module with tied layers.
+        form: ``"grouped"``: a convolution whose groups are the blocks, :math:`B` times the tied parameters.
+            ``"dense"``: with the groups of the tied layer and zeros between the blocks, :math:`B^2` times the
+            parameters; in training the zeros may become anything. A tied linear layer always becomes a dense one.
+
+    Returns:
+        The names of the layers that were replaced.
+
+    Raises:
+        TypeError, ValueError: as :func:`tie_` about the model; ValueError for an unknown ``form``, and for a tied layer
+            with hooks, which would be lost.
+
+    Example:
+        >>> from tiedconv.nn import TiedConv2d
+        >>> model = nn.Sequential(TiedConv2d(8, 8, 3, blocks=4))
+        >>> untie_(model), model[0]
+        (['0'], Conv2d(8, 8, kernel_size=(3, 3), stride=(1, 1), groups=4))
+    """
+    if form not in get_args(Form):
+        raise ValueError(f"untie_: form must be one of {', '.join(map(repr, get_args(Form)))}, got {form!r}.")
+    check_root("untie_", model)
+    layers = {name: m for name, m in model.named_modules() if type(m) in (*_CONVS, TiedLinear, SplitTiedConv2d)}
+    for name, layer in layers.items():
+        if is_watched(layer):
+            raise ValueError(
+                f"untie_: {name!r} has hooks, which would be lost. Nothing was changed. Remove the hooks first."
+            )
+    replace(model, {id(layer): _untied(layer, form) for layer in layers.values()})
+    return list(layers)
+
+
+def _untied(layer: Any, form: Form) -> nn.Module:
+    if isinstance(layer, TiedLinear):
+        return _linear(layer)
+    if isinstance(layer, SplitTiedConv2d):
+        filters = untied_filters(layer)
+        weight, groups = layout.side_by_side([f.weight for f in filters], [f.groups for f in filters])
+        bias, least = None, 1
+        made: Any = nn.Conv2d
+    else:
+        repeat = {"groups": layer.groups, "blocks": layer.blocks}
+        weight, groups = layout.repeat_for_groups(layer.weight, **repeat), layer.groups * layer.blocks
+        bias = None if layer.bias is None else layout.repeat_for_groups(layer.bias, **repeat)
+        least, made = layer.groups, _CONVS[type(layer)]
+    if form == "dense":
+        weight, groups = layout.merge_groups(weight, groups=groups, to=least), least
+    conv = made(
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel_size,
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        groups,
+        bias=bias is not None,
+        padding_mode=getattr(layer, "padding_mode", "zeros"),
+        device="meta",
+    )
+    take_over(conv, layer, weight, bias)
+    return conv
+
+
+def _linear(layer: TiedLinear) -> nn.Linear:
+    repeat = {"groups": 1, "blocks": layer.blocks}
+    weight = layout.merge_groups(layout.repeat_for_groups(layer.weight, **repeat), groups=layer.blocks, to=1)
+    bias = None if layer.bias is None else layout.repeat_for_groups(layer.bias, **repeat)
+    linear = nn.Linear(layer.in_features, layer.out_features, bias=bias is not None, device="meta")
+    take_over(linear, layer, weight, bias)
+    return linear
