@@ -36,10 +36,11 @@ class Trial:
         return outputs * prod(weight.shape[1:]) if isinstance(weight, Tensor) else 0
 
 
-def try_forward(model: nn.Module, input_size: Sequence[int] | None) -> Trial | None:
+def try_forward(who: str, model: nn.Module, input_size: Sequence[int] | None) -> Trial | None:
     """Run a copy of a model on the meta device in evaluation mode, and count what each layer returns.
 
     Args:
+        who: the caller, for messages.
         model: it is neither run nor changed.
         input_size: of one input, such as (3, 224, 224). None: timm's ``default_cfg``, else 224 pixels square with the
             channels of the first convolution, else the features of the first linear layer.
@@ -59,7 +60,7 @@ def try_forward(model: nn.Module, input_size: Sequence[int] | None) -> Trial | N
         if input_size is None:
             return None
         raise ValueError(
-            f"tie_: {type(model).__name__} does not run on an input of input_size={size}: {error}. Nothing was "
+            f"{who}: {type(model).__name__} does not run on an input of input_size={size}: {error}. Nothing was "
             "changed. Give the shape of one input without the batch dimension."
         ) from error
 

@@ -39,22 +39,47 @@ def fit_outputs(
     """
     errors = {}
     for name, calls in _calls(dense, set(names), images[0]).items():
-        tied, wanted = model.get_submodule(name), dense.get_submodule(name)
-        fit = _fit_for(tied)
-        for batch in images:
-            inputs = _inputs(model, tied, batch, calls)
-            outputs = _outputs(dense, wanted, batch, calls)
-            for x, y in zip(inputs, outputs, strict=True):
-                fit.add(*_batched(tied, x, y))
-        weight, bias, errors[name] = fit.solve()
-        tied.weight.copy_(weight)  # type: ignore[operator]
-        if bias is not None:
-            tied.bias.copy_(bias)  # type: ignore[operator]
+        tied = model.get_submodule(name)
+        errors[name] = _fit_layer(tied, (model, tied), (dense, dense.get_submodule(name)), images, calls)
         advance()
     return errors
 
 
-def as_batches(images: Images) -> list[Tensor]:
+@torch.no_grad()
+def fit_alone(tied: nn.Module, model: nn.Module, name: str, images: list[Tensor]) -> None:
+    """Set the weights of a tied layer to what repeats best what an untied one does in its own network.
+
+    Args:
+        tied: what would take the layer's place.
+        model: the untied network, in evaluation mode.
+        name: the layer.
+        images: batches, as the model takes them.
+    """
+    place = (model, model.get_submodule(name))
+    for calls in _calls(model, {name}, images[0]).values():
+        _fit_layer(tied, place, place, images, calls)
+
+
+def _fit_layer(
+    tied: Any,
+    inputs: tuple[nn.Module, nn.Module],
+    outputs: tuple[nn.Module, nn.Module],
+    images: list[Tensor],
+    calls: int,
+) -> float:
+    """Fit a tied layer to the inputs and the outputs of two layers, each given with its model; return the error."""
+    fit = _fit_for(tied)
+    for batch in images:
+        for x, y in zip(_inputs(*inputs, batch, calls), _outputs(*outputs, batch, calls), strict=True):
+            fit.add(*_batched(tied, x, y))
+    weight, bias, error = fit.solve()
+    tied.weight.copy_(weight)
+    if bias is not None:
+        tied.bias.copy_(bias)
+    return error
+
+
+def as_batches(who: str, images: Images) -> list[Tensor]:
     """Return the batches of ``images``: of a tensor (N, ...) with N over 32 several, of an iterable its items.
 
     Raises:
@@ -67,11 +92,11 @@ def as_batches(images: Images) -> list[Tensor]:
         batches = [item[0] if isinstance(item, list | tuple) and item else item for item in images]
     else:
         got = type(images).__name__
-        raise TypeError(f"tie_: images must be a tensor (N, ...) or an iterable of such batches, got {got}.")
+        raise TypeError(f"{who}: images must be a tensor (N, ...) or an iterable of such batches, got {got}.")
     if odd := next((type(batch).__name__ for batch in batches if not isinstance(batch, Tensor)), None):
-        raise TypeError(f"tie_: images must hold tensors (N, ...), or pairs that begin with one, got a {odd}.")
+        raise TypeError(f"{who}: images must hold tensors (N, ...), or pairs that begin with one, got a {odd}.")
     if not any(len(batch) for batch in batches):
-        raise ValueError("tie_: images holds no image. Give some tens of the kind that the model is for.")
+        raise ValueError(f"{who}: images holds no image. Give some tens of the kind that the model is for.")
     return [batch for batch in batches if len(batch)]
 
 

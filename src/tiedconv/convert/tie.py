@@ -82,9 +82,9 @@ def tie_(
             'tie_: init="data" needs images, and images are for init="data" alone. Nothing was changed. Give both.'
         )
     check_root("tie_", model)
-    batches = [] if images is None else as_batches(images)
+    batches = [] if images is None else as_batches("tie_", images)
     size = tuple(batches[0].shape[1:]) if batches and input_size is None else input_size
-    trial = try_forward(model, size)
+    trial = try_forward("tie_", model, size)
     choices = placement.choose(model, blocks, filter_fn, None if trial is None else trial.outputs)
     chosen = [choice for choice in choices if choice.blocks]
     if not chosen:
@@ -94,7 +94,7 @@ def tie_(
             f"({'; '.join(reasons) or 'there is none'}). Nothing was changed. Choose other blocks or another filter_fn."
         )
     before = _parameters(model)
-    tied = {id(choice.layer): _tied(choice.layer, choice.blocks, init) for choice in chosen}
+    tied = {id(choice.layer): tied_twin(choice.layer, choice.blocks, init) for choice in chosen}
     errors: dict[str, float | None] = {}
     if init == "project":
         errors = {choice.name: _weight_error(choice.layer, tied[id(choice.layer)]) for choice in chosen}
@@ -110,7 +110,7 @@ def tie_(
     )
 
 
-def _tied(layer: Any, blocks: int, init: Init) -> nn.Module:
+def tied_twin(layer: Any, blocks: int, init: Init) -> nn.Module:
     """Build the tied layer that takes the place of ``layer``."""
     device: Any = layer.weight.device if init == "random" else "meta"
     common = {"bias": layer.bias is not None, "device": device, "dtype": layer.weight.dtype, "blocks": blocks}
