@@ -1,7 +1,6 @@
 """timm's models under a pyramid: compared with the models themselves, and with torchvision's own ResNet backbone."""
 
 import math
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -347,7 +346,7 @@ def test_a_file_of_something_else_is_named(tmp_path: Path) -> None:
 
 def test_a_classifiers_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     torch.save({"state_dict": CodeInCheckpoint()}, tmp_path / "evil.ckpt")
-    with pytest.raises(pickle.UnpicklingError, match=r"(?i)weights.only"):
+    with pytest.raises(ValueError, match=r"reading those could run any code"):
         small("resnet_tiny", weights=tmp_path / "evil.ckpt")
 
 

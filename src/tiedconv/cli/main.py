@@ -32,6 +32,19 @@ _COMMANDS = {
         "  tiedconv compare --models resnet_tiny,tiedresnet_tiny --data Digits --budget.epochs 5\n"
         "  tiedconv compare --config configs/occlusion/compare.yaml     # backbones in a detector",
     ),
+    "export": _Command(
+        "export.export",
+        "write a model to an ONNX file, a program or safetensors",
+        "tiedconv export --model tiedresnet50_s --output model.onnx\n"
+        "  tiedconv export --model tiedresnet_tiny --checkpoint last.ckpt --output digits.onnx --int8 --data Digits",
+    ),
+    "tie": _Command(
+        "tie.tie",
+        "tie the layers of a trained model",
+        "tiedconv tie --model torchvision/resnet50 --checkpoint resnet50.pth --data ImageFolder "
+        "--data.root photos --finetune 1\n"
+        "  tiedconv tie --model resnet50 --layers entry     # counts and a tied model, nothing measured",
+    ),
     "bench operators": _Command(
         "bench.operators",
         "time tied convolutions beside dense ones",
@@ -44,11 +57,28 @@ _COMMANDS = {
         "tiedconv bench models --models torchvision/resnet50,tiedresnet50 --released\n"
         "  tiedconv bench models --quantities latency --modes eager,compiled,optimized --plot latency.svg",
     ),
+    "analyze gradcam": _Command(
+        "analyze_gradcam.gradcam",
+        "where classifiers look, by Grad-CAM",
+        "tiedconv analyze gradcam --models resnet50,tiedresnet50 --images photos --checkpoints a.ckpt,b.ckpt\n"
+        "  tiedconv analyze gradcam --models torchvision/resnet50 --pretrained --images photo.jpg --classes names.txt",
+    ),
+    "analyze summary": _Command(
+        "analyze_summary.summary",
+        "cost, weights and redundancy of every layer",
+        "tiedconv analyze summary --models resnet50,tiedresnet50 --images photos --checkpoints a.ckpt,b.ckpt",
+    ),
+    "analyze similarity": _Command(
+        "analyze_similarity.similarity",
+        "how alike the filters of a layer are",
+        "tiedconv analyze similarity --models resnet50,tiedresnet50_s --images photos --checkpoints a.ckpt,b.ckpt\n"
+        "  tiedconv analyze similarity --models torchvision/resnet50 --pretrained --images photos --layers layer4",
+    ),
     "analyze occlusion": _Command(
-        "analyze.occlusion",
+        "analyze_occlusion.occlusion",
         "average precision of detectors under occlusion",
         "tiedconv analyze occlusion --annotations val.json --predictions resnet=a/results.json,tied=b/results.json\n"
-        "  tiedconv analyze occlusion --annotations val.json --predictions a/results.json --kind box --plot r.svg",
+        "  tiedconv analyze occlusion --annotations val.json --predictions a/results.json --kind box --output box",
     ),
 }
 _TRAINING = {
@@ -62,6 +92,7 @@ _AFTER_INTERRUPT = {
     "bench operators": _ROWS_ARE_KEPT,
     "bench models": _ROWS_ARE_KEPT,
     "compare": "What was finished is kept; the same command goes on from there.",
+    "tie": "Finished epochs are kept; the same command goes on from there.",
     "fit": "Go on with --ckpt_path and the last.ckpt in the checkpoints folder of this run.",
 }
 
@@ -119,7 +150,10 @@ def _call(name: str, arguments: list[str]) -> None:
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_function_arguments(function, as_group=False)
     flags = {f"--{p.name}" for p in signature(function).parameters.values() if p.annotation is bool}
-    options = parser.instantiate(parser.parse_args([f"{a}=true" if a in flags else a for a in arguments]))
+    following = [*arguments[1:], ""]
+    bare = [a in flags and after not in ("true", "false") for a, after in zip(arguments, following, strict=True)]
+    given = [f"{a}=true" if alone else a for a, alone in zip(arguments, bare, strict=True)]
+    options = parser.instantiate(parser.parse_args(given))
     options.pop("config", None)
     function(**options.as_dict())
 

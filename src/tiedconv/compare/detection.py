@@ -99,6 +99,8 @@ def compare_detectors(
         ModuleNotFoundError: if the extras ``analysis`` and ``detection`` are not installed.
     """
     check_specs(models, seeds)
+    if odd := next((spec.label for spec in models if spec.tied is not None), None):
+        raise ValueError(f"compare: {odd} has tied, which is for classifiers. Give a backbone that is tied by itself.")
     _check_budget(budget)
     require("matplotlib", extra="analysis")  # before the training, not after it
     require("faster_coco_eval", extra="detection")

@@ -50,7 +50,7 @@ class ModelResult:
 
     Attributes:
         label: the name it goes by in tables, unique in a comparison.
-        name, kwargs: what ``timm.create_model`` was given.
+        name, kwargs, tied: as in :class:`tiedconv.compare.ModelSpec`.
         params: parameters.
         macs: multiply-adds for one image.
         train_images_per_s, inference_images_per_s: throughput at the comparison's batch size; None until measured.
@@ -67,6 +67,7 @@ class ModelResult:
     inference_images_per_s: Quartiles | None = None
     peak_memory_mib: float | None = None
     runs: list[Run] = field(default_factory=list)
+    tied: int | dict[str, int] | None = None
 
     def mean(self, metric: str) -> float:
         """Mean of ``"top1"``, ``"top5"`` or ``"seconds"`` over the runs."""

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import timm
 import torch
 from torchvision.transforms.functional import to_pil_image
 
@@ -19,7 +18,8 @@ from ..analysis import evenly_spaced
 from ..analysis.counts import count
 from ..bench import describe_machine, throughput, train_step_peak_memory
 from ..data import ClassificationData, ImageData
-from ..models import check_model_name
+from ..models import check_model
+from ..tasks.classification import build_classifier
 from .detection_results import DetectionRun
 from .report import write_report
 from .results import Comparison, ModelResult, Quartiles, Run, Sample, to_json
@@ -149,11 +149,11 @@ def check_specs(models: Sequence[ModelSpec], seeds: Sequence[int]) -> None:
         if twice:
             raise ValueError(f"compare: {what} has {', '.join(twice)} twice. Give each once; models may get a label.")
     for spec in models:
-        check_model_name("compare", spec.name)
+        check_model("compare", spec.name)
 
 
 def _builder(model: ModelSpec | ModelResult, data: ClassificationData) -> Callable[[], torch.nn.Module]:
-    return partial(timm.create_model, model.name, num_classes=data.num_classes, in_chans=data.in_chans, **model.kwargs)
+    return partial(build_classifier, model.name, data.num_classes, data.in_chans, model.kwargs, model.tied)
 
 
 def _describe(spec: ModelSpec, data: ClassificationData) -> ModelResult:
@@ -162,7 +162,7 @@ def _describe(spec: ModelSpec, data: ClassificationData) -> ModelResult:
     except TypeError as error:
         raise ValueError(f"compare: {spec.name} does not take kwargs={spec.kwargs}: {error}") from error
     counts = count(model, data.input_size)
-    return ModelResult(spec.label, spec.name, spec.kwargs, counts.params, counts.macs)
+    return ModelResult(spec.label, spec.name, spec.kwargs, counts.params, counts.macs, tied=spec.tied)
 
 
 def _measure(results: list[ModelResult], data: ClassificationData, budget: Budget) -> list[ModelResult]:

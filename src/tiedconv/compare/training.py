@@ -58,21 +58,26 @@ class ModelSpec:
     """A model of a comparison.
 
     Attributes:
-        name: a timm model, tied or not.
+        name: a timm model, tied or not, or ``"torchvision/"`` and the name of a classifier of torchvision.
         label: what to call it in tables; default: the name and the arguments.
-        kwargs: more arguments for ``timm.create_model``.
+        kwargs: more arguments of the model.
+        tied: for a classifier: blocks by which its layers are tied, as in :class:`tiedconv.tasks.ClassificationTask`.
         weights: for the backbone of a detector: a classifier's checkpoint to start from.
     """
 
     name: str
     label: str = ""
     kwargs: dict[str, Any] = field(default_factory=dict)
+    tied: int | dict[str, int] | None = None
     weights: str | None = None
 
     def __post_init__(self) -> None:
         if not self.label:
-            arguments = ",".join(f"{k}={v}" for k, v in self.kwargs.items())
-            object.__setattr__(self, "label", f"{self.name}({arguments})" if arguments else self.name)
+            name = self.name.replace("/", " ")
+            arguments = [f"{k}={v}" for k, v in self.kwargs.items()]
+            if self.tied is not None:
+                arguments.append(f"tied={self.tied}")
+            object.__setattr__(self, "label", f"{name}({','.join(arguments)})" if arguments else name)
         if any(c in self.label for c in "/\\\0") or self.label in (".", ".."):
             raise ValueError(f"ModelSpec: label={self.label!r} names a folder too and must be one without slashes.")
 
@@ -95,7 +100,7 @@ def train_run(
 
     L.seed_everything(seed, verbose=False)
     task = ClassificationTask(
-        spec.name, data.num_classes, data.in_chans, model_kwargs=spec.kwargs, **budget.task_options()
+        spec.name, data.num_classes, data.in_chans, spec.kwargs, spec.tied, **budget.task_options()
     )
     history = History({"train_loss": "train/loss", "val_loss": "val/loss", "top1": "val/top1"})
     trainer = train(task, data, budget, folder, history)
@@ -175,8 +180,8 @@ class History(L.Callback):
         if not all(math.isfinite(value) for name, value in kept.items() if name.endswith("loss")):
             losses = ", ".join(f"{name} {value}" for name, value in kept.items())
             raise RuntimeError(
-                f"compare: the training diverged in epoch {trainer.current_epoch}: {losses}. Lower "
-                "budget.optimization.lr or warm up, in a new folder."
+                f"The training diverged in epoch {trainer.current_epoch}: {losses}. Lower "
+                "the learning rate or warm up, in a new folder."
             )
         self.epochs.append({"epoch": trainer.current_epoch, **kept})
 
@@ -191,7 +196,12 @@ class History(L.Callback):
 def describe_run(spec: ModelSpec, data: ImageData, budget: Budget) -> dict[str, Any]:
     """What a run's results depend on, but for the seed."""
     return {
-        "model": {"name": spec.name, "kwargs": spec.kwargs, **({"weights": spec.weights} if spec.weights else {})},
+        "model": {
+            "name": spec.name,
+            "kwargs": spec.kwargs,
+            **({} if spec.tied is None else {"tied": spec.tied}),
+            **({"weights": spec.weights} if spec.weights else {}),
+        },
         "data": {"name": type(data).__name__, **{k: v for k, v in data.hparams.items() if k not in _NO_MATTER}},
         "budget": asdict(budget),
     }

@@ -1,6 +1,6 @@
 """Where a forward pass calls which layer, and what the layers cost there."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .._meta import on_meta
 from ..nn import SplitTiedConv2d
 from .placement import is_listed
+from .replace import replace
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,12 @@ class Trial:
 
     Attributes:
         input_size: shape of the input without the batch dimension.
+        dtype: its type.
         outputs: layer → how many numbers its calls returned for that input. Layers that were not called are missing.
     """
 
     input_size: tuple[int, ...]
+    dtype: torch.dtype
     outputs: dict[str, int]
 
     def macs(self, name: str, layer: nn.Module) -> int | None:
@@ -36,26 +39,39 @@ class Trial:
         return outputs * prod(weight.shape[1:]) if isinstance(weight, Tensor) else 0
 
 
-def try_forward(who: str, model: nn.Module, input_size: Sequence[int] | None) -> Trial | None:
+def try_forward(
+    who: str, model: nn.Module, input_size: Sequence[int] | None, images: Tensor | None = None
+) -> Trial | None:
     """Run a copy of a model on the meta device in evaluation mode, and count what each layer returns.
 
     Args:
         who: the caller, for messages.
         model: it is neither run nor changed.
-        input_size: of one input, such as (3, 224, 224). None: timm's ``default_cfg``, else 224 pixels square with the
-            channels of the first convolution, else the features of the first linear layer.
+        input_size: of one input, such as (3, 224, 224). None: that of ``images``, else timm's ``default_cfg``, else 224
+            pixels square with the channels of the first convolution, else the features of the first linear layer.
+        images: a batch whose type the input gets. Default: the type of the model's parameters.
 
     Returns:
         None if no ``input_size`` was given and the model does not run with the one assumed.
 
     Raises:
+        TypeError: if ``input_size`` is no sequence of integers.
         ValueError: if the model does not run with the ``input_size`` given.
     """
-    size = _assumed(model) if input_size is None else tuple(input_size)
+    if input_size is not None:
+        if not isinstance(input_size, Sequence) or not all(isinstance(length, int) for length in input_size):
+            raise TypeError(
+                f"{who}: input_size must be the shape of one input, such as (3, 224, 224), got {input_size!r}. Nothing "
+                "was changed."
+            )
+        size: tuple[int, ...] | None = tuple(input_size)
+    else:
+        size = _assumed(model) if images is None else tuple(images.shape[1:])
     if size is None:
         return None
+    dtype = _dtype(model) if images is None else images.dtype
     try:
-        return Trial(size, _run(model, size))
+        return Trial(size, dtype, _run(on_meta(model), size, dtype))
     except Exception as error:  # whatever a model's code raises for an input that it is not made for
         if input_size is None:
             return None
@@ -65,10 +81,35 @@ def try_forward(who: str, model: nn.Module, input_size: Sequence[int] | None) ->
         ) from error
 
 
+def check_tied(model: nn.Module, tied: Mapping[str, nn.Module], trial: Trial) -> None:
+    """Repeat a trial with tied layers in the places of their names, in a copy.
+
+    So it shows where a model gets at its layers by other ways than a call of what stands in that place.
+
+    Raises:
+        ValueError: if the pass fails or does not call one of them.
+    """
+    twin = on_meta(model)
+    replace(twin, {id(twin.get_submodule(name)): on_meta(layer) for name, layer in tied.items()})
+    advice = "Nothing was changed. Leave the layer out, with blocks or filter_fn."
+    try:
+        outputs = _run(twin, trial.input_size, trial.dtype)
+    except Exception as error:  # as in try_forward
+        raise ValueError(
+            f"tie_: {type(model).__name__} runs on an input of shape {(1, *trial.input_size)}, but not with the layers "
+            f"tied: {error}. Its code probably reads the weight of one of them. {advice}"
+        ) from error
+    if missed := [name for name in tied if name not in outputs]:
+        raise ValueError(
+            f"tie_: {', '.join(map(repr, missed[:5]))} would stand in the model tied, but its code calls the old layer "
+            f"by another reference, such as a list of its own or a compiled function. {advice}"
+        )
+
+
 @torch.no_grad()
-def _run(model: nn.Module, size: tuple[int, ...]) -> dict[str, int]:
+def _run(twin: nn.Module, size: tuple[int, ...], dtype: torch.dtype) -> dict[str, int]:
     outputs: dict[str, int] = {}
-    twin = on_meta(model).eval()
+    twin.eval()
 
     def counts(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
@@ -80,9 +121,13 @@ def _run(model: nn.Module, size: tuple[int, ...]) -> dict[str, int]:
     for name, module in twin.named_modules():
         if is_listed(module):
             module.register_forward_hook(counts(name))
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
     twin(torch.empty(1, *size, device="meta", dtype=dtype))
     return outputs
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    types = (p.dtype for p in model.parameters() if p.is_floating_point() or p.is_complex())
+    return next(types, torch.get_default_dtype())
 
 
 def _assumed(model: nn.Module) -> tuple[int, ...] | None:

@@ -40,7 +40,7 @@ def fit_outputs(
     errors = {}
     for name, calls in _calls(dense, set(names), images[0]).items():
         tied = model.get_submodule(name)
-        errors[name] = _fit_layer(tied, (model, tied), (dense, dense.get_submodule(name)), images, calls)
+        errors[name] = _fit_layer(name, tied, (model, tied), (dense, dense.get_submodule(name)), images, calls)
         advance()
     return errors
 
@@ -57,10 +57,11 @@ def fit_alone(tied: nn.Module, model: nn.Module, name: str, images: list[Tensor]
     """
     place = (model, model.get_submodule(name))
     for calls in _calls(model, {name}, images[0]).values():
-        _fit_layer(tied, place, place, images, calls)
+        _fit_layer(name, tied, place, place, images, calls)
 
 
 def _fit_layer(
+    name: str,
     tied: Any,
     inputs: tuple[nn.Module, nn.Module],
     outputs: tuple[nn.Module, nn.Module],
@@ -70,8 +71,19 @@ def _fit_layer(
     """Fit a tied layer to the inputs and the outputs of two layers, each given with its model; return the error."""
     fit = _fit_for(tied)
     for batch in images:
-        for x, y in zip(_inputs(*inputs, batch, calls), _outputs(*outputs, batch, calls), strict=True):
+        seen, wanted = _inputs(*inputs, batch, calls), _outputs(*outputs, batch, calls)
+        if len(seen) != len(wanted):
+            raise ValueError(
+                f'init="data": {name!r} is called {len(wanted)} times for a batch of images, {len(seen)} times where '
+                "the tied layers stand. Nothing was changed. Leave it out, with blocks or filter_fn."
+            )
+        for x, y in zip(seen, wanted, strict=True):
             fit.add(*_batched(tied, x, y))
+    if not fit.finite:
+        raise ValueError(
+            f'init="data": what {name!r} takes or returns on images is not finite. Nothing was changed. Give images as '
+            "the model takes them."
+        )
     weight, bias, error = fit.solve()
     tied.weight.copy_(weight)
     if bias is not None:

@@ -61,9 +61,10 @@ def choose(
     wanted = _Wanted(blocks, layers)
     left_out = _filter(model, layers, filter_fn)
     owners = _owners(model)
+    read = _read_elsewhere(model)
     choices = []
     for name, layer in layers.items():
-        if reason := left_out(layer, name):
+        if (reason := left_out(layer, name)) and not (filter_fn is None and wanted.by_name(name)):
             choices.append(Choice(name, layer, 0, reason))
             continue
         number = wanted.blocks(layer, name)
@@ -71,7 +72,9 @@ def choose(
             choices.append(Choice(name, layer, 0, "one block asked for"))
         elif number == 0:
             choices.append(Choice(name, layer, 0, "no pattern of blocks matches"))
-        elif obstacle := _obstacle(layer, owners) or _uncalled(name, called) or _indivisible(layer, number):
+        elif obstacle := (
+            _obstacle(layer, owners) or read.get(id(layer)) or _uncalled(name, called) or _indivisible(layer, number)
+        ):
             if wanted.by_name(name):
                 raise ValueError(
                     f"tie_: {name!r} is named in blocks and cannot be tied: {obstacle}. Nothing was changed. Leave it "
@@ -228,10 +231,10 @@ def _obstacle(layer: nn.Module, owners: Mapping[int, list[str]]) -> str:
         return "tied already"
     if is_parametrized(layer):
         return "parametrized; torch.nn.utils.parametrize.remove_parametrizations makes it an ordinary layer"
-    if isinstance(layer, nn.modules.lazy.LazyModuleMixin):
-        return "its shape is not known before a first forward pass"
     if isinstance(layer, nn.modules.conv._ConvTransposeNd):
         return "a transposed convolution"
+    if "quantized" in type(layer).__module__:
+        return "quantised"
     if type(layer) not in TIED:
         return f"a {type(layer).__name__}, which computes in a way of its own"
     if is_watched(layer):
@@ -246,6 +249,13 @@ def _obstacle(layer: nn.Module, owners: Mapping[int, list[str]]) -> str:
     if isinstance(layer, _ConvNd) and layer.groups == layer.in_channels > 1:
         return "depthwise: a filter sees one channel"
     return ""
+
+
+def _read_elsewhere(model: nn.Module) -> dict[int, str]:
+    """Return why layers that are called cannot be tied all the same, by the layer's id."""
+    encoders = [module for module in model.modules() if isinstance(module, nn.TransformerEncoderLayer)]
+    reason = "nn.TransformerEncoderLayer reads its weight in evaluation mode"
+    return {id(layer): reason for encoder in encoders for layer in (encoder.linear1, encoder.linear2)}
 
 
 def _uncalled(name: str, called: Collection[str] | None) -> str:

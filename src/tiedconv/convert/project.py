@@ -40,8 +40,8 @@ def projection_error(weight: Tensor, tied: Tensor, *, blocks: int) -> float:
 
     A projection is orthogonal to its residue, so that only the two norms are needed.
     """
-    whole = weight.detach().double().square().sum().item()
-    kept = blocks * tied.detach().double().square().sum().item()
+    whole, kept = (w.detach().abs().double().square().sum().item() for w in (weight, tied))
+    kept *= blocks
     return math.sqrt(max(0.0, 1 - kept / whole)) if whole > 0 else 0.0
 
 
@@ -68,9 +68,10 @@ class OutputFit:
         self.shape, self.groups, self.blocks, self.bias, self.patches = weight.shape, groups, blocks, bias, patches
         start = weight.detach().flatten(1)
         start = start if bias is None else torch.cat([start, bias.detach()[:, None]], dim=1)
-        self.start = start.double().cpu().unflatten(0, (groups, -1))
+        self.dtype = torch.promote_types(weight.dtype, torch.float64)
+        self.start = start.to("cpu", self.dtype).unflatten(0, (groups, -1))
         self.cross = torch.zeros_like(self.start)
-        self.gram = torch.zeros(groups, start.shape[1], start.shape[1], dtype=torch.float64)
+        self.gram = torch.zeros(groups, start.shape[1], start.shape[1], dtype=self.dtype)
         self.energy = 0.0
 
     def add(self, x: Tensor, y: Tensor) -> None:
@@ -79,17 +80,23 @@ class OutputFit:
         if self.bias is not None:
             seen = torch.cat([seen, seen.new_ones(*seen.shape[:3], 1, seen.shape[-1])], dim=3)
         wanted = y.flatten(2).unflatten(1, (self.groups, self.blocks, -1))
-        seen, wanted = (t.permute(1, 3, 0, 2, 4).flatten(2).float() for t in (seen, wanted))  # (G, rows, N·B·L)
-        self.gram += (seen @ seen.mT).double().cpu()
-        self.cross += (wanted @ seen.mT).double().cpu()
-        self.energy += wanted.square().sum().item()
+        precise = torch.promote_types(seen.dtype, torch.float32)
+        seen, wanted = (t.permute(1, 3, 0, 2, 4).flatten(2).to(precise) for t in (seen, wanted))  # (G, rows, N·B·L)
+        self.gram += (seen @ seen.mH).to("cpu", self.dtype)
+        self.cross += (wanted @ seen.mH).to("cpu", self.dtype)
+        self.energy += wanted.abs().square().sum().item()
+
+    @property
+    def finite(self) -> bool:
+        """Whether all that was added is."""
+        return math.isfinite(self.energy) and bool(self.gram.isfinite().all())
 
     def solve(self) -> tuple[Tensor, Tensor | None, float]:
         r"""Return weight, bias and the relative error :math:`\lVert Y - \hat Y \rVert / \lVert Y \rVert`."""
-        ridge = self.RIDGE * self.gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)[:, None, None]
-        regular = self.gram + ridge * torch.eye(self.gram.shape[-1], dtype=torch.float64)
-        solution = torch.linalg.solve(regular, (self.cross + ridge * self.start).mT).mT
-        residue = self.energy - 2 * (solution * self.cross).sum() + ((solution @ self.gram) * solution).sum()
+        ridge = self.RIDGE * self.gram.diagonal(dim1=1, dim2=2).real.mean(1).clamp_min(1e-30)[:, None, None]
+        regular = self.gram + ridge * torch.eye(self.gram.shape[-1], dtype=self.dtype)
+        solution = torch.linalg.solve(regular, self.cross + ridge * self.start, left=False)
+        residue = self.energy + ((solution @ self.gram - 2 * self.cross) * solution.conj()).sum().real
         error = math.sqrt(max(0.0, residue.item()) / self.energy) if self.energy > 0 else 0.0
         rows = solution.flatten(0, 1)
         if self.bias is None:

@@ -47,9 +47,9 @@ def search_blocks(
     r"""Choose the blocks of each layer for a budget, so that the model's output changes little.
 
     Each layer is tied alone, with each number of blocks, and the change of the model's output on ``images`` is
-    measured: :math:`\sum \lVert f'(x) - f(x) \rVert^2 / \sum \lVert f(x) \rVert^2`. Taking the changes as adding up, the
-    layers are then tied in the order of the change that they cost for what they save, until the budget is met. That is
-    the best choice up to the last step, if changes do add up.
+    measured: :math:`\sum \lVert f'(x) - f(x) \rVert^2 / \sum \lVert f(x) \rVert^2`. Taking the changes as adding up,
+    the layers are then tied in the order of the change that they cost for what they save, until the budget is met. That
+    is the best choice up to the last step, if changes do add up.
 
     Args:
         model: in the end as it was. Its output must be a tensor.

@@ -7,9 +7,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from . import placement
-from .costs import Trial, try_forward
+from .costs import Trial, check_tied, try_forward
 from .fit import Images, as_batches, evaluation, fit_outputs
 from .placement import Blocks, Choice, FilterFn, Preset
 from .project import project_bias, project_weight, projection_error
@@ -33,27 +34,29 @@ def tie_(
 
     Everything is checked before the first layer is replaced: after an error the model is as it was. What cannot be tied
     is kept and listed in the report with the reason: indivisible and depthwise layers, subclasses that compute in a way
-    of their own, layers with hooks, parametrizations, shared or quantised weights, transposed convolutions. A layer
-    that stands in several places stays one. Type, device, ``requires_grad``, training mode and memory format stay.
-    The weights are new parameters, so make the optimiser afterwards.
+    of their own, layers with hooks, parametrizations, shared or quantised weights, transposed convolutions, layers that
+    are not called because other code reads their weights. A layer that stands in several places stays one. Type,
+    device, ``requires_grad``, training mode and memory format stay. The weights are new parameters, so make the
+    optimiser afterwards.
 
     Args:
         model: any module that holds such layers.
         blocks: how many blocks a layer's channels are split into. A number for all; a dict from names or shell-style
-            patterns of names to numbers, of which the first that matches counts and layers that none matches are kept;
-            or a function ``(module, name) -> int``. 1 keeps a layer. Indivisible layers are kept, but for those whose
-            very name stands in the dict: these are an error.
+            patterns of names to numbers, of which a layer's very name counts, else the first that matches; layers that
+            none matches are kept; or a function ``(module, name) -> int``. 1 keeps a layer. What cannot be tied is
+            kept, but for layers whose very name stands in the dict: these are an error.
         filter_fn: which layers are considered: a function ``(module, name) -> bool``, or ``"body"``, all but the output
             layer; ``"all"``; ``"entry"``, the 1x1 convolutions that open a bottleneck (the paper's choice for ResNets);
-            ``"se"``, those in squeeze-and-excitation modules (TiedSE). Default: ``"body"``.
+            ``"se"``, those in squeeze-and-excitation modules (TiedSE). Default: ``"body"``, and what ``blocks`` names.
         init: where the tied weights come from. ``"project"``: nearest to the old weights by least squares. ``"data"``:
             nearest to the old layers' outputs on ``images``, by least squares in closed form, layer after layer, each
             on the inputs that the tied layers before it give. ``"random"``: as newly built layers.
         images: for ``"data"``: a tensor :math:`(N, ...)` or batches of it, as the model takes them; of pairs, as a
             data loader gives them, the first counts. All are kept in memory. Some tens are enough where maps are large.
-        input_size: shape of one input, such as ``(3, 224, 224)``, to count multiply-adds and to find layers that the
-            forward pass does not call. Default: timm's for the model, else 224x224 pixels; if the model does not run
-            on these, the report has no multiply-adds.
+        input_size: shape of one input, such as ``(3, 224, 224)``, for a trial pass in evaluation mode that computes no
+            values: to count multiply-adds, and to find layers that are not called or whose weights other code reads.
+            Default: that of ``images``, else timm's for the model, else 224x224 pixels; if the model does not run on
+            these, the report has no multiply-adds, and such layers are not found.
         progress: called with the number of layers fitted and their total while ``"data"`` is at work.
 
     Returns:
@@ -62,7 +65,8 @@ def tie_(
     Raises:
         TypeError: if ``blocks`` or ``images`` is of the wrong kind, or ``model`` wraps the module to be tied.
         ValueError: for an argument out of range, a pattern without a layer, a named layer that cannot be tied, a model
-            that is itself a layer, and if no layer is tied.
+            that is itself a layer, has lazy layers or does not call the tied layers in their places, and if no layer
+            is tied.
 
     Example:
         >>> from torch import nn
@@ -83,8 +87,8 @@ def tie_(
         )
     check_root("tie_", model)
     batches = [] if images is None else as_batches("tie_", images)
-    size = tuple(batches[0].shape[1:]) if batches and input_size is None else input_size
-    trial = try_forward("tie_", model, size)
+    _check_shapes_known(model)
+    trial = try_forward("tie_", model, input_size, batches[0] if batches else None)
     choices = placement.choose(model, blocks, filter_fn, None if trial is None else trial.outputs)
     chosen = [choice for choice in choices if choice.blocks]
     if not chosen:
@@ -95,6 +99,8 @@ def tie_(
         )
     before = _parameters(model)
     tied = {id(choice.layer): tied_twin(choice.layer, choice.blocks, init) for choice in chosen}
+    if trial is not None:
+        check_tied(model, {choice.name: tied[id(choice.layer)] for choice in chosen}, trial)
     errors: dict[str, float | None] = {}
     if init == "project":
         errors = {choice.name: _weight_error(choice.layer, tied[id(choice.layer)]) for choice in chosen}
@@ -108,6 +114,15 @@ def tie_(
         None if trial is None else trial.input_size,
         {"project": "weight", "data": "output"}.get(init),  # type: ignore[arg-type]
     )
+
+
+def _check_shapes_known(model: nn.Module) -> None:
+    lazy = (name for name, module in model.named_modules() if isinstance(module, LazyModuleMixin))
+    if name := next(lazy, None):
+        raise ValueError(
+            f"tie_: the shape of {name!r} is not known before a first forward pass. Nothing was changed. Run the model "
+            "on an input first."
+        )
 
 
 def tied_twin(layer: Any, blocks: int, init: Init) -> nn.Module:

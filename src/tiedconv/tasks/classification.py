@@ -1,21 +1,36 @@
 """Image classification as a Lightning module: any timm model, SGD by the paper's schedule or a modern recipe."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from lightning import Callback
 from timm.data import Mixup
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from ..models import check_model_name
+from ..convert import tie_
+from ..models import build_model, check_model
 from ._task import Task
 from .optimization import Optimization, as_optimization
 from .predictions import ClassWriter
+
+
+def build_classifier(
+    name: str,
+    num_classes: int,
+    in_chans: int,
+    model_kwargs: Mapping[str, Any] | None = None,
+    tied: int | Mapping[str, int] | None = None,
+) -> nn.Module:
+    """Build the model of a :class:`ClassificationTask`, which says what the arguments are."""
+    model = build_model(name, num_classes=num_classes, in_chans=in_chans, **(model_kwargs or {}))
+    if tied is not None:
+        tie_(model, tied, init="random")
+    return model
 
 
 class ClassificationTask(Task):
@@ -24,10 +39,12 @@ class ClassificationTask(Task):
     Logs ``train/loss``, ``val/loss``, ``val/top1``, ``val/top5`` (fractions, 0-1) and ``lr``.
 
     Args:
-        model: name of a timm model, tied or not.
+        model: name of a timm model, tied or not, or ``"torchvision/"`` and the name of a classifier of torchvision.
         num_classes: classes of the data; the command line takes it from there.
         in_chans: channels of the images; the command line takes it from the data.
-        model_kwargs: more arguments for ``timm.create_model``, such as ``drop_path_rate``.
+        model_kwargs: more arguments of the model, such as ``drop_path_rate``.
+        tied: blocks by which the model's layers are tied after it is built, as in :func:`tiedconv.tie_`: one number, or
+            numbers by patterns of names. Default: the model stays as it is.
         optimization: optimiser and schedule.
         label_smoothing: share of the target spread over all classes, 0-1.
         mixup, cutmix: parameter of timm's mixup and CutMix; 0 switches them off. They need an even batch size.
@@ -35,7 +52,7 @@ class ClassificationTask(Task):
         compile: compile the model by ``torch.compile``.
 
     Raises:
-        ValueError: if the model's name is unknown or an option is out of range.
+        ValueError: if the model's name is unknown, an option is out of range or nothing can be tied.
     """
 
     monitor = "val/top1"
@@ -46,6 +63,7 @@ class ClassificationTask(Task):
         num_classes: int = 1000,
         in_chans: int = 3,
         model_kwargs: dict[str, Any] | None = None,
+        tied: int | dict[str, int] | None = None,
         optimization: Optimization = Optimization(),
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
@@ -60,11 +78,11 @@ class ClassificationTask(Task):
         for name, value in (("mixup", mixup), ("cutmix", cutmix)):
             if value < 0:
                 raise ValueError(f"ClassificationTask: {name} must not be negative, got {value}.")
-        check_model_name("ClassificationTask", model)
+        check_model("ClassificationTask", model)
         optimization = as_optimization(optimization)
         # Plain values only, so that a checkpoint can be read with weights_only=True.
         self.save_hyperparameters({**arguments, "optimization": asdict(optimization)})
-        self.model = timm.create_model(model, num_classes=num_classes, in_chans=in_chans, **(model_kwargs or {}))
+        self.model = build_classifier(model, num_classes, in_chans, model_kwargs, tied)
         self.optimization = optimization
         self.label_smoothing = label_smoothing
         self.channels_last = channels_last

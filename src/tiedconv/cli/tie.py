@@ -1,0 +1,129 @@
+"""``tiedconv tie``."""
+
+import json as json_format
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from .._files import write_whole
+from ..compare import Budget
+from ..compare.tying import Stage, tie_and_finetune
+from ..convert import tie_
+from ..convert.placement import Preset
+from ..convert.tie import Init
+from ..data import ClassificationData
+from ..export.hub import save_pretrained
+from ..models import check_model
+from ..models.named import TORCHVISION
+from ..models.weights import read_checkpoint
+from ..tasks.optimization import Optimization
+from ._console import table_console
+from ._models import load_model
+
+
+def tie(
+    model: str,
+    checkpoint: Path | None = None,
+    model_kwargs: dict[str, Any] | None = None,
+    blocks: int | dict[str, int] = 2,
+    layers: Preset = "body",
+    init: Init = "project",
+    data: ClassificationData | None = None,
+    samples: int = 256,
+    finetune: int = 0,
+    optimization: Optimization = Optimization(lr=0.01, schedule="cosine"),
+    seed: int = 0,
+    output: Path = Path("runs/tie"),
+) -> None:
+    """Tie the layers of a model, and show what that does to it.
+
+    Prints a table of all layers, and, with data, the accuracy before, after tying, after re-estimating the norms'
+    statistics and after fine-tuning. Writes the tied model (config.json, model.safetensors and a card) to
+    output/model, which export, analyze and tiedconv.export.from_pretrained take, and the numbers to output/tying.json.
+
+    Args:
+        model: name of a timm model, torchvision/<name>, a folder of a saved model, or hf-hub:<repository>.
+        checkpoint: weights of it, from `tiedconv fit`, torch.save or .safetensors.
+        model_kwargs: more arguments of the model. Default: those that a checkpoint of `tiedconv fit` was built with.
+        blocks: how many blocks share a layer's weight; in a config file also numbers by patterns of layer names.
+        layers: which layers are tied: body, all but the output layer; all; entry, the 1x1 convolutions that open a
+            bottleneck; se, those of squeeze-and-excitation modules.
+        init: project, nearest to the old weights; data, nearest to the old layers' outputs on images; random.
+        data: a data module such as Digits, FashionMNIST, CIFAR10, ImageFolder or ImageNet, to measure and train on.
+        samples: training images for init=data and for the norms' statistics.
+        finetune: epochs to train the tied model.
+        optimization: optimiser and schedule of that.
+        seed: of the training and of the choice of samples.
+        output: folder for the tied model and the numbers.
+    """
+    console = table_console()
+    if data is None:
+        if finetune or init == "data":
+            raise ValueError("tie: finetune and init=data need images. Give --data, such as --data ImageFolder.")
+        network = load_model(model, checkpoint, **(model_kwargs or {}))
+        report = tie_(network, blocks, layers, init)
+        console.print(report)
+        write_whole(_made(output) / "tying.json", json_format.dumps({"report": report.to_dict()}, indent=1))
+        _save(network, model, output, console)
+        return
+    check_model("tie", model)  # a training is resumed from a name, not from a folder
+    sizes = {"num_classes": data.num_classes, "in_chans": data.in_chans}
+    trained = {} if checkpoint is None else read_checkpoint(checkpoint, who="tie")[1]
+    if trained.get("tied") is not None:
+        raise ValueError(f"tie: the model in {checkpoint} is tied already. Give the one from before.")
+    kwargs = {**(trained.get("model_kwargs") or {}), **(model_kwargs or {})}
+    network = load_model(model, checkpoint, **kwargs, **sizes)
+    errors = Console(stderr=True)
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        fitting = bar.add_task("fitting layers", visible=False)
+        tying = tie_and_finetune(
+            network,
+            model,
+            data,
+            output,
+            kwargs=kwargs,
+            blocks=blocks,
+            filter_fn=layers,
+            init=init,
+            samples=samples,
+            budget=Budget(finetune, optimization) if finetune else None,
+            seed=seed,
+            say=lambda line: console.print(line, highlight=False, markup=False),
+            progress=lambda done, total: bar.update(fitting, completed=done, total=total, visible=done < total),
+        )
+    console.print(tying.report)
+    console.print(_stages(tying.stages))
+    metrics = {"top1": tying.stages[-1].top1, "top5": tying.stages[-1].top5}
+    _save(tying.model, model, output, console, metrics=metrics, dataset=type(data).__name__)
+
+
+def _save(network: Any, name: str, output: Path, console: Console, **card: Any) -> None:
+    architecture = name if name.startswith(TORCHVISION) else None
+    folder = save_pretrained(network, output / "model", architecture=architecture, **card)
+    console.print(f"Model:   {folder}\nNumbers: {output / 'tying.json'}", highlight=False, markup=False)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _stages(stages: list[Stage]) -> Table:
+    table = Table(box=SIMPLE)
+    table.add_column("stage")
+    for header in ("params", "MACs", "top-1 %", "top-5 %", "loss"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for stage in stages:
+        table.add_row(
+            stage.name,
+            f"{stage.params / 1e6:.2f} M",
+            f"{stage.macs / 1e6:.1f} M",
+            f"{100 * stage.top1:.2f}",
+            f"{100 * stage.top5:.2f}",
+            f"{stage.loss:.4f}",
+        )
+    return table

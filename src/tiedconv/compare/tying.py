@@ -1,0 +1,160 @@
+"""What tying costs a trained classifier, and how much of it a short training brings back."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from torch import Tensor, nn
+
+from .._files import write_whole
+from ..analysis.counts import count
+from ..convert import TieReport, recalibrate_norms_, tie_
+from ..convert.placement import Blocks, Preset
+from ..convert.tie import Init
+from ..data import ClassificationData
+from ..tasks import ClassificationTask, quiet_lightning
+from .training import Budget, History, ModelSpec, check_same_run, describe_run, train
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A classifier at one stage of :func:`tie_and_finetune`.
+
+    Attributes:
+        name: what was done to it last.
+        params, macs: parameters, and multiply-adds for one image.
+        top1, top5: fractions of the validation images, 0-1.
+        loss: mean cross-entropy on them.
+    """
+
+    name: str
+    params: int
+    macs: int
+    top1: float
+    top5: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Tying:
+    """What :func:`tie_and_finetune` did.
+
+    Attributes:
+        report: the layers that were tied.
+        stages: before, tied, norms re-estimated (where there are norms to), fine-tuned (where that was asked for).
+        model: the tied model, in evaluation mode.
+    """
+
+    report: TieReport
+    stages: list[Stage]
+    model: nn.Module
+
+
+def tie_and_finetune(
+    model: nn.Module,
+    name: str,
+    data: ClassificationData,
+    folder: Path,
+    *,
+    kwargs: dict[str, Any] | None = None,
+    blocks: Blocks = 2,
+    filter_fn: Preset | None = None,
+    init: Init = "project",
+    samples: int = 256,
+    budget: Budget | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda line: None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tying:
+    """Tie a trained classifier and measure it before, after, and after a short training.
+
+    A training that is stopped goes on from its last epoch when the same call is made again.
+
+    Args:
+        model: the trained classifier; it is tied in place.
+        name, kwargs: what :class:`tiedconv.tasks.ClassificationTask` builds it from.
+        data: what it is for.
+        folder: holds the training's checkpoint, and ``tying.json``: the stages and the report.
+        blocks, filter_fn, init: as in :func:`tiedconv.tie_`.
+        samples: training images, as augmented for training, for ``init="data"`` and for the norms' statistics.
+        budget: of the training. Default: none.
+        seed: of the training, and of which images the samples are.
+        say: is told what is done.
+        progress: as in :func:`tiedconv.tie_`.
+
+    Raises:
+        ValueError: as :func:`tiedconv.tie_`; if ``samples`` is below 1; if the folder holds another training.
+    """
+    if samples < 1:
+        raise ValueError(f"tie: samples must be at least 1, got {samples}.")
+    L.seed_everything(seed, verbose=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    stages: list[Stage] = []
+
+    def measure(stage: str, **options: Any) -> None:
+        task = _task_with(model, name, data, kwargs, **options)
+        stages.append(_measure(stage, task, data))
+        say(f"{stage}: top-1 {100 * stages[-1].top1:.2f} %, {stages[-1].params / 1e6:.2f} M parameters")
+
+    measure("before")
+    batches = list(_samples(data, samples))
+    report = tie_(
+        model,
+        blocks,
+        filter_fn,
+        init,
+        images=batches if init == "data" else None,
+        input_size=data.input_size,
+        progress=progress,
+    )
+    measure("tied", tied=report.blocks)
+    if recalibrate_norms_(model, batches):
+        measure("norms re-estimated", tied=report.blocks)
+    if budget is not None:
+        task = _task_with(model, name, data, kwargs, tied=report.blocks, **budget.task_options())
+        training = folder / "training"
+        spec = ModelSpec(name, kwargs=kwargs or {}, tied=report.blocks)
+        # The loss tells one checkpoint from another.
+        start = {"init": init, "samples": samples, "seed": seed, "loss before": stages[0].loss}
+        check_same_run(training, {**describe_run(spec, data, budget), "start": start})
+        history = History({"train_loss": "train/loss", "val_loss": "val/loss", "top1": "val/top1"})
+        train(task, data, budget, training, history)
+        measure("fine-tuned", tied=report.blocks)
+    write_whole(
+        folder / "tying.json",
+        json.dumps({"stages": [asdict(stage) for stage in stages], "report": report.to_dict()}, indent=1),
+    )
+    return Tying(report, stages, model.eval())
+
+
+def _task_with(
+    model: nn.Module, name: str, data: ClassificationData, kwargs: dict[str, Any] | None, **options: Any
+) -> ClassificationTask:
+    """Return a task that can be rebuilt from its checkpoint and has ``model`` as its network."""
+    task = ClassificationTask(name, data.num_classes, data.in_chans, kwargs, **options)
+    task.model = model
+    return task
+
+
+def _measure(stage: str, task: ClassificationTask, data: ClassificationData) -> Stage:
+    with quiet_lightning(advice=False):
+        trainer = L.Trainer(
+            devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False
+        )
+        (found,) = trainer.validate(task, data, verbose=False)
+    counts = count(task.model, data.input_size)
+    return Stage(stage, counts.params, counts.macs, found["val/top1"], found["val/top5"], found["val/loss"])
+
+
+def _samples(data: ClassificationData, number: int) -> Iterator[Tensor]:
+    """Yield batches of training images, ``number`` in all, or as many as there are."""
+    left = number
+    for images, _ in islice(data.train_dataloader(), number):
+        yield images[:left]
+        left -= len(images[:left])
+        if left <= 0:
+            return

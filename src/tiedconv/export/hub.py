@@ -1,0 +1,323 @@
+"""Models saved to a folder or the Hugging Face Hub, in timm's format, and loaded again."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import huggingface_hub
+import timm
+import torch
+from safetensors.torch import save_file
+from timm.models._hub import save_config_for_hf
+from torch import nn
+
+from ..convert import tie_
+from ..models import build_model, check_model, load_weights
+from ..models.named import TORCHVISION
+from ..models.weights import describe_difference, sizes
+from ..nn import TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
+from ._card import model_card
+
+HUB = "hf-hub:"
+_CONFIG, _WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
+_TIED = (TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear)
+# Arguments that would read other files, or the network; others may have written the config.
+_OTHER_SOURCES = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "weights"}
+
+
+def save_pretrained(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    architecture: str | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    dataset: str | None = None,
+    license: str | None = None,
+) -> Path:
+    """Save a model to a folder: ``config.json`` in timm's format, ``model.safetensors`` and a card, ``README.md``.
+
+    A model of timm, tied ones included, loads by ``timm.create_model("local-dir:<folder>", pretrained=True)``. One with
+    layers that :func:`tiedconv.tie_` replaced loads by :func:`from_pretrained`; ``config.json`` has the blocks of these
+    layers under ``"tiedconv"``. A network of another class is saved too, and loads into an instance that you build.
+    Rates of dropout are not saved, as timm does not.
+
+    Args:
+        model: on any device, in any memory format; left as it is.
+        folder: where. An older model there, and nothing else, is replaced. The folder is whole or not there.
+        architecture: ``"torchvision/<name>"`` of a model of torchvision, which does not know its name; for no other.
+        model_args: the arguments that the model was built with, where they cannot be read off: of torchvision's models
+            all but ``num_classes``.
+        metrics: what the card says about accuracy, such as ``{"top1": 0.93}``.
+        dataset: what the model was trained on, for the card; ``"<user>/<name>"`` is linked on the Hub.
+        license: of the weights, in the Hub's words. Default: that of the architecture in timm; BSD-3-Clause for
+            torchvision's, else MIT.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: if the folder holds something else, or the model is not what its name and arguments build.
+    """
+    return _save(
+        model,
+        Path(folder),
+        Path(folder).absolute().name,
+        architecture=architecture,
+        model_args=model_args,
+        metrics=metrics,
+        dataset=dataset,
+        license=license,
+    )
+
+
+def push_to_hub(
+    model: nn.Module,
+    repo_id: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    commit_message: str = "Add model",
+    keep_card: bool = False,
+    **options: Any,
+) -> str:
+    """Upload to a repository of the Hub what :func:`save_pretrained` writes.
+
+    Args:
+        model: as in :func:`save_pretrained`.
+        repo_id: ``"<user>/<name>"``; made if it does not exist.
+        private: of a repository that is made.
+        token: of the Hub. Default: the one of ``hf auth login``.
+        commit_message: of the one commit.
+        keep_card: leave the repository's ``README.md``, if it has one, as it is.
+        options: ``architecture``, ``model_args``, ``metrics``, ``dataset`` and ``license`` of :func:`save_pretrained`.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        ValueError: as :func:`save_pretrained`; nothing was uploaded then, and no repository made.
+    """
+    with TemporaryDirectory() as parent:
+        folder = _save(model, Path(parent) / "model", HUB + repo_id, **options)
+        api = huggingface_hub.HfApi(token=token, library_name="tiedconv")
+        repository = api.create_repo(repo_id, private=private, exist_ok=True)
+        kept = [_CARD] if keep_card and api.file_exists(repository.repo_id, _CARD) else None
+        api.upload_folder(
+            repo_id=repository.repo_id, folder_path=folder, commit_message=commit_message, ignore_patterns=kept
+        )
+    return str(repository)
+
+
+def from_pretrained(
+    source: str | Path, *, model: nn.Module | None = None, token: str | None = None, **kwargs: Any
+) -> nn.Module:
+    """Load a model that :func:`save_pretrained` or timm saved, in eval mode.
+
+    Nothing in the files is executed, and a folder is read without the network.
+
+    Args:
+        source: a folder, or ``"hf-hub:<user>/<name>"``, which may end in ``@<revision>``.
+        model: load into this one, and tie its layers as the saved model's are, where they are not. Needed for networks
+            that are neither timm's nor torchvision's. Default: a new one.
+        token: of the Hub, for a private repository.
+        kwargs: arguments of the model that change no weight, such as ``drop_path_rate``.
+
+    Raises:
+        FileNotFoundError: if the folder or a file in it does not exist.
+        ValueError: if a file is broken, or the weights are not those of the model.
+    """
+    folder = _local(str(source), token)
+    config = _read_config(folder / _CONFIG)
+    if model is None:
+        model = _build("from_pretrained", config, kwargs)
+    elif kwargs:
+        raise ValueError(f"from_pretrained: got a model, and {', '.join(kwargs)} to build one. Give one of the two.")
+    _tie(model, _entry(config).get("tied", {}))
+    load_weights(model, folder / _WEIGHTS, who="from_pretrained")
+    return model.eval()
+
+
+def _save(
+    model: nn.Module,
+    folder: Path,
+    source: str,
+    *,
+    architecture: str | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    **card: Any,
+) -> Path:
+    folder = folder.absolute()  # "." has a name too
+    part, old = (folder.with_name(f"{folder.name}.{end}") for end in ("part", "old"))
+    for place in (folder, part, old):
+        _check_replaceable(place)
+    state = _state(model)
+    config = _describe(model, architecture, dict(model_args or {}))
+    text = model_card(model, config, source, **card)
+    for place in (part, old):
+        shutil.rmtree(place, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_file(state, part / _WEIGHTS, metadata={"format": "pt"})
+    (part / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (part / _CARD).write_text(text, encoding="utf-8")
+    if folder.exists():
+        folder.rename(old)
+    part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def _check_replaceable(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"save_pretrained: {folder} is a file. Give another folder.")
+    others = sorted(path.name for path in folder.iterdir() if path.name not in (_CONFIG, _WEIGHTS, _CARD))
+    if others:
+        raise ValueError(f"save_pretrained: {folder} holds other files, such as {others[0]}. Give another folder.")
+
+
+def _state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return copies of the weights: safetensors takes neither tensors that share memory nor channels_last ones."""
+    state = model.state_dict()
+    for key, value in state.items():
+        if not isinstance(value, torch.Tensor) or value.is_meta or value.layout != torch.strided:
+            raise ValueError(f"save_pretrained: {key} is no tensor with values. Only such can be saved.")
+    return {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
+
+
+def _describe(model: nn.Module, architecture: str | None, model_args: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``config.json`` says, after a check that it builds this model."""
+    if _is_of_torchvision(model):
+        if architecture is None or not architecture.startswith(TORCHVISION):
+            raise ValueError(
+                f"save_pretrained: a {type(model).__name__} of torchvision does not know which model it is. Give "
+                f'architecture="{TORCHVISION}<name>".'
+            )
+        kwargs = {**sizes(model, model.state_dict()), **model_args}
+        config: dict[str, Any] = {
+            "architecture": architecture,
+            "tiedconv": {"library": "torchvision", "kwargs": kwargs, "tied": {}},
+        }
+    elif architecture is not None:
+        raise ValueError(
+            f"save_pretrained: architecture={architecture!r} is for models of torchvision, got a "
+            f"{type(model).__name__}. Leave it out."
+        )
+    elif hasattr(model, "pretrained_cfg") and hasattr(model, "num_classes"):
+        config = _timm_config(model, model_args)
+    else:
+        tied = {name: m.blocks for name, m in model.named_modules() if isinstance(m, _TIED) and m.blocks > 1}
+        return {"architecture": type(model).__name__, "tiedconv": {"library": None, "kwargs": {}, "tied": tied}}
+    with torch.device("meta"):
+        like = _build("save_pretrained", config, {})
+    tied = _plan(model, like)
+    if tied:
+        config.setdefault("tiedconv", {"library": "timm", "kwargs": {}})["tied"] = tied
+        _tie(like, tied)
+    difference = describe_difference(like.state_dict(), model.state_dict())
+    if difference:
+        name = config["architecture"]
+        raise ValueError(
+            f"save_pretrained: the model is not what {name} builds ({difference}). Give the arguments that it was "
+            "built with as model_args."
+        )
+    return config
+
+
+def _timm_config(model: nn.Module, model_args: dict[str, Any]) -> dict[str, Any]:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / _CONFIG
+        save_config_for_hf(model, str(path), model_args=model_args)
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _is_of_torchvision(model: nn.Module) -> bool:
+    return type(model).__module__.startswith("torchvision.models.")
+
+
+def _plan(model: nn.Module, like: nn.Module) -> dict[str, int]:
+    """Return the blocks of the layers of ``model`` that are tied, and ordinary ones in ``like``."""
+    ordinary = {name: layer for name, layer in like.named_modules() if not isinstance(layer, _TIED)}
+    return {
+        name: layer.blocks
+        for name, layer in model.named_modules()
+        if isinstance(layer, _TIED) and layer.blocks > 1 and name in ordinary
+    }
+
+
+def _tie(model: nn.Module, tied: Mapping[str, int]) -> None:
+    layers = dict(model.named_modules())
+    # A layer that is not there is among the weights that fit nowhere.
+    left = {name: blocks for name, blocks in tied.items() if name in layers and not isinstance(layers[name], _TIED)}
+    if left:
+        tie_(model, left, filter_fn="all", init="random")
+
+
+def _local(source: str, token: str | None) -> Path:
+    """Return the folder with the files of ``source``, downloaded if it is of the Hub."""
+    if source.startswith(HUB):
+        repo_id, _, revision = source.removeprefix(HUB).partition("@")
+        files = huggingface_hub.snapshot_download(
+            repo_id, revision=revision or None, allow_patterns=[_CONFIG, _WEIGHTS], token=token
+        )
+        return Path(files)
+    if not Path(source).is_dir():
+        raise FileNotFoundError(
+            f"from_pretrained: there is no folder {source}. A repository of the Hub is called {HUB}<user>/<name>."
+        )
+    return Path(source)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"from_pretrained: {path} does not exist. Give a folder that save_pretrained or timm wrote."
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"from_pretrained: {path} is no JSON: {error}. Save the model again.") from None
+    entry = _entry(config) if isinstance(config, dict) else None
+    if (
+        not isinstance(entry, dict)
+        or not isinstance(config.get("architecture"), str)
+        or entry.get("library", "") not in (None, "timm", "torchvision")
+    ):
+        raise ValueError(
+            f"from_pretrained: {path} describes no model. Give a folder that save_pretrained or timm wrote."
+        )
+    return config
+
+
+def _entry(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what :func:`save_pretrained` says beside timm's format; timm itself says nothing."""
+    return config.get("tiedconv", {"library": "timm"})
+
+
+def _build(who: str, config: Mapping[str, Any], changes: Mapping[str, Any]) -> nn.Module:
+    """Build the model that ``config.json`` describes, untied where :func:`tiedconv.tie_` was at work."""
+    name, entry = config["architecture"], _entry(config)
+    if entry["library"] is None:
+        raise ValueError(
+            f"{who}: {name} is a class of its own, which cannot be built by name. Give model=, an instance "
+            "built as the saved one was."
+        )
+    kwargs = {**(entry.get("kwargs") or config.get("model_args") or {}), **changes}
+    forbidden = sorted(_OTHER_SOURCES & set(kwargs))
+    if forbidden:
+        raise ValueError(
+            f"{who}: {', '.join(forbidden)} must be set neither in {_CONFIG} nor by the caller, as all weights are in "
+            f"{_WEIGHTS}. Leave it out."
+        )
+    check_model(who, name)
+    if entry["library"] == "torchvision":
+        return build_model(name, **kwargs)
+    cfg = config.get("pretrained_cfg")
+    if cfg is None:
+        raise ValueError(f'{who}: {_CONFIG} has no "pretrained_cfg". Give one that timm >= 1.0 wrote.')
+    classes = config.get("num_classes", cfg.get("num_classes", 1000))
+    return timm.create_model(name, pretrained_cfg={**cfg, "num_classes": classes}, **{"num_classes": classes, **kwargs})

@@ -1,0 +1,69 @@
+import json
+
+import pytest
+import torch
+
+from tiedconv.cli.main import main
+from tiedconv.export.hub import from_pretrained
+from tiedconv.models import build_model
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / "resnet_tiny.pth"
+    torch.save(build_model("resnet_tiny", num_classes=10, in_chans=1).state_dict(), path)
+    return path
+
+
+def test_without_data_the_layers_are_counted_and_the_model_is_saved(tmp_path, checkpoint, capsys):
+    output = tmp_path / "out"
+    main(
+        ["tie", "--model", "resnet_tiny", "--checkpoint", str(checkpoint), "--layers", "entry", "--output", str(output)]
+    )
+    printed = capsys.readouterr().out
+    assert "8 of 30 layers tied" in printed
+    assert "not the 1x1 entry" in printed
+    model = from_pretrained(output / "model")
+    dense = torch.load(checkpoint, weights_only=True)["layer1.1.conv1.weight"]
+    expected = (dense[:8, :32] + dense[8:, 32:]) / 2
+    torch.testing.assert_close(model.get_submodule("layer1.1.conv1").weight, expected)
+    assert json.loads((output / "tying.json").read_text())["report"]["layers"][1]["blocks"] == 2
+
+
+def test_with_data_accuracy_is_printed_for_every_stage(tmp_path, checkpoint, capsys):
+    arguments = ["tie", "--model", "resnet_tiny", "--checkpoint", str(checkpoint), "--init", "data", "--samples", "64"]
+    arguments += ["--data", "Digits", "--data.image_size", "8", "--data.batch_size", "256", "--finetune", "1"]
+    main([*arguments, "--output", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    for stage in ("before", "tied", "norms re-estimated", "fine-tuned"):
+        assert f"\n{stage}: top-1 " in f"\n{printed}"
+    card = (tmp_path / "out/model/README.md").read_text()
+    assert "Digits" in card
+    assert from_pretrained(tmp_path / "out/model")(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--finetune", "1"], "finetune and init=data need images. Give --data"),
+        (["--init", "data"], "finetune and init=data need images. Give --data"),
+        (["--blocks", "7"], r"none of the 30 convolution and linear layers can be tied"),
+    ],
+)
+def test_what_cannot_be_done_is_said(tmp_path, arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        main(["tie", "--model", "resnet_tiny", *arguments, "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_a_model_that_is_tied_already_is_refused(tmp_path):
+    torch.save(
+        {
+            "pytorch-lightning_version": "2.6.0",
+            "state_dict": {},
+            "hyper_parameters": {"model": "resnet_tiny", "tied": 2},
+        },
+        tmp_path / "tied.ckpt",
+    )
+    with pytest.raises(SystemExit, match=r"is tied already. Give the one from before"):
+        main(["tie", "--model", "resnet_tiny", "--checkpoint", str(tmp_path / "tied.ckpt"), "--data", "Digits"])

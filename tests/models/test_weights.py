@@ -1,0 +1,193 @@
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tiedconv.models import build_model, load_weights, read_weights
+from tiedconv.models.weights import classifiers, read_checkpoint, sizes
+from tiedconv.nn import TiedLinear
+from tiedconv.tasks import ClassificationTask
+
+
+def by_lightning(folder: Path, net: nn.Module) -> Path:
+    task = ClassificationTask("tiedresnet_tiny", 10, 1)
+    task.model.load_state_dict(net.state_dict())
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, max_epochs=1
+    )
+    trainer.strategy.connect(task)
+    trainer.save_checkpoint(folder / "last.ckpt")
+    return folder / "last.ckpt"
+
+
+def saved(content: Callable[[dict[str, Tensor]], Any]) -> Callable[[Path, nn.Module], Path]:
+    def save(folder: Path, net: nn.Module) -> Path:
+        torch.save(content(net.state_dict()), folder / "net.pth")
+        return folder / "net.pth"
+
+    return save
+
+
+def by_safetensors(folder: Path, net: nn.Module) -> Path:
+    save_file(net.state_dict(), folder / "net.safetensors")
+    return folder / "net.safetensors"
+
+
+FILES = {
+    "checkpoint of a task": by_lightning,
+    "state dict": saved(lambda state: state),
+    "under state_dict": saved(lambda state: {"epoch": 3, "state_dict": state}),
+    "under model": saved(lambda state: {"model": state, "optimizer": {"lr": 0.1}}),
+    "safetensors": by_safetensors,
+}
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    return timm.create_model("tiedresnet_tiny", num_classes=10, in_chans=1)
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_weights_are_read_from_every_kind_of_file(kind: str, net: nn.Module, tmp_path: Path) -> None:
+    path = FILES[kind](tmp_path, net)
+    state = read_weights(path)
+    assert set(state) == set(net.state_dict())
+    assert all(torch.equal(state[name], value) for name, value in net.state_dict().items())
+    twin = timm.create_model("tiedresnet_tiny", num_classes=10, in_chans=1)
+    load_weights(twin, str(path))
+    assert all(torch.equal(twin.state_dict()[name], value) for name, value in net.state_dict().items())
+
+
+def test_a_tasks_checkpoint_says_how_its_model_was_built(net: nn.Module, tmp_path: Path) -> None:
+    _, arguments = read_checkpoint(by_lightning(tmp_path, net))
+    assert (arguments["model"], arguments["num_classes"], arguments["in_chans"]) == ("tiedresnet_tiny", 10, 1)
+    assert read_checkpoint(FILES["state dict"](tmp_path, net))[1] == {}
+
+
+def test_a_network_may_have_a_part_called_model(tmp_path: Path) -> None:
+    net = nn.ModuleDict({"model": nn.Linear(2, 3), "head": nn.Linear(3, 4)})
+    torch.save({"state_dict": net.state_dict()}, tmp_path / "net.pth")
+    assert set(read_weights(tmp_path / "net.pth")) == set(net.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            nn.Linear(2, 2),
+            r"net\.pth is no file of weights, or holds Python objects .* Save model\.state_dict\(\) alone",
+        ),
+        ([torch.zeros(1)], r"net\.pth must hold a state dict, got a list\. Give a checkpoint"),
+        (
+            {"weight": torch.zeros(1), "lr": 0.1},
+            r"must hold a state dict, but its entry 'lr' is a float\. Give a check",
+        ),
+    ],
+)
+def test_what_is_no_state_dict_is_refused(content: object, message: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=f"read_weights: .*{message}"):
+        read_weights(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x00" * 100, b"."])
+def test_a_file_of_something_else_is_refused(suffix: str, content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / f"net.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=rf"read_weights: .*net\.{suffix} (cannot be read: .*|is no file of weights, )"
+    ):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("kind", ["state dict", "safetensors"])
+def test_a_file_that_was_cut_off_is_refused(kind: str, net: nn.Module, tmp_path: Path) -> None:
+    path = FILES[kind](tmp_path, net)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match=rf"read_weights: {path} cannot be read: .* Is the file whole\?"):
+        read_weights(path)
+
+
+def test_a_file_cannot_run_code(tmp_path: Path) -> None:
+    torch.save({"state_dict": Code()}, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match="could run any code, so it is read with weights_only=True") as error:
+        read_weights(tmp_path / "net.pth")
+    assert isinstance(error.value.__cause__, pickle.UnpicklingError)
+
+
+class Code:
+    """Unpickling it runs a function."""
+
+    def __reduce__(self) -> Any:
+        return pytest.fail, ("the file's code ran",)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=rf"load_weights: {tmp_path}/net\.pth does not exist\. Give a checkpoint"
+    ):
+        load_weights(nn.Linear(1, 1), tmp_path / "net.pth")
+
+
+def test_weights_of_another_network_change_nothing(net: nn.Module, tmp_path: Path) -> None:
+    path = FILES["state dict"](tmp_path, net)
+    other = timm.create_model("resnet_tiny", num_classes=10, in_chans=1)
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    message = r"this SmallResNet \(missing: \d+, such as layer1\.0.*; unknown: \d+, .*; of another shape: \d+, .*\)\.$"
+    with pytest.raises(ValueError, match=rf"load_weights: {path} does not hold the weights of {message}"):
+        load_weights(other, path)
+    assert all(torch.equal(other.state_dict()[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("name", ["tiedresnet_tiny", "torchvision/resnet18", "torchvision/squeezenet1_1"])
+def test_classes_of_another_number_are_named(name: str, tmp_path: Path) -> None:
+    torch.save(build_model(name, num_classes=12).state_dict(), tmp_path / "net.pth")
+    message = r"\. Only the classifier differs: the file has num_classes=12\. Build the model with as many\."
+    with pytest.raises(ValueError, match=rf"of another shape: 2, such as [\w.]+\){message}"):
+        load_weights(build_model(name, num_classes=10), tmp_path / "net.pth")
+
+
+def test_where_more_than_the_classifier_differs_there_is_no_such_hint(tmp_path: Path) -> None:
+    torch.save(timm.create_model("resnet_tiny", num_classes=12, in_chans=1).state_dict(), tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=r"\(of another shape: 3, such as conv1\.weight\)\.$"):
+        load_weights(timm.create_model("resnet_tiny", num_classes=10), tmp_path / "net.pth")
+
+
+def test_counters_of_batches_may_be_missing(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    torch.save({k: v for k, v in net.state_dict().items() if "tracked" not in k}, tmp_path / "old.pth")
+    twin = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    load_weights(twin, tmp_path / "old.pth")
+    assert torch.equal(twin.get_submodule("0").weight, net.get_submodule("0").weight)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "tiedresnet_tiny", "tresnet_m", "test_efficientnet", "mobilenetv3_small_100", "test_vit"]
+)
+@pytest.mark.parametrize(("num_classes", "in_chans"), [(7, 1), (1000, 3), (31, 4)])
+def test_sizes_are_read_off_the_weights(name: str, num_classes: int, in_chans: int) -> None:
+    with torch.device("meta"):
+        like, model = timm.create_model(name), timm.create_model(name, num_classes=num_classes, in_chans=in_chans)
+    assert sizes(like, model.state_dict()) == {"num_classes": num_classes, "in_chans": in_chans}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "googlenet", "squeezenet1_1", "vit_b_16", "swin_t", "densenet121"])
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+def test_classes_of_torchvisions_models_are_read_off_the_weights(name: str) -> None:
+    with torch.device("meta"):
+        like, model = build_model(f"torchvision/{name}"), build_model(f"torchvision/{name}", num_classes=7)
+    assert sizes(like, model.state_dict()) == {"num_classes": 7}
+
+
+def test_classes_of_a_tied_classifier_are_counted_in_all_blocks() -> None:
+    net = nn.Sequential(nn.Linear(4, 8), TiedLinear(8, 10, blocks=2))
+    assert classifiers(net) == ("1",)
+    assert sizes(net, net.state_dict()) == {"num_classes": 10}
