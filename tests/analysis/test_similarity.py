@@ -1,8 +1,9 @@
-"""tiedconv.analysis.similarity against patterns computed without captum."""
+"""tiedconv.analysis.similarity against patterns computed by hand and by captum."""
 
 import copy
 import subprocess
 import sys
+import weakref
 
 import pytest
 import timm
@@ -42,6 +43,88 @@ def test_two_layers_match_guided_backpropagation_written_out():
         rows.append(F.conv_transpose2d(at_hidden, first.weight, padding=1).flatten(1))
     [result] = filter_similarity(net, ["2"], images, batch_size=3)
     torch.testing.assert_close(result.matrix, cosines(torch.stack(rows, 1).detach()), atol=1e-5, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU")
+def test_all_layers_of_one_pass_match_captum():
+    from captum.attr import GuidedBackprop
+
+    net = timm.create_model("test_resnet", num_classes=4).eval()
+    images = torch.randn(3, 3, 32, 32)
+    layers = ["layer1", "layer3.0.bn2", "conv1", "layer3"]  # bn2: the shortcut is added to its output in place
+    results = filter_similarity(net, layers, images, max_channels=5, batch_size=2)
+    for layer, result in zip(layers, results, strict=True):
+        twin = copy.deepcopy(net)
+        kept = []
+        twin.get_submodule(layer).register_forward_hook(lambda m, args, out, kept=kept: kept.append(out.clone()))
+
+        class Means(nn.Module):
+            def __init__(self, twin, kept):
+                super().__init__()
+                self.twin, self.kept = twin, kept
+
+            def forward(self, x):
+                self.kept.clear()
+                self.twin(x)
+                return self.kept[0].mean((2, 3))
+
+        for module in twin.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = False
+        guided = GuidedBackprop(Means(twin, kept))
+        rows = [guided.attribute(images.clone().requires_grad_(), target=c).flatten(1) for c in result.channels]
+        assert result.layer == layer
+        torch.testing.assert_close(result.matrix, cosines(torch.stack(rows, 1).detach()), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("sizes", [(5,), (1, 4), (2, 2, 1)])
+def test_batches_count_like_one_tensor_and_progress_counts_images(sizes):
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3))
+    images = torch.randn(5, 3, 8, 8)
+    expected = filter_similarity(net, ["0", "2"], images)
+    done = []
+    batches = iter(images.split(sizes))
+    results = filter_similarity(net, ["0", "2"], batches, batch_size=2, progress=done.append)
+    assert sum(done) == 5
+    assert max(done) <= 2
+    for result, same in zip(results, expected, strict=True):
+        torch.testing.assert_close(result.matrix, same.matrix, atol=1e-6, rtol=0)
+        assert torch.equal(result.images, same.images)
+
+
+def test_batches_are_let_go_and_each_goes_through_the_model_once():
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3))
+    forward = nn.Conv2d.forward
+    seen = []
+    alive: list[weakref.ref] = []
+
+    def batches():
+        for _ in range(6):
+            batch = torch.randn(2, 3, 8, 8)
+            alive.append(weakref.ref(batch))
+            assert sum(ref() is not None for ref in alive) <= 2
+            yield batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.Conv2d, "forward", lambda self, x: seen.append(len(x)) or forward(self, x))
+        filter_similarity(net, ["0", "2"], batches(), batch_size=2)
+    assert seen == [1, 1] + [2, 2] * 6  # the first image once more, to learn how many channels there are
+
+
+def test_images_of_different_sizes_may_follow_each_other():
+    conv = nn.Conv2d(3, 4, 1)
+    batches = [torch.randn(1, 3, 6, 6), torch.randn(2, 3, 9, 5)]
+    [result] = filter_similarity(nn.Sequential(conv), ["0"], batches)
+    torch.testing.assert_close(result.matrix, cosines(conv.weight.detach().flatten(1)[None]), atol=1e-6, rtol=0)
+    assert result.images.tolist() == [[3] * 4] * 4
+
+
+def test_no_batch_and_batches_that_are_no_images_are_refused():
+    with pytest.raises(ValueError, match=r"there is no image, images yields no batch\. Pass at least one"):
+        filter_similarity(Unused(), ["used"], iter(()))
+    labelled = [(torch.zeros(1, 3, 4, 4), torch.zeros(1))]
+    with pytest.raises(TypeError, match=r"got tuple\. Of a loader of images and labels pass \(images for images, _ in"):
+        filter_similarity(Unused(), ["used"], labelled)
 
 
 def test_the_matrix_is_symmetric_with_a_unit_diagonal_in_range():
@@ -184,8 +267,10 @@ def test_stages_that_return_their_channels_last_are_refused(name, arguments, mes
 @pytest.mark.parametrize("name", ["test_convnext", "test_efficientnet", "test_resnet", "tiedresnet_tiny"])
 def test_stages_have_the_channels_of_feature_info(name):
     net = timm.create_model(name, num_classes=4)
-    results = filter_similarity(net, None, torch.randn(1, 3, 32, 32), max_channels=None)
-    assert [len(r.channels) + r.dead for r in results] == [stage["num_chs"] for stage in net.feature_info]
+    results = filter_similarity(net, None, torch.randn(1, 3, 32, 32), max_channels=2)
+    assert [len(r.channels) + r.dead for r in results] == [2] * len(net.feature_info)
+    for result, stage in zip(results, net.feature_info, strict=True):
+        assert set(result.channels) <= {0, stage["num_chs"] // 2}
 
 
 @pytest.mark.parametrize(("length", "count"), [(3, 5), (12, 4), (100, 7), (64, 64)])

@@ -6,7 +6,7 @@ import pytest
 import tiedconv
 from tiedconv.cli.main import main
 
-SUBCOMMANDS = ("list", "figures", "compare", "fit", "validate", "test", "predict")
+SUBCOMMANDS = ("list", "figures", "compare", "tie", "export", "fit", "validate", "test", "predict")
 
 
 def test_help_names_every_subcommand(capsys):
@@ -17,7 +17,7 @@ def test_help_names_every_subcommand(capsys):
     assert capsys.readouterr().out == printed
 
 
-@pytest.mark.parametrize("name", ["list", "figures", "compare"])
+@pytest.mark.parametrize("name", ["list", "figures", "compare", "tie", "export"])
 def test_every_function_has_help_with_an_example(name, capsys):
     with pytest.raises(SystemExit) as stop:
         main([name, "--help"])

@@ -272,12 +272,6 @@ def test_a_comparison_needs_a_model(tmp_path):
         write_report(make_comparison([]), tmp_path / "report.html")
 
 
-def test_the_template_is_part_of_the_package():
-    from importlib import resources
-
-    assert resources.files("tiedconv.compare").joinpath("report.html.template").is_file()
-
-
 # Three seeds around a mean, sample standard deviation 0.01. The difference of two such means has the standard error
 # 0.01 * sqrt(2/3) = 0.008165 with 4 degrees of freedom, where t = 2.7764: the interval is -+ 2.267 points.
 def around(mean: float) -> list[float]:

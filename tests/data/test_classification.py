@@ -34,3 +34,9 @@ def test_predict_says_when_there_is_no_image(tmp_path):
         Digits(predict_path=str(tmp_path)).predict_dataloader()
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         Digits(predict_path="nowhere").predict_dataloader()
+
+
+def test_training_images_stop_at_their_number():
+    batches = list(Digits(batch_size=100).training_images(250))
+    assert [len(batch) for batch in batches] == [100, 100, 50]
+    assert sum(map(len, Digits(batch_size=1000).training_images(5000))) == 1000  # the last, smaller batch is dropped

@@ -171,3 +171,29 @@ def test_packed_splits_are_merged_for_half_as_much_work_again(name, blocks, merg
     ones = (1,) * len(blocks)
     assert merges_splits(x, weights, ones, blocks, packed=True) is merged
     assert merges_splits(x.to("meta"), weights, ones, blocks, packed=True) is False
+
+
+@pytest.fixture
+def _exporting(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+
+
+@pytest.mark.usefixtures("_exporting")
+@pytest.mark.parametrize("name", [FIRST, LAST])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize(("groups", "blocks"), [(1, 2), (2, 2), (1, 1), (2, 1)])
+@pytest.mark.parametrize("side", [3, 15])
+def test_no_filter_is_repeated_while_exporting(name, kernel, groups, blocks, side):
+    x, weight = lay_out(torch.zeros(2, 32, side, side), name), torch.zeros(8, 32 // (groups * blocks), kernel, kernel)
+    path = choose(x, weight, ConvArgs((1, 1), (0, 0), (1, 1), groups, blocks))
+    assert path is (_paths.grouped if blocks == 1 else _paths.view)
+
+
+@pytest.mark.usefixtures("_exporting")
+@pytest.mark.parametrize(
+    ("groups", "blocks", "merged"),
+    [((2, 2), (1, 1), True), ((1, 1), (2, 2), False), ((2, 1), (1, 2), False), ((2, 1), (1, 1), False)],
+)
+def test_only_untied_splits_are_merged_while_exporting(groups, blocks, merged):
+    weights = [torch.zeros(8 // b, 8 // (b * g), 3, 3) for g, b in zip(groups, blocks, strict=True)]
+    assert merges_splits(lay_out(torch.zeros(2, 16, 5, 5), LAST), weights, groups, blocks) is merged

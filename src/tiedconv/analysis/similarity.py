@@ -1,10 +1,7 @@
 """How alike the filters of a layer are: cosine similarity of their guided-backpropagation patterns (Figs. 1, 9)."""
 
-import copy
 import difflib
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .._extras import require
+from ._patterns import PatternReader
 
 
 @dataclass(frozen=True)
@@ -82,10 +79,11 @@ class LayerSimilarity:
 def filter_similarity(
     model: nn.Module,
     layers: Sequence[str] | None,
-    images: Tensor,
+    images: Tensor | Iterable[Tensor],
     *,
     max_channels: int | None = 64,
-    batch_size: int = 64,
+    batch_size: int = 4,
+    progress: Callable[[int], None] | None = None,
 ) -> list[LayerSimilarity]:
     r"""Compare the filters of each layer by what they respond to in the images (paper, Figs. 1 and 9).
 
@@ -101,13 +99,15 @@ def filter_similarity(
         layers: qualified names, as in ``model.named_modules()``. Each must return one tensor with the channels second;
             of a layer called several times in a forward pass, the first call counts. None: :func:`stage_layers`, whose
             outputs must have the ``num_chs`` channels of ``feature_info``.
-        images: normalised as the model expects them, on its device.
+        images: normalised as the model expects them, on its device: a tensor, or an iterable of batches, which is
+            gone through once and may be longer than the memory. Batches may differ in size.
         max_channels: examine at most so many channels a layer, evenly spaced over all of them. None: every channel.
-        batch_size: how many patterns are computed at once. Together with the channels examined it bounds the memory,
-            whatever the number of images.
+        batch_size: how many images go through the model at once. The memory is that of the model's activations on
+            them and of ``batch_size`` times ``max_channels`` images, whatever the number of images.
+        progress: called with the number of images done since the last call.
 
     Shape:
-        - images: :math:`(N, C, H, W)`, :math:`N` at least 1.
+        - images, or each batch: :math:`(N, C, H, W)`, :math:`N` at least 1.
 
     Returns:
         One entry a layer, in the order of ``layers``.
@@ -126,24 +126,31 @@ def filter_similarity(
         >>> sum(second.histogram(bins=20).counts)  # 16 * 15 / 2 pairs
         120
     """
-    _check_arguments(images, max_channels, batch_size)
-    stages = {stage["module"]: stage.get("num_chs") for stage in _stages(model)} if layers is None else {}
-    layers = list(stages) if layers is None else list(layers)
-    _check_layers(model, layers)
-    attr = require("captum.attr", extra="analysis")
-    twin = _guidable_copy(model)
-    cuts = [_ChannelMeans(twin, layer) for layer in layers]
-    counts = [_count_channels(means, images[:1], stages.get(means.layer)) for means in cuts]
-    results = []
-    for layer, means, channels in zip(layers, cuts, counts, strict=True):
-        # Multiples of one step where the limit divides the channels: then channel c and its namesake in the next tied
-        # block, c + C/B, are both examined.
-        examined = torch.tensor(evenly_spaced(channels, channels if max_channels is None else max_channels))
-        with means.listening():
-            guided = attr.GuidedBackprop(means)
-            patterns = (_patterns(guided, image, examined, batch_size) for image in images)
-            results.append(_compare(layer, examined, patterns))
-    return results
+    _check_arguments(max_channels, batch_size)
+    if layers is None:
+        expected: dict[str, int | None] = {stage["module"]: stage.get("num_chs") for stage in _stages(model)}
+    else:
+        expected = dict.fromkeys(layers)
+    _check_layers(model, expected)
+    reader = PatternReader(model, expected)
+    examined: dict[str, list[int]] = {}
+    sums: dict[str, _Sums] = {}
+    for batch in _batches(images, batch_size):
+        if not examined:
+            for layer, means in reader.means(batch[:1]).items():
+                # Multiples of one step where the limit divides the channels: then channel c and its namesake in the
+                # next tied block, c + C/B, are both examined.
+                channels = means.shape[1]
+                examined[layer] = evenly_spaced(channels, channels if max_channels is None else max_channels)
+                sums[layer] = _Sums(len(examined[layer]))
+        for layer, patterns in reader.read(batch, examined):
+            for rows in patterns:
+                sums[layer].add(rows)
+        if progress:
+            progress(len(batch))
+    if not sums:
+        raise ValueError("filter_similarity: there is no image, images yields no batch. Pass at least one.")
+    return [sums[layer].result(layer, examined[layer]) for layer in expected]
 
 
 def stage_layers(model: nn.Module) -> list[str]:
@@ -180,109 +187,51 @@ def _stages(model: nn.Module) -> list[dict[str, Any]]:
     return stages
 
 
-class _Reached(Exception):  # noqa: N818  a signal, not an error
-    """Carries the layer's output out of the forward pass: what comes after the layer is not needed."""
+class _Sums:
+    """The similarities of one layer's filters, summed over images; the memory does not depend on how many."""
 
+    def __init__(self, channels: int) -> None:
+        self.total = torch.zeros(channels, channels, dtype=torch.float64)
+        self.images = torch.zeros(channels, channels, dtype=torch.long)
 
-class _ChannelMeans(nn.Module):
-    """The model cut after a layer: image → spatial mean of each of the layer's channels, (N, C)."""
-
-    def __init__(self, model: nn.Module, layer: str) -> None:
-        super().__init__()
-        self.model = model
-        self.layer = layer
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Hook the layer for the time of the block."""
-
-        def stop(module: nn.Module, args: Any, output: Any) -> None:
-            raise _Reached(output)
-
-        handle = self.model.get_submodule(self.layer).register_forward_hook(stop)
-        try:
-            yield
-        finally:
-            handle.remove()
-
-    def forward(self, x: Tensor) -> Tensor:
-        output = self.output(x)
-        return output.flatten(2).mean(2) if output.dim() > 2 else output
-
-    def output(self, x: Tensor) -> Tensor:
-        """Return what the layer returns, (N, C, ...)."""
-        try:
-            self.model(x)
-        except _Reached as reached:
-            output = reached.args[0]
-        else:
-            raise ValueError(f"filter_similarity: the layer {self.layer!r} is not reached in a forward pass.")
-        if not isinstance(output, Tensor) or output.dim() < 2:
-            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ValueError(
-                f"filter_similarity: the layer {self.layer!r} must return one tensor (N, C, ...), got {got}."
-            )
-        return output
-
-
-def _guidable_copy(model: nn.Module) -> nn.Module:
-    twin = copy.deepcopy(model).eval().requires_grad_(False)
-    for module in twin.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = False  # captum hooks a ReLU's input, which must survive the call
-    return twin
-
-
-@torch.no_grad()
-def _count_channels(means: _ChannelMeans, image: Tensor, expected: int | None) -> int:
-    """Return how many channels the layer has, which must be as many as ``expected`` if that is known."""
-    with means.listening():
-        output = means.output(image)
-    if expected is not None and output.shape[1] != expected:
-        raise ValueError(
-            f"filter_similarity: the layer {means.layer!r} must return its {expected} channels (num_chs in "
-            f"feature_info) second, (N, {expected}, ...), got {tuple(output.shape)}. Pass layers that do."
-        )
-    return output.shape[1]
-
-
-def _patterns(guided: Any, image: Tensor, channels: Tensor, batch_size: int) -> Tensor:
-    """Return the patterns of some channels on one image (C, H, W) as rows, (K, C * H * W), in float64."""
-    rows = []
-    for chunk in channels.to(image.device).split(batch_size):
-        batch = image.expand(len(chunk), *image.shape).clone().requires_grad_()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Setting backward hooks on ReLU")  # they are removed again
-            rows.append(guided.attribute(batch, target=chunk).detach().flatten(1).cpu())
-    return torch.cat(rows).double()
-
-
-def _compare(layer: str, examined: Tensor, patterns: Iterator[Tensor]) -> LayerSimilarity:
-    count = len(examined)
-    total = torch.zeros(count, count, dtype=torch.float64)
-    images = torch.zeros(count, count, dtype=torch.long)
-    for rows in patterns:
+    def add(self, patterns: Tensor) -> None:
+        """Add one image's patterns, (K, D)."""
+        # In float64, where no gradient is too small to be squared; Apple's GPUs do not have it.
+        rows = (patterns.cpu() if patterns.device.type == "mps" else patterns).double()
         alive = (rows != 0).any(dim=1) & rows.isfinite().all(dim=1)
         unit = F.normalize(torch.where(alive[:, None], rows, 0), dim=1, eps=torch.finfo(rows.dtype).tiny)
-        total += unit @ unit.T
-        images += alive.long().outer(alive.long())
-    live = images.diagonal() > 0
-    total, images = total[live][:, live], images[live][:, live]
-    matrix = (total / images.clamp_min(1)).clamp(-1, 1)
-    matrix = (matrix + matrix.T) / 2  # exactly symmetric, whatever order the products were summed in
-    matrix.fill_diagonal_(1)
-    return LayerSimilarity(layer, examined[live].tolist(), matrix, images, dead=int((~live).sum()))
+        self.total += (unit @ unit.T).cpu()
+        self.images += alive.long().outer(alive.long()).cpu()
+
+    def result(self, layer: str, examined: list[int]) -> LayerSimilarity:
+        live = self.images.diagonal() > 0
+        total, images = self.total[live][:, live], self.images[live][:, live]
+        matrix = (total / images.clamp_min(1)).clamp(-1, 1)
+        matrix = (matrix + matrix.T) / 2  # exactly symmetric, whatever order the products were summed in
+        matrix.fill_diagonal_(1)
+        channels = [channel for channel, kept in zip(examined, live.tolist(), strict=True) if kept]
+        return LayerSimilarity(layer, channels, matrix, images, dead=len(examined) - len(channels))
 
 
-def _check_arguments(images: Tensor, max_channels: int | None, batch_size: int) -> None:
-    if images.dim() != 4 or not len(images):
-        raise ValueError(f"filter_similarity: expected images (N, C, H, W) with N >= 1, got {tuple(images.shape)}.")
+def _batches(images: Tensor | Iterable[Tensor], batch_size: int) -> Iterator[Tensor]:
+    for batch in [images] if isinstance(images, Tensor) else images:
+        if not isinstance(batch, Tensor):
+            raise TypeError(
+                f"filter_similarity: batches must be tensors (N, C, H, W), got {type(batch).__name__}. "
+                "Of a loader of images and labels pass (images for images, _ in loader)."
+            )
+        if batch.dim() != 4 or not len(batch):
+            raise ValueError(f"filter_similarity: expected images (N, C, H, W) with N >= 1, got {tuple(batch.shape)}.")
+        yield from batch.split(batch_size)
+
+
+def _check_arguments(max_channels: int | None, batch_size: int) -> None:
     for name, value in {"max_channels": max_channels, "batch_size": batch_size}.items():
         if value is not None and value < 1:
             raise ValueError(f"filter_similarity: {name} must be at least 1, got {name}={value}.")
 
 
-def _check_layers(model: nn.Module, layers: Sequence[str]) -> None:
+def _check_layers(model: nn.Module, layers: Iterable[str]) -> None:
     names = [name for name, _ in model.named_modules() if name]
     for layer in layers:
         if layer not in names:

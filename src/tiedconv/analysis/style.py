@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, MUTED, RULE = "#1f2429", "#5c6670", "#d9dee3"
+NARROW = "\u202f"  # a space that does not break, before units and between groups of digits
 
 # Colours that stay apart under the three kinds of colour blindness (smallest CIELAB distance 16, simulated after
 # Machado et al., 2009), with a contrast of at least 3 to white. Dashes and markers tell models apart without colour.
@@ -69,13 +70,13 @@ def si(value: float, position: int | None = None) -> str:
     """Write a count with the prefixes of the field: 883562 → ``884 k``, 1.2e7 → ``12 M``."""
     for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= 0.9995 * factor:
-            return f"{_three_digits(value / factor)}\u202f{prefix}"
+            return f"{_three_digits(value / factor)}{NARROW}{prefix}"
     return _three_digits(value)
 
 
 def percent(value: float, position: int | None = None) -> str:
     """Write a fraction in per cent, with a space that does not break: 0.975 → ``97.5 %``."""
-    return f"{100 * value:.6g}\u202f%"
+    return f"{100 * value:.6g}{NARROW}%"
 
 
 def _three_digits(value: float) -> str:

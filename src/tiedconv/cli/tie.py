@@ -42,8 +42,9 @@ def tie(
     """Tie the layers of a model, and show what that does to it.
 
     Prints a table of all layers, and, with data, the accuracy before, after tying, after re-estimating the norms'
-    statistics and after fine-tuning. Writes the tied model (config.json, model.safetensors and a card) to
-    output/model, which export, analyze and tiedconv.export.from_pretrained take, and the numbers to output/tying.json.
+    statistics (unless init is data) and after fine-tuning. Writes the tied model (config.json, model.safetensors and a
+    card) to output/model, which export, analyze and tiedconv.export.from_pretrained take, and the numbers to
+    output/tying.json.
 
     Args:
         model: name of a timm model, torchvision/<name>, a folder of a saved model, or hf-hub:<repository>.

@@ -1,37 +1,15 @@
-"""The report's figures: a comparison's numbers brought into the form that the plots take, and drawn as inline SVG."""
+"""The report's figures: a comparison's numbers brought into the form that the plots take, and drawn."""
 
-import io
 import math
-import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from html import escape
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from .._extras import require
 from ..analysis import Histogram, plots, style
+from ..analysis.page import FigureWriter
 from .results import Comparison, ModelResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-
-class FigureWriter:
-    """Writes axes as ``<figure>`` elements with ids unique in one page and colours that follow the page's theme."""
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def write(self, ax: "Axes", *, title: str, alt: str, caption: str = "") -> str:
-        """Return the figure with its title, text alternative and caption; all three are plain text."""
-        self._count += 1
-        below = f"<p>{escape(caption)}</p>" if caption else ""
-        return (
-            f'<figure class="card"><figcaption><h3>{escape(title)}</h3>{below}</figcaption>'
-            f"{_svg(ax, f'f{self._count}-', alt)}</figure>"
-        )
 
 
 def learning_curves(comparison: Comparison, writer: FigureWriter) -> list[str]:
@@ -112,14 +90,6 @@ def similarities(comparison: Comparison, writer: FigureWriter) -> list[str]:
     return figures
 
 
-@contextmanager
-def quiet_about_glyphs() -> Iterator[None]:
-    """Silence matplotlib on letters that its own font lacks: the browser draws the text, with its fonts."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        yield
-
-
 def _pooled(model: ModelResult) -> list[Histogram]:
     """Add up the histograms of a model's runs layer by layer; the mean is weighted by the pairs."""
     layers: dict[str, list[Histogram]] = {}
@@ -159,25 +129,3 @@ def _narrow(extra_height: float = 0) -> "Axes":
 
 def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
-
-
-def _svg(ax: "Axes", prefix: str, alt: str) -> str:
-    matplotlib = require("matplotlib", extra="analysis")
-    buffer = io.StringIO()
-    # Text stays text, in the page's font; the salt makes the same figure the same bytes.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}):
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        ax.figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)  # type: ignore[union-attr]
-    text = buffer.getvalue()
-    head, body = re.fullmatch(r".*?<svg ([^>]*)>(.*)</svg>\s*", text, re.DOTALL).groups()  # type: ignore[union-attr]
-    view = re.search(r'viewBox="[^"]*"', head)
-    body = re.sub(r'\bid="', f'id="{prefix}', body).replace("xlink:href=", "href=")
-    body = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}", body)
-    return f'<svg {view[0] if view else ""} role="img" aria-label="{escape(alt)}">{_themed(body)}</svg>'
-
-
-def _themed(svg: str) -> str:
-    """Replace the plots' colours by the page's variables, so that the figure follows light and dark."""
-    names = {style.INK: "ink", style.MUTED: "muted", style.RULE: "rule"}
-    names |= {colour: f"s{index}" for index, colour in enumerate(style.COLOURS)}
-    return re.sub("|".join(names), lambda match: f"var(--{names[match[0]]})", svg)

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .._extras import require
+from ..analysis.style import NARROW
 from .results import Comparison, ModelResult
-
-NARROW = "\u202f"  # a space that does not break, before units and between groups of digits
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,26 @@
 """Write a comparison of detectors as one HTML page."""
 
-from html import escape
 from pathlib import Path
 
 from ..analysis import plots, style
 from ..analysis.coco import METRICS, Kind
-from ..analysis.occlusion import METRICS as OCCLUSION_METRICS
-from ..analysis.occlusion import Estimate, OcclusionBin
-from ..analysis.occlusion_plots import plot_occlusion
-from . import _figures
-from ._finding import NARROW, Finding, difference, relative
-from ._page import conditions, grid, name, section, spread, table, thousands, write_page
+from ..analysis.occlusion_report import occlusion_figures, occlusion_gain, occlusion_note, occlusion_table
+from ..analysis.page import (
+    FigureWriter,
+    conditions,
+    grid,
+    name,
+    picture,
+    quiet_about_glyphs,
+    section,
+    table,
+    thousands,
+    write_page,
+)
+from ..analysis.style import NARROW
+from ._cells import spread
+from ._finding import Finding, difference, relative
 from .detection_results import DetectionComparison, DetectorResult
-
-_ENOUGH_IMAGES = 10  # a bin with fewer is in the table, not in the finding
 
 
 def write_detection_report(comparison: DetectionComparison, path: Path) -> None:
@@ -25,9 +32,10 @@ def write_detection_report(comparison: DetectionComparison, path: Path) -> None:
     """
     if not comparison.models:
         raise ValueError("write_detection_report: the comparison has no models. Compare at least one.")
-    with _figures.quiet_about_glyphs():
+    with quiet_about_glyphs():
         sections = _sections(comparison)
-    write_page(path, comparison.title, detection_finding(comparison), sections)
+    found = detection_finding(comparison)
+    write_page(path, comparison.title, found.lead, found.lines, sections)
 
 
 def detection_finding(comparison: DetectionComparison) -> Finding:
@@ -46,22 +54,13 @@ def _line(comparison: DetectionComparison, model: DetectorResult, base: Detector
         f"{relative(model.backbone_macs, base.backbone_macs)} multiply-adds."
     )
     (occlusion,) = [entry for entry in comparison.occlusion.models if entry.label == model.label]
-    known = [
-        (bin_, estimate)
-        for bin_, estimate in zip(comparison.occlusion.bins, occlusion.differences["AP"], strict=True)
-        if estimate and bin_.images >= _ENOUGH_IMAGES
-    ]
-    if len(known) > 1:
-        (low, first), (high, last) = known[0], known[-1]
-        parts.append(
-            f"Under least occlusion (r {_range(low)}) it is {_signed(first)} points from {base.label}, under most "
-            f"(r {_range(high)}) {_signed(last)}."
-        )
+    if gain := occlusion_gain(comparison.occlusion, occlusion):
+        parts.append(gain)
     return " ".join(parts)
 
 
 def _sections(comparison: DetectionComparison) -> list[str]:
-    writer = _figures.FigureWriter()
+    writer = FigureWriter()
     runs = max(len(model.runs) for model in comparison.models)
     several = "Mean ± standard deviation over the seeds. " if runs > 1 else ""
     return [
@@ -74,8 +73,8 @@ def _sections(comparison: DetectionComparison) -> list[str]:
         ),
         section(
             "Average precision under occlusion",
-            grid(_occlusion_figures(comparison, writer)) + _occlusion_table(comparison),
-            _occlusion_note(comparison),
+            grid(occlusion_figures(comparison.occlusion, writer)) + occlusion_table(comparison.occlusion),
+            occlusion_note(comparison.occlusion, "seeds"),
         ),
         section(
             "Accuracy against cost",
@@ -118,51 +117,7 @@ def _results(comparison: DetectionComparison) -> str:
     return table("Results by model", head, rows)
 
 
-def _occlusion_figures(comparison: DetectionComparison, writer: _figures.FigureWriter) -> list[str]:
-    report = comparison.occlusion
-    figures = []
-    for metric in OCCLUSION_METRICS:
-        ax = plot_occlusion(report, metric, style.new_axes(5.2, 3.1))
-        read = "; ".join(
-            f"{model.label}: " + ", ".join(_percent(e.value) if e else "none" for e in model.scores[metric])
-            for model in report.models
-        )
-        alt = f"{metric} by occlusion ratio, bins {', '.join(map(_range, report.bins))}. {read}."
-        figures.append(writer.write(ax, title=f"{metric} by occlusion ratio", alt=alt))
-    return figures
-
-
-def _occlusion_table(comparison: DetectionComparison) -> str:
-    report = comparison.occlusion
-    head = [("Occlusion ratio r", "")]
-    head += [(f"r {_range(bin_)}", f"{thousands(bin_.images)} images") for bin_ in report.bins]
-    rows = []
-    for index, model in enumerate(report.models):
-        for metric in OCCLUSION_METRICS:
-            cells = [_estimate(estimate, signed=False) for estimate in model.scores[metric]]
-            rows.append([f"{name(index, model.label)} {metric}", *cells])
-        for metric, estimates in model.differences.items():
-            cells = [_estimate(estimate, signed=True) for estimate in estimates]
-            rows.append(
-                [f"{name(index, model.label)} {metric}, difference to {escape(report.models[0].label)}", *cells]
-            )
-    return table("Average precision by occlusion", head, rows)
-
-
-def _occlusion_note(comparison: DetectionComparison) -> str:
-    of = {
-        "boxes": "of the objects' boxes",
-        "masks": "of the objects' visible masks",
-        "amodal": "of the whole objects, covered parts included",
-    }[comparison.occlusion.regions]
-    return (
-        f"r is the area {of} that is shared with other objects, over the area of all objects of the image (paper, "
-        f"eq. 5). {comparison.kind.capitalize()} AP in %, mean over the seeds; in small type and as bars 95{NARROW}% "
-        "bootstrap intervals over the images of the bin, those of differences paired. They do not cover the seeds."
-    )
-
-
-def _tradeoffs(comparison: DetectionComparison, writer: _figures.FigureWriter) -> list[str]:
+def _tradeoffs(comparison: DetectionComparison, writer: FigureWriter) -> list[str]:
     kind, ylabel = comparison.kind, f"{comparison.kind.capitalize()} AP"
     figures = []
     for field, title, xlabel in (
@@ -178,7 +133,7 @@ def _tradeoffs(comparison: DetectionComparison, writer: _figures.FigureWriter) -
     return figures
 
 
-def _curves(comparison: DetectionComparison, writer: _figures.FigureWriter) -> list[str]:
+def _curves(comparison: DetectionComparison, writer: FigureWriter) -> list[str]:
     curves = {model.label: [run.losses for run in model.runs] for model in comparison.models}
     if not any(losses for runs in curves.values() for losses in runs):
         return []
@@ -194,10 +149,8 @@ def _samples(comparison: DetectionComparison) -> str:
         row = [("What is there", truth)]
         row += [(label, pictures[number]) for label, pictures in shown if number < len(pictures)]
         figures += [
-            f'<figure class="card"><figcaption><h3>{escape(label)}</h3></figcaption>'
-            f'<img class="picture" src="data:image/jpeg;base64,{escape(picture)}" '
-            f'alt="Sample image {number + 1}: {escape(label)}" loading="lazy"></figure>'
-            for label, picture in row
+            picture(encoded, title=label, alt=f"Sample image {number + 1}: {label}", kind="jpeg")
+            for label, encoded in row
         ]
     return grid(figures)
 
@@ -242,25 +195,3 @@ def _score(model: DetectorResult, kind: Kind, metric: str, unit: str = f"{NARROW
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
-
-
-def _estimate(estimate: Estimate | None, *, signed: bool) -> str:
-    if estimate is None:
-        return "–"
-    form = "{:+.1f}" if signed else "{:.1f}"
-    value, *interval = (
-        "" if v is None else form.format(100 * v).replace("-", "−")
-        for v in (estimate.value, estimate.low, estimate.high)
-    )
-    return f"{value}<small>{interval[0]} to {interval[1]}</small>" if all(interval) else value
-
-
-def _signed(estimate: Estimate) -> str:
-    text = f"{100 * estimate.value:+.1f}"
-    if estimate.low is not None and estimate.high is not None:
-        text += f" (95{NARROW}% interval over images {100 * estimate.low:+.1f} to {100 * estimate.high:+.1f})"
-    return text.replace("-", "−")
-
-
-def _range(bin_: OcclusionBin) -> str:
-    return f"{bin_.low:g}–{bin_.high:g}"

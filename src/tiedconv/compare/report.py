@@ -5,9 +5,21 @@ import binascii
 from html import escape
 from pathlib import Path
 
+from ..analysis.page import (
+    FigureWriter,
+    conditions,
+    grid,
+    name,
+    quiet_about_glyphs,
+    section,
+    table,
+    thousands,
+    write_page,
+)
+from ..analysis.style import NARROW
 from . import _figures
-from ._finding import NARROW, accuracy, finding, images_error, reference, validation_images
-from ._page import conditions, grid, name, section, spread, table, thousands, write_page
+from ._cells import spread
+from ._finding import accuracy, finding, images_error, reference, validation_images
 from .results import Comparison, ModelResult, Run
 
 
@@ -25,13 +37,14 @@ def write_report(comparison: Comparison, path: Path) -> None:
     """
     if not comparison.models:
         raise ValueError("write_report: the comparison has no models. Compare at least one.")
-    with _figures.quiet_about_glyphs():
+    with quiet_about_glyphs():
         sections = _sections(comparison)
-    write_page(path, comparison.title, finding(comparison), sections)
+    found = finding(comparison)
+    write_page(path, comparison.title, found.lead, found.lines, sections)
 
 
 def _sections(comparison: Comparison) -> list[str]:
-    writer = _figures.FigureWriter()
+    writer = FigureWriter()
     runs = max(len(model.runs) for model in comparison.models)
     crowded = len(comparison.classes) > 100
     pooled = f", summed over {runs} runs" if runs > 1 else ""

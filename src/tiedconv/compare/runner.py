@@ -66,8 +66,7 @@ def compare(
     started = [spec.label for spec in models if spec.weights]
     if started:
         raise ValueError(f"compare: weights of {', '.join(started)} are for detectors. Classifiers start at random.")
-    for module in ("captum", "matplotlib"):  # before the training, not after it
-        require(module, extra="analysis")
+    require("matplotlib", extra="analysis")  # before the training, not after it
     data.prepare_data()
     data.setup("fit")
     validation = data.split(train=False)

@@ -270,7 +270,9 @@ def _similarity(task: ClassificationTask, data: ClassificationData) -> list[Hist
     indices = evenly_spaced(len(split), SIMILARITY_IMAGES)  # type: ignore[arg-type]  # every split has a length
     images = torch.stack([split[i][0] for i in indices]).to(task.device)
     try:
-        return [layer.histogram() for layer in filter_similarity(task.model, None, images)]
+        return [
+            layer.histogram() for layer in filter_similarity(task.model, None, images, batch_size=SIMILARITY_IMAGES)
+        ]
     except ValueError as error:
         warnings.warn(f"The report will have no filter similarity for this network. {error}", stacklevel=2)
         return []

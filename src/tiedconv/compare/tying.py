@@ -1,14 +1,13 @@
 """What tying costs a trained classifier, and how much of it a short training brings back."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from torch import Tensor, nn
+from torch import nn
 
 from .._files import write_whole
 from ..analysis.counts import count
@@ -45,7 +44,8 @@ class Tying:
 
     Attributes:
         report: the layers that were tied.
-        stages: before, tied, norms re-estimated (where there are norms to), fine-tuned (where that was asked for).
+        stages: before, tied, norms re-estimated (where there are norms and the weights were not fitted to data),
+            fine-tuned (where that was asked for).
         model: the tied model, in evaluation mode.
     """
 
@@ -101,7 +101,7 @@ def tie_and_finetune(
         say(f"{stage}: top-1 {100 * stages[-1].top1:.2f} %, {stages[-1].params / 1e6:.2f} M parameters")
 
     measure("before")
-    batches = list(_samples(data, samples))
+    batches = list(data.training_images(samples))
     report = tie_(
         model,
         blocks,
@@ -112,7 +112,8 @@ def tie_and_finetune(
         progress=progress,
     )
     measure("tied", tied=report.blocks)
-    if recalibrate_norms_(model, batches):
+    # Weights fitted to the outputs keep to the statistics that the norms have.
+    if init != "data" and recalibrate_norms_(model, batches):
         measure("norms re-estimated", tied=report.blocks)
     if budget is not None:
         task = _task_with(model, name, data, kwargs, tied=report.blocks, **budget.task_options())
@@ -148,13 +149,3 @@ def _measure(stage: str, task: ClassificationTask, data: ClassificationData) -> 
         (found,) = trainer.validate(task, data, verbose=False)
     counts = count(task.model, data.input_size)
     return Stage(stage, counts.params, counts.macs, found["val/top1"], found["val/top5"], found["val/loss"])
-
-
-def _samples(data: ClassificationData, number: int) -> Iterator[Tensor]:
-    """Yield batches of training images, ``number`` in all, or as many as there are."""
-    left = number
-    for images, _ in islice(data.train_dataloader(), number):
-        yield images[:left]
-        left -= len(images[:left])
-        if left <= 0:
-            return

@@ -14,8 +14,8 @@ from .fit import Images, as_batches, evaluation
 def recalibrate_norms_(model: nn.Module, images: Images) -> int:
     """Estimate the running statistics of a model's batch norms anew, from images.
 
-    Tied weights give a layer's output another mean and variance than those that the norm behind it learned. This costs
-    one forward pass and often brings back most of the accuracy that is lost without training.
+    Projected or random tied weights give a layer's output another mean and variance than those that the norm behind it
+    learned. Weights tied with ``init="data"`` are fitted to the outputs that the norms know, and lose by this.
 
     Args:
         model: its batch norms are changed, nothing else is; those without running statistics stay.

@@ -10,6 +10,7 @@ from math import prod
 from typing import Any, Literal, get_args
 
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -24,6 +25,7 @@ TIED = {nn.Conv1d: TiedConv1d, nn.Conv2d: TiedConv2d, nn.Conv3d: TiedConv3d, nn.
 """What takes the place of what."""
 
 _TIED_ALREADY = (TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear, SplitTiedConv2d)
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 _SE = re.compile(r"(SE|SqueezeExcit\w*)(Module|Layer|Block)?")
 
 
@@ -60,7 +62,7 @@ def choose(
     layers = {name: module for name, module in model.named_modules() if is_listed(module)}
     wanted = _Wanted(blocks, layers)
     left_out = _filter(model, layers, filter_fn)
-    owners = _owners(model)
+    owners = parameter_owners(model)
     read = _read_elsewhere(model)
     choices = []
     for name, layer in layers.items():
@@ -161,7 +163,8 @@ def _filter(
 def output_layers(model: nn.Module, layers: Iterable[nn.Module]) -> list[nn.Module]:
     """Return a classifier's last layers: timm's ``get_classifier()``, else the last layer if it is linear or 1x1.
 
-    A class of a tied classifier would see only one block of the features.
+    A class of a tied classifier would see only one block of the features. A last layer with a norm behind it gives
+    features, not classes.
     """
     get_classifier = getattr(model, "get_classifier", None)
     if callable(get_classifier):
@@ -169,7 +172,10 @@ def output_layers(model: nn.Module, layers: Iterable[nn.Module]) -> list[nn.Modu
         heads = heads if isinstance(heads, tuple) else (heads,)
         return [module for head in heads if isinstance(head, nn.Module) for module in head.modules()]
     last = next(reversed(list(layers)), None)
-    return [last] if isinstance(last, nn.Linear) or (isinstance(last, _ConvNd) and prod(last.kernel_size) == 1) else []
+    if not (isinstance(last, nn.Linear) or (isinstance(last, _ConvNd) and prod(last.kernel_size) == 1)):
+        return []
+    modules = list(model.modules())
+    return [] if any(isinstance(m, _NORMS) for m in modules[modules.index(last) :]) else [last]
 
 
 def entry_convs(model: nn.Module) -> list[nn.Module]:
@@ -215,7 +221,7 @@ def is_listed(module: nn.Module) -> bool:
     return isinstance(module, (_ConvNd, nn.Linear, *_TIED_ALREADY)) or quantized
 
 
-def _owners(model: nn.Module) -> dict[int, list[str]]:
+def parameter_owners(model: nn.Module) -> dict[int, list[str]]:
     """Return which modules own each parameter, by the parameter's id."""
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules():
@@ -239,6 +245,8 @@ def _obstacle(layer: nn.Module, owners: Mapping[int, list[str]]) -> str:
         return f"a {type(layer).__name__}, which computes in a way of its own"
     if is_watched(layer):
         return "it has hooks, which would be lost; remove them first"
+    if extra := {*layer._parameters, *layer._buffers, *layer._modules} - {"weight", "bias"}:
+        return f"it holds more than weight and bias: {', '.join(sorted(extra))}"
     weights = [p for p in layer._parameters.values() if p is not None]
     if odd := next((type(w).__name__ for w in weights if type(w) is not nn.Parameter), None):
         return f"its weight is a {odd}"

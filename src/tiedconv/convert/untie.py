@@ -7,11 +7,13 @@ from torch import nn
 from ..nn import SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
 from ..nn.fold import is_watched, untied_filters
 from ..ops import layout
+from .placement import parameter_owners
 from .replace import check_root, replace, take_over
 
 Form = Literal["grouped", "dense"]
 
 _CONVS = {TiedConv1d: nn.Conv1d, TiedConv2d: nn.Conv2d, TiedConv3d: nn.Conv3d}
+_TIED: tuple[type[nn.Module], ...] = (*_CONVS, TiedLinear, SplitTiedConv2d)
 
 
 def untie_(model: nn.Module, form: Form = "grouped") -> list[str]:
@@ -31,7 +33,7 @@ def untie_(model: nn.Module, form: Form = "grouped") -> list[str]:
 
     Raises:
         TypeError, ValueError: as :func:`tie_` about the model; ValueError for an unknown ``form``, and for a tied layer
-            with hooks, which would be lost.
+            that would lose its hooks, its parametrization or what makes it a subclass, or shares a parameter.
 
     Example:
         >>> from tiedconv.nn import TiedConv2d
@@ -42,11 +44,22 @@ def untie_(model: nn.Module, form: Form = "grouped") -> list[str]:
     if form not in get_args(Form):
         raise ValueError(f"untie_: form must be one of {', '.join(map(repr, get_args(Form)))}, got {form!r}.")
     check_root("untie_", model)
-    layers = {name: m for name, m in model.named_modules() if type(m) in (*_CONVS, TiedLinear, SplitTiedConv2d)}
+    layers: dict[str, nn.Module] = {name: m for name, m in model.named_modules() if isinstance(m, _TIED)}
+    owners = parameter_owners(model)
     for name, layer in layers.items():
         if is_watched(layer):
             raise ValueError(
                 f"untie_: {name!r} has hooks, which would be lost. Nothing was changed. Remove the hooks first."
+            )
+        if type(layer) not in _TIED:
+            raise ValueError(
+                f"untie_: {name!r} is a {type(layer).__name__}, which computes in a way of its own. Nothing was "
+                "changed. Remove a parametrization; put an ordinary tied layer in the place of a subclass."
+            )
+        if shared := [owner for p in layer.parameters() for owner in owners[id(p)] if len(owners[id(p)]) > 1]:
+            raise ValueError(
+                f"untie_: {name!r} shares a parameter: {', '.join(dict.fromkeys(shared))}. Nothing was changed. Give "
+                "each a parameter of its own."
             )
     replace(model, {id(layer): _untied(layer, form) for layer in layers.values()})
     return list(layers)

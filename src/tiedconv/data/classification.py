@@ -1,6 +1,6 @@
 """Images with one class each."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,15 @@ class ClassificationData(ImageData):
     def eval_transform(self) -> Transform:
         """Transform of an image that is not trained on: resize, to [0, 1], normalise."""
         return v2.Compose([v2.Resize(self.input_size[1:]), *to_normalised(self.mean, self.std)])
+
+    def training_images(self, number: int) -> Iterator[torch.Tensor]:
+        """Yield batches of training images as training sees them, ``number`` in all or as many as there are."""
+        left = number
+        for images, _ in self.train_dataloader():
+            yield images[:left]
+            left -= len(images)
+            if left <= 0:
+                return
 
     def image_files(self, path: Path) -> Dataset[tuple[torch.Tensor, str]]:
         return ImageFiles(path, self.eval_transform(), channels=self.in_chans)

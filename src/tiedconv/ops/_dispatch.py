@@ -43,7 +43,12 @@ def choose(x: Tensor, weight: Tensor, args: ConvArgs) -> Path:
 
     Off the CPU nothing is measured, and copies decide: ``view`` has none on contiguous input, ``depth`` and ``matmul``
     have none on channels_last input.
+
+    Under ``torch.export``, and so in ONNX files, ``view``: it stores filters once, where exporters write out the
+    repeated ones of ``grouped``, and asks for no size, which would become a condition on the images.
     """
+    if torch.compiler.is_exporting():
+        return _paths.grouped if args.blocks == 1 else _paths.view
     if args.groups > 1:
         return _paths.grouped
     channels_last, pointwise = layout.is_channels_last(x), args.is_pointwise(weight)
@@ -82,9 +87,13 @@ def merges_splits(
     If all splits have equally many groups times blocks, it does no needless work. Else it multiplies by zeros, which
     pays on CPUs for channels_last input and thin splits: there slicing, calling and concatenating cost more. Where
     weights are ``packed`` once and not at every call, it pays up to half as many multiplications again.
+
+    Under ``torch.export`` only untied splits are merged, and without zeros, so that filters are stored once.
     """
     counts = [g * b for g, b in zip(groups, blocks, strict=True)]
     work = len(counts) / math.gcd(*counts) / sum(1 / count for count in counts)
+    if torch.compiler.is_exporting():
+        return work == 1 and max(blocks) == 1
     if work == 1:
         return True
     thin = x.shape[1] // len(weights) < THIN_SPLIT

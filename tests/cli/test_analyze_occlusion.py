@@ -27,7 +27,8 @@ def files(data, tmp_path):
 
 def occlusion(folder, predictions, *more):
     given = ",".join(item.format(folder) for item in predictions.split(","))
-    main(["analyze", "occlusion", "--annotations", f"{folder}/val.json", "--predictions", given, *map(str, more)])
+    options = ["--annotations", f"{folder}/val.json", "--predictions", given, "--output", f"{folder}/out"]
+    main(["analyze", "occlusion", *options, *map(str, more)])
 
 
 def test_group_and_command_have_help(capsys):
@@ -40,9 +41,9 @@ def test_group_and_command_have_help(capsys):
 
 
 def test_a_table_the_numbers_and_a_plot(data, files, capsys):
-    out, plot = files / "new" / "r.json", files / "new" / "r.svg"
+    out = files / "new" / "a"
     runs = "resnet={}/resnet/results.json,tied [8]={}/tied/0.json,tied [8]={}/tied/1.json"
-    options = ["--edges", "0,0.2,0.6,1", "--resamples", 7, "--seed", 3, "--json", out, "--plot", plot]
+    options = ["--edges", "0,0.2,0.6,1", "--resamples", 7, "--seed", 3, "--output", out]
     occlusion(files, runs, *options)
     truth, results, fewer = data
     report = analyze_occlusion(
@@ -52,8 +53,12 @@ def test_a_table_the_numbers_and_a_plot(data, files, capsys):
         resamples=7,
         seed=3,
     )
-    assert out.read_text() == report.to_json() + "\n"
-    assert "<svg" in plot.read_text()
+    assert (out / "occlusion.json").read_text() == report.to_json() + "\n"
+    assert (out / "occlusion.png").read_bytes().startswith(b"\x89PNG")
+    page = (out / "report.html").read_text()
+    assert page.count("<svg") == 2
+    assert "tied [8]</span></span> AP, difference to resnet" in page
+    assert "--edges 0,0.2,0.6,1 --resamples 7 --seed 3" in page
     printed = capsys.readouterr().out
     assert "mask AP by occlusion of boxes" in printed
     lines = printed.splitlines()
@@ -101,9 +106,7 @@ def test_bins_without_objects_are_shown(files, capsys):
             ["--edges", "0,half,1"],
             "analyze: edges must be numbers separated by commas, got '0,",
         ),
-        ("{}/resnet/results.json", ["--plot", "r.xyz"], "analyze: cannot draw --plot r.xyz"),
-        ("{}/resnet/results.json", ["--json", "{}"], "analyze: cannot write --json .*: it is a folder"),
-        ("{}/resnet/results.json", ["--json", "{}/val.json/r.json"], "analyze: cannot write --json .*r.json: "),
+        ("{}/resnet/results.json", ["--output", "{}/val.json"], "analyze: cannot write --output .*report.html: "),
         ("resnet=", [], "analyze: predictions must be label=file, separated by commas, got 'resnet='"),
         ("a={}/resnet/results.json,b={}/none.json", [], "No such file or directory: .*none.json"),
         ("a={}/resnet/results.json,b={}/val.json", [], "read_results: .*val.json: results must be a list"),
@@ -111,7 +114,7 @@ def test_bins_without_objects_are_shown(files, capsys):
     ],
 )
 def test_mistakes_are_named_before_anything_is_evaluated(files, monkeypatch, predictions, options, message):
-    monkeypatch.setattr("tiedconv.cli.analyze.analyze_occlusion", lambda *_, **__: pytest.fail("evaluated"))
+    monkeypatch.setattr("tiedconv.cli.analyze_occlusion.analyze_occlusion", lambda *_, **__: pytest.fail("evaluated"))
     with pytest.raises(SystemExit, match=f"tiedconv analyze occlusion: .*{message}"):
         occlusion(files, predictions, *(option.format(files) for option in options))
 

@@ -11,10 +11,16 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from .. import __version__
+from .._extras import require
 from .._files import check_writable, write_whole
 from ..analysis.coco import Kind, read_annotations, read_results
 from ..analysis.occlusion import METRICS, Estimate, OcclusionReport, Regions, analyze_occlusion
+from ..analysis.occlusion_plots import draw_occlusion
+from ..analysis.occlusion_report import write_occlusion_report
+from ..analysis.page import quiet_about_glyphs
 from ._console import table_console
+from .analyze_gradcam import command
 
 
 def occlusion(
@@ -25,14 +31,14 @@ def occlusion(
     edges: str | list[float] = "0,0.2,0.4,0.6,0.8,1",
     resamples: int = 200,
     seed: int = 0,
-    json: Path | None = None,
-    plot: Path | None = None,
+    output: Path = Path("runs/analyze-occlusion"),
 ) -> None:
     """Compare detectors on images of growing occlusion, as the paper's Fig. 7 does.
 
     The occlusion ratio of an image is the share of its objects' area that is shared with other objects. For every bin
     of it: AP and AP75 with 95% intervals by the bootstrap over images, and how far each model is from the first, with
-    paired intervals. With 200 resamples, 5000 images of COCO take about two minutes a file.
+    paired intervals. With 200 resamples, 5000 images of COCO take about two minutes a file. Writes report.html,
+    occlusion.png and occlusion.json.
 
     Args:
         annotations: ground truth in COCO's format.
@@ -45,12 +51,13 @@ def occlusion(
         edges: where the bins of the ratio begin and end, from 0 to 1, separated by commas.
         resamples: how often the images of a bin are drawn anew. 0: no intervals.
         seed: of the drawing.
-        json: file to write the numbers to.
-        plot: file to draw them to; the suffix says the format.
+        output: folder to write to.
     """
     limits = _numbers(edges)
     files = _files(predictions)
-    _check_outputs(json, plot)
+    for name in ("report.html", "occlusion.png", "occlusion.json"):
+        check_writable("output", output / name, who="analyze")
+    require("matplotlib", extra="analysis")  # not after the evaluation
     truth = read_annotations(annotations, kind)
     for file in (file for group in files.values() for file in group):
         read_results(file, truth, kind)  # a mistake in the last one must not come to light after an hour
@@ -68,14 +75,27 @@ def occlusion(
         )
     console = table_console()
     console.print(_table(report))
-    if json:
-        write_whole(json, report.to_json() + "\n")
-        console.print(f"Numbers: {json}", markup=False)
-    if plot:
-        from ..analysis.occlusion_plots import draw_occlusion
-
-        draw_occlusion(report).savefig(plot, dpi=150)
-        console.print(f"Plot:    {plot}", markup=False)
+    write_whole(output / "occlusion.json", report.to_json() + "\n")
+    with quiet_about_glyphs():
+        draw_occlusion(report).savefig(output / "occlusion.png", dpi=150)
+    call = command(
+        "occlusion",
+        annotations=annotations,
+        predictions=predictions,
+        kind=kind,
+        regions=regions,
+        edges=",".join(f"{edge:g}" for edge in limits),
+        resamples=resamples,
+        seed=seed,
+        output=output,
+    )
+    blocks = {
+        "Data": {"annotations": str(annotations), "images": f"{len(truth['images'])}"},
+        "Detections": {label: ", ".join(map(str, group)) for label, group in files.items()},
+        "Conditions": {"resamples": f"{resamples}", "seed": f"{seed}", "tiedconv": __version__},
+    }
+    write_occlusion_report(report, output / "report.html", command=call, blocks=blocks)
+    console.print(f"Numbers: {output / 'occlusion.json'}\nReport:  {output / 'report.html'}", markup=False)
 
 
 def _numbers(edges: str | list[float]) -> list[float]:
@@ -102,16 +122,6 @@ def _files(predictions: str | list[str]) -> dict[str, list[Path]]:
             raise ValueError(f"analyze: predictions must be label=file, separated by commas, got {given!r}.")
         files.setdefault(label, []).append(Path(name))
     return files
-
-
-def _check_outputs(json: Path | None, plot: Path | None) -> None:
-    if json:
-        check_writable("json", json, who="analyze")
-    if plot:
-        from ..bench.plots import check_suffix
-
-        check_suffix(plot, who="analyze")
-        check_writable("plot", plot, who="analyze")
 
 
 def _load(

@@ -1,0 +1,125 @@
+"""Pictures of Grad-CAM heat maps: on one photo, and of several models side by side."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from .._extras import require
+from . import style
+from .gradcam import GradCam
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_STRENGTH = 0.75  # of the colours over the photo where the heat is highest
+_CELL, _TITLE = 1.9, 0.42  # inches of a picture's side, and of the two lines above it
+_COLUMNS = 6  # pictures side by side at most, the photo included, or they are too small on a page
+
+
+def overlay(image: Tensor, heat: Tensor) -> Image.Image:
+    """Return a photo in grey with the heat in colour: from nothing over violet and orange to yellow at the maximum.
+
+    Args:
+        image: (3, H, W) or (1, H, W) in 0-1. Its own colours would be taken for heat.
+        heat: (H', W'), not negative; brought to the image's size by bilinear interpolation. All 0: nothing but grey.
+    """
+    colormap = require("matplotlib", extra="analysis").colormaps["plasma"]
+    grey = np.asarray(photo(image).convert("L"), dtype=np.float32)[..., None] / 255
+    size = grey.shape[:2]
+    heat = F.interpolate(heat.detach().float().cpu()[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+    share = (heat / heat.max().clamp_min(1e-30)).numpy()
+    alpha = _STRENGTH * share[..., None]
+    return _picture((1 - alpha) * grey + alpha * colormap(share)[..., :3])
+
+
+def photo(image: Tensor) -> Image.Image:
+    """Return an image, (3, H, W) or (1, H, W) in 0-1, as a picture."""
+    return _picture(image.detach().float().cpu().clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy())
+
+
+def _picture(pixels: "np.ndarray") -> Image.Image:
+    return Image.fromarray((255 * pixels).round().astype(np.uint8))
+
+
+def plot_cam(image: Tensor, heat: Tensor | None, ax: "Axes | None" = None, *, title: str = "") -> "Axes":
+    """Draw a photo, or the heat on it.
+
+    Args:
+        image: as in :func:`overlay`.
+        heat: as in :func:`overlay`. None: the photo alone.
+        ax: where to draw. None: on a new figure.
+        title: one or two lines above the picture.
+    """
+    ax = style.new_axes(_CELL, _CELL + _TITLE) if ax is None else ax
+    # Unscaled: a vector format then holds the photo's own pixels, not those of its size in points.
+    ax.imshow(photo(image) if heat is None else overlay(image, heat), interpolation="none")
+    ax.set_axis_off()
+    ax.set_title(title, fontsize=8, color=style.INK, pad=4)
+    return ax
+
+
+def draw_cams(
+    images: Mapping[str, Tensor], cams: Mapping[str, GradCam], *, names: Sequence[str] = (), classes: Sequence[str] = ()
+) -> "Figure":
+    """Return a new figure: for each image the photo, then beside it what each model looked at.
+
+    Above each picture stand the model, the class that is explained and its probability. As many images stand in a row
+    as fit; more than five models go on in further rows below.
+
+    Args:
+        images: for each model what it was given, (N, 3, H, W) in 0-1, as a viewer would see it: models crop photos
+            differently. The first model's stand for the photos.
+        cams: for each model its heat maps of these images.
+        names: of the images. None given: their numbers.
+        classes: names of the classes. None given: their indices.
+
+    Raises:
+        ValueError: if no model is given, or a model has another number of maps than there are images.
+    """
+    _check(images, cams)
+    photos = images[next(iter(cams))]
+    count, models = len(photos), len(cams)
+    # Rows of equal length, so that six models stand as three and three, and not as five and one.
+    rows = -(-models // (_COLUMNS - 1))
+    width = 1 + -(-models // rows)
+    beside = min(count, max(1, _COLUMNS // width))
+    height = rows * -(-count // beside)
+    cell = _CELL * max(1, photos.shape[2] / photos.shape[3]) + _TITLE
+    figure = require("matplotlib.figure", extra="analysis").Figure(
+        figsize=(_CELL * width * beside, cell * height), layout="constrained"
+    )
+    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.04, hspace=0, wspace=0)
+    axes = figure.subplots(height, width * beside, squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for i in range(count):
+        row, column = i // beside * rows, i % beside * width
+        plot_cam(photos[i], None, axes[row, column], title=style.short(names[i] if names else f"{i + 1}", 26) + "\n")
+        for j, (label, cam) in enumerate(cams.items()):
+            probability = style.percent(round(float(cam.probabilities[i]), 3))
+            explained = f"{style.short(class_name(classes, int(cam.targets[i])), 18)}, {probability}"
+            ax = axes[row + j // (width - 1), column + 1 + j % (width - 1)]
+            plot_cam(images[label][i], cam.heat[i], ax, title=f"{style.short(label, 26)}\n{explained}")
+    return figure
+
+
+def class_name(classes: Sequence[str], index: int) -> str:
+    """Return the name of a class, or its index if it has none."""
+    return classes[index] if index < len(classes) else f"class {index}"
+
+
+def _check(images: Mapping[str, Tensor], cams: Mapping[str, GradCam]) -> None:
+    if not cams:
+        raise ValueError("draw_cams: expected the heat maps of at least one model, got none.")
+    for label, cam in cams.items():
+        shown = len(images.get(label, ()))
+        if len(cam.heat) != shown or shown != len(images[next(iter(cams))]):
+            raise ValueError(
+                f"draw_cams: {label!r} has {len(cam.heat)} heat maps and {shown} images. Give every model the same "
+                "images, and those that its maps are of."
+            )

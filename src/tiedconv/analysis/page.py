@@ -1,0 +1,142 @@
+"""The frame that the reports share: one HTML file that needs nothing else, no script, no network, no second file."""
+
+import io
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Literal
+
+from .._extras import require
+from .._files import write_whole
+from . import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def write_page(path: Path, title: str, lead: str, lines: Sequence[tuple[str, str]], sections: Sequence[str]) -> None:
+    """Write a report.
+
+    Args:
+        path: the HTML file; its folder exists.
+        title: headline, plain text.
+        lead: what came out, in a sentence or two, plain text.
+        lines: below the lead one line a model or layer, its label and what is said of it, plain text. May be empty.
+        sections: HTML of :func:`section`; empty ones are left out.
+    """
+    template = resources.files("tiedconv.analysis").joinpath("report.html.template").read_text(encoding="utf-8")
+    items = "".join(f"<li><strong>{escape(label)}</strong>: {escape(line)}</li>" for label, line in lines)
+    finding = f'<p class="finding">{escape(lead)}</p>' + (f'\n<ul class="finding">{items}</ul>' if items else "")
+    page = Template(template).substitute(
+        title=escape(title), finding=finding, sections="\n".join(filter(None, sections))
+    )
+    write_whole(path, page)
+
+
+def section(title: str, content: str, note: str = "") -> str:
+    """Return a section, or nothing if it has no content; title and note are plain text, the content is HTML."""
+    lead = f'<p class="note">{escape(note)}</p>' if note else ""
+    return f"<section>\n<h2>{escape(title)}</h2>\n{lead}\n{content}\n</section>" if content else ""
+
+
+def grid(figures: Iterable[str], *, column: int = 330) -> str:
+    """Return figures side by side, as many as fit with ``column`` pixels each."""
+    joined = "\n".join(figures)
+    return f'<div class="grid" style="--column: {column}px">\n{joined}\n</div>' if joined else ""
+
+
+def table(label: str, head: Iterable[tuple[str, str]], rows: Iterable[list[str]]) -> str:
+    """Return a table from plain headings with their units and cells in HTML; the first cell heads its row."""
+    titles = "".join(
+        f'<th scope="col">{escape(title)}{f"<span>{escape(unit)}</span>" if unit else ""}</th>' for title, unit in head
+    )
+    body = "\n".join(
+        f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
+        for first, *rest in rows
+    )
+    return (
+        f'<div class="card scroll" role="region" aria-label="{escape(label)}" tabindex="0">\n'
+        f"<table>\n<thead><tr>{titles}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
+    )
+
+
+def name(index: int, label: str) -> str:
+    """Return a model's name with the colour that it has in the figures."""
+    colour = f"var(--s{index % len(style.COLOURS)})"
+    return f'<span class="name"><i style="background: {colour}"></i><span>{escape(label)}</span></span>'
+
+
+def thousands(value: float) -> str:
+    """Return a number, rounded, in groups of three digits."""
+    return f"{value:,.0f}".replace(",", style.NARROW)
+
+
+def conditions(command: str, blocks: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the command that repeats a report, and what it was done with, a card a block; all plain text."""
+    facts = "\n".join(
+        f'<section class="card"><h3>{escape(title)}</h3><dl>'
+        + "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in block.items())
+        + "</dl></section>"
+        for title, block in blocks.items()
+    )
+    line = f'<pre class="card" tabindex="0"><code>{escape(command)}</code></pre>'
+    return f'{line}\n<div class="facts">\n{facts}\n</div>'
+
+
+def picture(encoded: str, *, title: str, alt: str, caption: str = "", kind: Literal["jpeg", "png"] = "png") -> str:
+    """Return a photograph or a drawing of pixels, base64-encoded, as a ``<figure>``; title, alt, caption plain text."""
+    image = f'<img class="picture" src="data:image/{kind};base64,{escape(encoded)}" alt="{escape(alt)}" loading="lazy">'
+    return _figure(image, title, caption)
+
+
+class FigureWriter:
+    """Writes plots as ``<figure>`` elements with ids unique in one page and colours that follow the page's theme."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def write(self, drawn: "Axes | Figure", *, title: str, alt: str, caption: str = "") -> str:
+        """Return the whole figure as inline SVG with its title, text alternative and caption; all are plain text."""
+        self._count += 1
+        return _figure(_svg(drawn, f"f{self._count}-", alt), title, caption)
+
+
+@contextmanager
+def quiet_about_glyphs() -> Iterator[None]:
+    """Silence matplotlib on letters that its own font lacks: the browser draws the text, with its fonts."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def _figure(content: str, title: str, caption: str) -> str:
+    below = f"<p>{escape(caption)}</p>" if caption else ""
+    return f'<figure class="card"><figcaption><h3>{escape(title)}</h3>{below}</figcaption>{content}</figure>'
+
+
+def _svg(drawn: "Axes | Figure", prefix: str, alt: str) -> str:
+    matplotlib = require("matplotlib", extra="analysis")
+    buffer = io.StringIO()
+    # Text stays text, in the page's font; the salt makes the same figure the same bytes.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}):
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        drawn.figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)  # type: ignore[union-attr]
+    text = buffer.getvalue()
+    head, body = re.fullmatch(r".*?<svg ([^>]*)>(.*)</svg>\s*", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    view = re.search(r'viewBox="[^"]*"', head)
+    body = re.sub(r'\bid="', f'id="{prefix}', body).replace("xlink:href=", "href=")
+    body = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}", body)
+    return f'<svg {view[0] if view else ""} role="img" aria-label="{escape(alt)}">{_themed(body)}</svg>'
+
+
+def _themed(svg: str) -> str:
+    """Replace the plots' colours by the page's variables, so that the figure follows light and dark."""
+    names = {style.INK: "ink", style.MUTED: "muted", style.RULE: "rule"}
+    names |= {colour: f"s{index}" for index, colour in enumerate(style.COLOURS)}
+    return re.sub("|".join(names), lambda match: f"var(--{names[match[0]]})", svg)

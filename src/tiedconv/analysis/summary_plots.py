@@ -1,0 +1,82 @@
+"""Pictures of layer summaries: how many directions the features use, and where the parameters are."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from .._extras import require
+from . import style
+from ._labels import label_ends
+from .summary import LayerSummary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def plot_ranks(summaries: Mapping[str, Sequence[LayerSummary]], ax: "Axes | None" = None) -> "Axes":
+    """Draw the effective rank of each layer over its channels, from the first layer to the last.
+
+    A point a layer, and for each model a line through the medians of every tenth of its depth: within a block, layers
+    that widen and layers that narrow differ by much. Depth is the place among the model's layers, so that models of
+    different depths can be compared. A layer measured on no more positions than it has channels is left out: what
+    bounds its rank are the images.
+
+    Args:
+        summaries: for each model what :func:`tiedconv.analysis.summarize` returned.
+        ax: where to draw. None: on a new figure.
+    """
+    ax = style.new_axes(5.2, 3) if ax is None else ax
+    ends: dict[str, tuple[int, float]] = {}
+    for index, (label, layers) in enumerate(summaries.items()):
+        points = [(x, layer.rank_share) for x, layer in zip(_depths(layers), layers, strict=True) if layer.measurable]
+        if not points:
+            continue
+        look = style.series(index)
+        tenths = [[point for point in points if min(9, int(10 * point[0])) == tenth] for tenth in range(10)]
+        line = [tuple(map(statistics.median, zip(*tenth, strict=True))) for tenth in tenths if tenth]
+        x, y = zip(*points, strict=True)
+        ax.scatter(x, y, s=12, color=look.colour, marker=look.marker, alpha=0.5, linewidths=0)
+        ax.plot(*zip(*line, strict=True), color=look.colour, linestyle=look.dash, linewidth=1.6)
+        ends[label] = (index, line[-1][1])
+    _finish(ax, ends, "Effective rank, share of the channels")
+    ax.yaxis.set_major_formatter(require("matplotlib.ticker", extra="analysis").FuncFormatter(style.percent))
+    return ax
+
+
+def plot_parameters(summaries: Mapping[str, Sequence[LayerSummary]], ax: "Axes | None" = None) -> "Axes":
+    """Draw how many parameters there are up to each layer, from the first to the last, a line a model.
+
+    Only those of the layers that are summarised; a line ends at their sum, and norms are not in it.
+
+    Args:
+        summaries, ax: as in :func:`plot_ranks`.
+    """
+    ax = style.new_axes(5.2, 3) if ax is None else ax
+    ends: dict[str, tuple[int, float]] = {}
+    for index, (label, layers) in enumerate(summaries.items()):
+        if not layers:
+            continue
+        look = style.series(index)
+        sums = list(accumulate(layer.params for layer in layers))
+        ax.plot(_depths(layers), sums, color=look.colour, linestyle=look.dash, linewidth=1.6)
+        ax.plot(1, sums[-1], color=look.colour, marker=look.marker, markersize=4, clip_on=False)
+        ends[label] = (index, sums[-1])
+    _finish(ax, ends, "Parameters up to this layer")
+    ax.yaxis.set_major_formatter(require("matplotlib.ticker", extra="analysis").FuncFormatter(style.si))
+    return ax
+
+
+def _depths(layers: Sequence[LayerSummary]) -> list[float]:
+    return [i / max(1, len(layers) - 1) for i in range(len(layers))]
+
+
+def _finish(ax: "Axes", ends: Mapping[str, tuple[int, float]], ylabel: str) -> None:
+    style.tidy(ax, xlabel="Depth, from the first layer to the last", ylabel=ylabel)
+    ticker = require("matplotlib.ticker", extra="analysis")
+    ax.xaxis.set_major_locator(ticker.FixedLocator([0, 0.25, 0.5, 0.75, 1]))
+    ax.xaxis.set_major_formatter(ticker.FuncFormatter(style.percent))
+    ax.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 5, 10]))
+    ax.set_xlim(0, 1.01)
+    ax.set_ylim(bottom=0)
+    label_ends(ax, ends)

@@ -1,0 +1,94 @@
+"""What the ``analyze`` commands are given, and what they say about it: models, photos, an output folder."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import __version__
+from .._files import check_writable
+from ..data._base import ImageFiles
+from ._models import eval_transform, input_size, is_random, load_model
+
+
+@dataclass(frozen=True)
+class Given:
+    """A model that a command was given."""
+
+    label: str
+    model: nn.Module
+    weights: str  # in words: where they are from
+    random: bool
+
+    def photos(self, path: Path) -> ImageFiles:
+        """Return the photos as the model is evaluated on them."""
+        return ImageFiles(path, eval_transform(self.model), channels=input_size(self.model)[0])
+
+
+def load(models: str | list[str], checkpoints: str | list[str], pretrained: bool) -> list[Given]:
+    """Load every model, so that a mistake in the last one comes to light before anything is computed."""
+    names, files = split(models), split(checkpoints)
+    if not all(names):
+        raise ValueError(f"analyze: models must be names separated by commas, got {models!r}.")
+    if files == [""]:
+        files *= len(names)
+    if len(files) != len(names):
+        raise ValueError(
+            f"analyze: got {len(names)} models and {len(files)} checkpoints. Give one a model, separated by commas; "
+            "an empty one stands for none."
+        )
+    pairs = list(zip(names, (Path(file) if file else None for file in files), strict=True))
+    labels = [f"{name}, {path.stem}" if path and names.count(name) > 1 else name for name, path in pairs]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"analyze: two models would both be called {label!r}. Name each once.")
+    torch.manual_seed(0)  # what is drawn is the same at every call
+    given = []
+    for label, (name, path) in zip(labels, pairs, strict=True):
+        kwargs = {"pretrained": True} if pretrained and path is None else {}
+        random = is_random(name, path, kwargs)
+        weights = str(path) if path else "random" if random else "pretrained"
+        given.append(Given(label, load_model(name, path, **kwargs), weights, random))
+    return given
+
+
+def split(given: str | list[str]) -> list[str]:
+    """Return what is separated by commas."""
+    return [name.strip() for name in (given.split(",") if isinstance(given, str) else given)]
+
+
+def check_output(output: Path, limit: int, files: Sequence[str]) -> None:
+    """Check what can be checked before models are loaded."""
+    if limit < 1:
+        raise ValueError(f"analyze: limit must be at least 1, got limit={limit}.")
+    for file in ("report.html", *files):
+        check_writable("output", output / file, who="analyze")
+
+
+def random_note(given: Sequence[Given]) -> str:
+    """Say which models have random weights, if any."""
+    labels = ", ".join(entry.label for entry in given if entry.random)
+    return f"Random weights, not trained: {labels}." if labels else ""
+
+
+def command(name: str, **options: Any) -> str:
+    """Return the command line of a call; options that are empty or False are left out."""
+    words = ["tiedconv", "analyze", name]
+    for option, value in options.items():
+        if value is True:
+            words.append(f"--{option}")
+        elif value not in (None, "", False) or (value == 0 and value is not False):
+            words += [f"--{option}", ",".join(value) if isinstance(value, list) else str(value)]
+    return shlex.join(words)
+
+
+def facts(given: Sequence[Given], **more: str) -> dict[str, dict[str, str]]:
+    """Return what a report was made with, for its page."""
+    return {
+        "Weights": {entry.label: entry.weights for entry in given},
+        "Conditions": {**more, "tiedconv": __version__, "torch": torch.__version__},
+    }

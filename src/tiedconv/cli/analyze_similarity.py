@@ -1,0 +1,152 @@
+"""``tiedconv analyze similarity``."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+
+import torch
+from PIL import Image
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+from .. import __version__
+from .._extras import require
+from .._files import write_whole
+from ..analysis import evenly_spaced, filter_similarity
+from ..analysis.page import quiet_about_glyphs
+from ..analysis.similarity_plots import draw_matrices, draw_similarity
+from ..analysis.similarity_report import ModelSimilarity, similarity_json, write_similarity_report
+from ..compare.runner import default_device
+from ..data._base import ImageFiles
+from ._console import table_console
+from ._given import Given, check_output, command, facts, load, random_note, split
+from ._models import input_size
+
+
+def similarity(
+    models: str | list[str],
+    images: Path,
+    checkpoints: str | list[str] = "",
+    pretrained: bool = False,
+    layers: str | list[str] = "",
+    limit: int = 1000,
+    max_channels: int = 64,
+    batch_size: int = 4,
+    device: str | None = None,
+    output: Path = Path("runs/analyze-similarity"),
+) -> None:
+    """Compare how alike the filters of models are, by guided backpropagation, as the paper's Figs. 1 and 9 do.
+
+    For every layer and model: the cosine similarities between the patterns that two filters respond to, averaged over
+    the photos. With 64 channels in five stages ResNet-50 takes tens of seconds a photo on one processor core. Writes
+    report.html, similarity.json, similarity.png and a matrices-*.png a model.
+
+    Args:
+        models: timm names, tied or not, torchvision/<name>, saved folders or hf-hub:<repository>, separated by commas.
+        images: a photo, or a folder of photos, subfolders included.
+        checkpoints: files of weights, one a model, separated by commas; an empty one stands for none.
+        pretrained: load the libraries' weights of the models without a checkpoint, from the cache or the network.
+        layers: modules to compare, separated by commas, the same in every model. Default: the last of every stage,
+            which timm's models name; torchvision's do not.
+        limit: how many photos, evenly spaced in the order of their paths.
+        max_channels: how many filters of a layer to compare, evenly spaced; 0: all.
+        batch_size: how many photos go through a model at once.
+        device: where to compute. Default: the first GPU if there is one, else the processor.
+        output: folder to write to.
+    """
+    check_output(output, limit, ("similarity.json", "similarity.png"))
+    require("matplotlib", extra="analysis")  # not after hours
+    given = load(models, checkpoints, pretrained)
+    place = default_device() if device is None else torch.device(device)
+    names = split(layers) if layers else None
+    channels = max_channels or None
+    for entry in given:  # a mistake in the last one must not come to light after hours
+        blank = torch.zeros(1, *input_size(entry.model), device=place)
+        few = min(1, max_channels) or 1
+        filter_similarity(entry.model.to(place), names, blank, max_channels=few, batch_size=batch_size)
+    found: list[ModelSimilarity] = []
+    errors = Console(stderr=True)
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        paths = given[0].photos(images).paths
+        paths = [paths[i] for i in evenly_spaced(len(paths), limit)]
+        _check_readable(progress.track(paths, description="reading"))
+        for entry in given:
+            task = progress.add_task(escape(entry.label), total=len(paths))
+            measured = filter_similarity(
+                entry.model,
+                names,
+                (batch.to(place) for batch in _batches(entry.photos(images), limit, batch_size)),
+                max_channels=channels,
+                batch_size=batch_size,
+                progress=partial(progress.advance, task),
+            )
+            found.append(ModelSimilarity(entry.label, entry.weights, entry.random, measured))
+            settings = {"tiedconv": __version__, "images": len(paths), "max_channels": channels}
+            write_whole(output / "similarity.json", similarity_json(found, settings) + "\n")
+    console = table_console()
+    console.print(_table(found, given, len(paths)))
+    _draw(found, output)
+    call = command(
+        "similarity",
+        models=models,
+        images=images,
+        checkpoints=checkpoints,
+        pretrained=pretrained,
+        layers=layers,
+        limit=limit,
+        max_channels=max_channels,
+        batch_size=batch_size,
+        device=device,
+        output=output,
+    )
+    blocks = facts(given, photos=f"{len(paths)} of {images}", filters=f"at most {channels or 'all'} a layer")
+    write_similarity_report(found, output / "report.html", command=call, blocks=blocks)
+    console.print(f"Numbers: {output / 'similarity.json'}\nReport:  {output / 'report.html'}", markup=False)
+
+
+def _check_readable(paths: Iterable[Path]) -> None:
+    """Decode every photo once, which takes seconds, before the hours in which a broken one would come to light."""
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                image.load()
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ValueError(
+                f"analyze: cannot read the photo {path}: {error}. Replace it or take it out of the folder."
+            ) from error
+
+
+def _batches(files: ImageFiles, limit: int, size: int) -> Iterator[Tensor]:
+    """Yield the chosen photos as the model is evaluated on them, in batches that are read when they are needed."""
+    chosen = evenly_spaced(len(files), limit)
+    for start in range(0, len(chosen), size):
+        yield torch.stack([files[i][0] for i in chosen[start : start + size]])
+
+
+def _table(found: Sequence[ModelSimilarity], given: Sequence[Given], images: int) -> Table:
+    caption = f"Mean cosine similarity over the pairs of filters, {images} photos. {random_note(given)}"
+    table = Table(title="Filter similarity", caption=escape(caption), box=SIMPLE)
+    for header, right in (("layer", 0), ("model", 0), ("mean", 1), ("pairs", 1), ("dead", 1)):
+        table.add_column(header, justify="right" if right else "left")
+    for layers in zip_longest(*(model.layers for model in found)):
+        table.add_section()
+        for model, layer in zip(found, layers, strict=True):
+            if layer:
+                pairs = layer.pairs().numel()
+                mean = f"{layer.mean:.3f}" if pairs else "-"
+                table.add_row(escape(layer.layer), escape(model.label), mean, str(pairs), str(layer.dead))
+    return table
+
+
+def _draw(found: Sequence[ModelSimilarity], output: Path) -> None:
+    with quiet_about_glyphs():
+        draw_similarity({model.label: model.layers for model in found}).savefig(output / "similarity.png", dpi=150)
+        for number, model in enumerate(found, start=1):
+            name = re.sub(r"[^\w.-]+", "-", model.label)[-60:]  # of a folder the end, which says most
+            draw_matrices(model.layers).savefig(output / f"matrices-{number}-{name}.png", dpi=150)

@@ -1,0 +1,81 @@
+"""Models as ONNX files, written by torch's exporter and checked in ONNX Runtime."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._extras import require
+from .program import TOLERANCE, ExportedFile, check_path, compare, trace, whole
+
+INPUT, OUTPUT = "images", "output"
+
+
+def to_onnx(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    input_size: Sequence[int],
+    dynamic_size: bool = True,
+    batch_size: int | None = None,
+    tolerance: float = TOLERANCE,
+) -> ExportedFile:
+    """Save ``model`` as an ONNX file from ``images`` (N, C, H, W) to ``output``.
+
+    ONNX Runtime loads the file and is given random images of several numbers and sizes; unless its outputs are the
+    model's in evaluation mode, no file is left. Tied filters are stored once.
+
+    Args:
+        model, input_size, dynamic_size, batch_size, tolerance: as in :func:`tiedconv.export.to_program`.
+        path: ends in ``.onnx``.
+
+    Raises:
+        ModuleNotFoundError: if onnx, onnxscript or onnxruntime is not installed.
+        TypeError, ValueError, RuntimeError: as :func:`tiedconv.export.to_program`.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from tiedconv.nn import TiedConv2d
+        >>> with TemporaryDirectory() as folder:
+        ...     file = to_onnx(TiedConv2d(64, 64, 3, blocks=4), f"{folder}/conv.onnx", input_size=(64, 8, 8))
+        ...     file.bytes < 2 * 4 * (16 * 16 * 9 + 16)  # a dense convolution's filters alone have 16 times that
+        True
+    """
+    who = "to_onnx"
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        require(module, extra="export")
+    path = check_path(who, path, ".onnx")
+    traced = trace(who, model, input_size, dynamic_size=dynamic_size, batch_size=batch_size)
+    try:
+        exported: Any = torch.onnx.export(
+            traced.program, input_names=[INPUT], output_names=[OUTPUT], dynamo=True, verbose=False
+        )
+    except Exception as error:  # of whichever of the exporter's passes
+        raise RuntimeError(f"{who}: torch's exporter cannot write this {type(model).__name__}: {error}") from error
+    shape = exported.model.graph.inputs[0].shape
+    axes = {0: "batch", 2: "height", 3: "width"}
+    exported.rename_axes({shape[i]: name for i, name in axes.items() if not isinstance(shape[i], int)})
+    for node in exported.model.graph.all_nodes():
+        node.metadata_props.clear()  # Python's stack for every node, and where the code lies on disk
+    with whole(path) as part:
+        exported.save(part, external_data=False)
+        errors = compare(who, open_onnx(part), traced, tolerance)
+        return ExportedFile(path, part.stat().st_size, *errors, tuple(tuple(x.shape) for x in traced.images))
+
+
+def open_onnx(path: str | Path) -> Callable[[Tensor], Tensor]:
+    """Return a function that runs an ONNX file of one input and one output on the CPU, in as many threads as torch."""
+    runtime = require("onnxruntime", extra="export")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # errors are raised, and need not be printed too
+    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+
+    def run(images: Tensor) -> Tensor:
+        (output,) = session.run(None, {given.name: images.contiguous().numpy()})
+        return torch.from_numpy(output)
+
+    return run

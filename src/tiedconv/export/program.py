@@ -1,0 +1,204 @@
+"""Models as programs of ``torch.export``: traced for images of any number and size, saved, reloaded and compared."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from .. import _files
+
+TOLERANCE = 1e-4
+"""How far outputs may be from the model's, as a part of its largest one: rounding in float32 is a hundredth of that."""
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """A file that was written, and how it was checked.
+
+    Attributes:
+        path: the file.
+        bytes: its size.
+        max_abs_error: largest difference between its outputs and the model's.
+        max_rel_error: the same, divided by the largest output of the model for the same images.
+        shapes: (N, C, H, W) of the images that both were given.
+    """
+
+    path: Path
+    bytes: int
+    max_abs_error: float
+    max_rel_error: float
+    shapes: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A model's program, and images with the model's own outputs to compare with."""
+
+    program: ExportedProgram
+    images: list[Tensor]
+    outputs: list[Tensor]
+
+
+def to_program(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    input_size: Sequence[int],
+    dynamic_size: bool = True,
+    batch_size: int | None = None,
+    tolerance: float = TOLERANCE,
+) -> ExportedFile:
+    """Save ``model`` as a program of ``torch.export``, which runs without its Python code.
+
+    The program computes what the model does in evaluation mode, on CPUs, for contiguous images. It is saved, loaded
+    again and given random images of several numbers and sizes; unless its outputs are the model's, no file is left.
+    Tied filters are stored once.
+
+    Args:
+        model: a float32 network from one batch of images (N, C, H, W) to one tensor. It is copied and stays untouched.
+        path: ends in ``.pt2``. Load it by ``torch.export.load(path).module()``.
+        input_size: (C, H, W) in pixels, the size that the model is for.
+        dynamic_size: images may have any height and width. Turn it off for networks that have one size, such as those
+            with learned positions.
+        batch_size: the only number of images that the program takes. Default: any.
+        tolerance: largest difference between outputs, as a part of the model's largest output.
+
+    Raises:
+        TypeError: if the model returns anything else than one tensor, as detectors do.
+        ValueError: if an argument is out of range, the model is not float32 or takes no images of the given sizes.
+        RuntimeError: if the model cannot be traced, or the program's outputs are not the model's.
+
+    Example:
+        >>> from tiedconv.nn import TiedConv2d
+        >>> with TemporaryDirectory() as folder:
+        ...     file = to_program(TiedConv2d(4, 4, 3, blocks=2), f"{folder}/conv.pt2", input_size=(4, 8, 8))
+        ...     torch.export.load(file.path).module()(torch.ones(5, 4, 9, 7)).shape
+        torch.Size([5, 4, 7, 5])
+    """
+    who = "to_program"
+    path = check_path(who, path, ".pt2")
+    traced = trace(who, model, input_size, dynamic_size=dynamic_size, batch_size=batch_size)
+    with whole(path) as part:
+        torch.export.save(traced.program, part)
+        errors = compare(who, torch.export.load(part).module(), traced, tolerance)
+        return ExportedFile(path, part.stat().st_size, *errors, tuple(tuple(x.shape) for x in traced.images))
+
+
+def trace(
+    who: str, model: nn.Module, input_size: Sequence[int], *, dynamic_size: bool, batch_size: int | None
+) -> Traced:
+    """Check the arguments, compute the model's outputs for several batches and trace it; ``who`` begins messages."""
+    if len(input_size) != 3 or min(input_size) < 1:
+        raise ValueError(f"{who}: input_size must be channels, height and width, each at least 1, got {input_size}.")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"{who}: batch_size must be at least 1, got {batch_size}. Leave it out for any number.")
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            raise ValueError(f"{who}: expected a float32 model, got {name} in {parameter.dtype}. Pass model.float().")
+    # Contiguous, as ONNX knows no other order: channels_last filters would turn every map over and back.
+    source = copy.deepcopy(model).eval().cpu().to(memory_format=torch.contiguous_format)
+    images = _images(input_size, dynamic_size=dynamic_size, batch_size=batch_size)
+    # torch takes a size of 1 for a constant: two images, and so large that the deepest maps are larger than that.
+    (channels, height, width), larger = input_size, 64 if dynamic_size else 0
+    with torch.no_grad():
+        outputs = [_output(who, source, x) for x in images]
+        example = torch.empty(batch_size or 2, channels, height + larger, width + larger)
+        number, size = (Dim.STATIC if fixed else Dim.DYNAMIC for fixed in (batch_size, not dynamic_size))
+        axes = {0: number, 1: Dim.STATIC, 2: size, 3: size}
+        try:
+            program = torch.export.export(source, (example,), dynamic_shapes=(axes,))
+        except Exception as error:  # whatever kind its tracer and the model's code raise
+            advice = " Pass dynamic_size=False if it has one image size." if dynamic_size else ""
+            raise RuntimeError(
+                f"{who}: torch.export cannot trace this {type(model).__name__}: {_first_line(error)}{advice}"
+            ) from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it says where the code lies on disk
+    return Traced(program, images, outputs)
+
+
+def compare(who: str, run: Callable[[Tensor], Tensor], traced: Traced, tolerance: float) -> tuple[float, float]:
+    """Return the largest absolute and relative error of ``run``.
+
+    Raises:
+        RuntimeError: if the relative one is above ``tolerance``, if an output is not finite, or ``run`` fails.
+    """
+    largest = [0.0, 0.0]
+    for x, expected in zip(traced.images, traced.outputs, strict=True):
+        shape = tuple(x.shape)
+        try:
+            y = run(x)
+        except Exception as error:  # of any runtime
+            raise RuntimeError(
+                f"{who}: what was exported refuses images {shape}: {_first_line(error)} Nothing was written. Pass a "
+                "larger input_size, if a map of the network shrinks to one pixel, or dynamic_size=False."
+            ) from error
+        absolute = (y - expected).abs().max().item() if y.shape == expected.shape else float("nan")
+        relative = absolute / max(expected.abs().max().item(), torch.finfo(expected.dtype).tiny)
+        if not relative <= tolerance:  # also where it is no number
+            raise RuntimeError(
+                f"{who}: what was exported returns {tuple(y.shape)} for images {shape}, the model "
+                f"{tuple(expected.shape)}, with a difference of {relative:.1e} of the largest output, where "
+                f"{tolerance:.1e} is allowed. Nothing was written. Pass dynamic_size=False, or a larger tolerance."
+            )
+        largest = [max(largest[0], absolute), max(largest[1], relative)]
+    return largest[0], largest[1]
+
+
+def check_path(who: str, path: str | Path, suffix: str) -> Path:
+    """Return ``path`` if it has the suffix and can be written; make its folder."""
+    path = Path(path)
+    if path.suffix != suffix:
+        raise ValueError(f"{who}: the file must end in {suffix}, got {path}. Give another name.")
+    _files.check_writable("output", path, who=who)
+    return path
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yield a path to write to; the file comes to ``path`` at the end, or not at all."""
+    # A folder beside it: some writers take the name's suffix for the format, or put more files next to theirs.
+    with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        part = Path(folder) / path.name
+        yield part
+        part.replace(path)
+
+
+def _images(input_size: Sequence[int], *, dynamic_size: bool, batch_size: int | None) -> list[Tensor]:
+    """Random images: one of the model's size, and more of other numbers and sizes where these may vary."""
+    channels, height, width = input_size
+    sizes = [(height, width)] * 3
+    if dynamic_size:
+        sizes[1:] = [(height + 32, width), (height - height // 4, width + 13)]
+    numbers = (batch_size,) * 3 if batch_size else (1, 2, 3)
+    shapes = dict.fromkeys((n, channels, *size) for n, size in zip(numbers, sizes, strict=True))
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator) for shape in shapes]
+
+
+def _output(who: str, model: nn.Module, x: Tensor) -> Tensor:
+    name, shape = type(model).__name__, tuple(x.shape)
+    try:
+        y = model(x)
+    except Exception as error:  # whatever the model's code raises
+        raise ValueError(
+            f"{who}: {name} takes no images {shape}: {_first_line(error)} If it has one image size, pass its "
+            "input_size and dynamic_size=False (--dynamic_size false)."
+        ) from error
+    if not isinstance(y, Tensor):
+        raise TypeError(
+            f"{who}: {name} returns a {type(y).__name__}, and only models that return one tensor are exported. Export "
+            "a detector's backbone, or wrap the model in one that returns a tensor."
+        )
+    return y
+
+
+def _first_line(error: Exception) -> str:
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return line if line.endswith(".") else f"{line}."

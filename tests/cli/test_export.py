@@ -1,0 +1,111 @@
+import sys
+
+import onnxruntime
+import pytest
+import torch
+from tests.export.export_cases import OneSize
+from torch import nn
+
+from tiedconv.cli import export as command
+from tiedconv.cli._models import load_model
+from tiedconv.cli.main import main
+from tiedconv.nn import TiedConv2d
+
+
+def classifier(channels=1, classes=10):
+    conv = TiedConv2d(8, 8, 3, padding=1, blocks=2)
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3), conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes)
+    ).eval()
+
+
+@pytest.fixture
+def _loads(monkeypatch, request):
+    monkeypatch.setattr(command, "load_model", lambda name, checkpoint, **kwargs: request.param)
+    monkeypatch.setattr(command, "is_random", lambda *_: True)
+
+
+def export(line, *more):
+    main(["export", "--model", "mine", *line.split(), *map(str, more)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("_loads", [classifier()], indirect=True)
+@pytest.mark.usefixtures("_loads")
+def test_onnx_and_int8_are_written_and_described(tmp_path, capsys):
+    path = tmp_path / "new" / "model.onnx"
+    export("--int8 true --data Digits --data.image_size 12 --rounds 2", "--output", path)
+    printed = capsys.readouterr()
+    assert "mine has random weights. --checkpoint or --pretrained loads others." in printed.out
+    assert all(text in printed.out for text in ("1x1x12x12", "untied", "Digits, 360 validation images", "float32"))
+    assert printed.err == ""
+    assert sorted(p.name for p in path.parent.iterdir()) == ["model.int8.onnx", "model.onnx"]
+    for file in path.parent.iterdir():
+        ((output,),) = [onnxruntime.InferenceSession(file).run(None, {"images": torch.zeros(2, 1, 9, 30).numpy()})]
+        assert output.shape == (2, 10)
+
+
+@pytest.mark.parametrize("_loads", [OneSize()], indirect=True)
+@pytest.mark.usefixtures("_loads")
+def test_a_program_of_one_size(tmp_path, capsys):
+    path = tmp_path / "model.pt2"
+    line = "--format torch-export --input_size 3,8,8 --batch_size 2 --untie"
+    with pytest.raises(SystemExit, match=r"takes no images \(2, 3, 40, 8\).*--dynamic_size false"):
+        export(line, "--output", path)
+    assert list(tmp_path.iterdir()) == []
+    export(f"{line} --dynamic_size false", "--output", path)
+    assert "2x3x8x8" in capsys.readouterr().out
+    assert torch.export.load(path).module()(torch.ones(2, 3, 8, 8)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", ["tiedresnet_tiny", "torchvision/squeezenet1_1"])
+def test_safetensors_load_by_their_folder(tmp_path, name, capsys):
+    folder = tmp_path / "mine"
+    main(["export", "--model", name, "--num_classes", "4", "--format", "safetensors", "--output", str(folder)])
+    assert f"{sum(file.stat().st_size for file in folder.iterdir()) / 1e6:.2f}" in capsys.readouterr().out
+    assert load_model(str(folder))(torch.zeros(1, 3, 64, 64)).shape == (1, 4)
+
+
+def test_weights_of_twins_without_ties():
+    tied = TiedConv2d(8, 8, 3, blocks=2, bias=False)
+    weights = [command._parameter_bytes(command._untied(nn.Sequential(tied), form)) for form in ("grouped", "dense")]
+    assert weights == [4 * 8 * 4 * 9, 4 * 8 * 8 * 9]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--int8", "export: int8 is calibrated on images. Give --data, such as --data Digits"),
+        ("--int8 --data Digits --format torch-export", "export: int8 is for --format onnx, got torch-export"),
+        ("--data Digits", r"export: data is for --int8, got Digits\. Add --int8 or leave --data out"),
+        ("--int8 --data Digits --batch_size 2", r"export: int8 runs on batches of any size, got batch_size=2\. Leave"),
+        ("--untie --format safetensors", "export: safetensors holds the model that its name builds. Leave --untie"),
+        ("--rounds 1", "export: rounds must be at least 2, for a spread, got rounds=1"),
+        ("--input_size 3,8", "export: input_size must be channels,height,width, such as 3,224,224, got '3,8'"),
+        ("--input_size a,8,8", "export: input_size must be channels,height,width, such as 3,224,224, got 'a,8,8'"),
+        ("--int8 --data Digits --input_size 1,8,8", "export: input_size=1,8,8, but Digits has images of 1,16,16"),
+        ("--int8 --data Digits", r"export: the model takes images of 3 channels, Digits has 1\. .*--in_chans 1"),
+    ],
+)
+@pytest.mark.parametrize("_loads", [classifier(channels=3)], indirect=True)
+@pytest.mark.usefixtures("_loads")
+def test_mistakes_are_named_and_leave_no_file(tmp_path, line, message):
+    with pytest.raises(SystemExit, match=message):
+        export(line, "--output", tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("_loads", [classifier(classes=9)], indirect=True)
+@pytest.mark.usefixtures("_loads")
+def test_data_have_the_models_classes(tmp_path):
+    with pytest.raises(SystemExit, match=r"the model has 9 outputs, Digits has 10 classes\. .*--num_classes 10"):
+        export("--int8 --data Digits", "--output", tmp_path / "model.onnx")
+
+
+def test_what_is_not_installed_is_said_before_a_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.setattr(command, "load_model", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(
+        SystemExit, match=r"onnx is needed here and not installed\. Run: pip install 'tiedconv\[export\]'"
+    ):
+        export("", "--output", tmp_path / "model.onnx")
