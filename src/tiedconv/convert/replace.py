@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from ..ops import layout
 from .placement import is_listed
@@ -15,7 +16,7 @@ def check_root(who: str, model: nn.Module) -> None:
 
     Raises:
         TypeError: if it is no module, compiled, scripted or wrapped for several processes.
-        ValueError: if it is itself a layer.
+        ValueError: if it is itself a layer, or holds one whose shape is not known yet.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"{who}: expected a torch.nn.Module, got {type(model).__name__}.")
@@ -28,6 +29,12 @@ def check_root(who: str, model: nn.Module) -> None:
         raise ValueError(
             f"{who}: the model is itself a layer, a {wrapper}, and cannot be replaced in place. Put it into a module, "
             f"such as nn.Sequential(layer), and give that."
+        )
+    lazy = (name for name, module in model.named_modules() if isinstance(module, LazyModuleMixin))
+    if name := next(lazy, None):
+        raise ValueError(
+            f"{who}: the shape of {name!r} is not known before a first forward pass. Nothing was changed. Run the "
+            "model on an input first."
         )
 
 

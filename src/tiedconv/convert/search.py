@@ -1,5 +1,6 @@
 """How many blocks each layer gets, for a budget of parameters or multiply-adds, by how much the model minds."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import placement
-from .costs import Trial, try_forward
+from .costs import Trial, check_tied, try_forward
 from .fit import Images, as_batches, evaluation, fit_alone
 from .placement import FilterFn, Preset
 from .replace import check_root, replace
@@ -24,13 +25,14 @@ class BlockSearch:
         sensitivities: for each layer that can be tied and each number of blocks, the relative squared change of the
             model's output when that layer alone is tied.
         params: parameters of the model tied so.
-        macs: multiply-adds of its convolution and linear layers for one input.
+        macs: multiply-adds of its convolution and linear layers for one input; ``None`` where no trial pass was
+            possible.
     """
 
     blocks: dict[str, int]
     sensitivities: dict[str, dict[int, float]]
     params: int
-    macs: int
+    macs: int | None
 
 
 def search_blocks(
@@ -48,8 +50,8 @@ def search_blocks(
 
     Each layer is tied alone, with each number of blocks, and the change of the model's output on ``images`` is
     measured: :math:`\sum \lVert f'(x) - f(x) \rVert^2 / \sum \lVert f(x) \rVert^2`. Taking the changes as adding up,
-    the layers are then tied in the order of the change that they cost for what they save, until the budget is met. That
-    is the best choice up to the last step, if changes do add up.
+    the layers are then tied in the order of the change that they cost for what they save, until the budget is met; what
+    that saves too much is given back, first to the layer whose tying changes most.
 
     Args:
         model: in the end as it was. Its output must be a tensor.
@@ -75,11 +77,14 @@ def search_blocks(
     if init not in ("project", "data"):
         raise ValueError(f"search_blocks: init must be 'project' or 'data', got {init!r}.")
     batches = as_batches("search_blocks", images)
-    trial = try_forward("search_blocks", model, tuple(batches[0].shape[1:]))
-    assert trial is not None  # it raises for a size that is given
-    now = {"params": sum(p.numel() for p in model.parameters()), "macs": _macs(model, trial)}
+    trial = try_forward("search_blocks", model, None, batches[0])
+    now = {"params": sum(p.numel() for p in model.parameters())}
+    if trial is not None:
+        now["macs"] = _macs(model, trial)
     what, budget = _budget(now, params, macs)
     options = _options(model, choices, filter_fn, trial)
+    if trial is not None:
+        check_tied(model, {option.name: next(iter(option.tied.values())) for option in options}, trial)
     with torch.no_grad(), evaluation(model):
         before = [_tensor(model(batch)) for batch in batches]
         energy = sum(y.double().square().sum().item() for y in before)
@@ -90,21 +95,18 @@ def search_blocks(
                 if init == "data":
                     fit_alone(tied, model, option.name, batches)
                 change = _change(model, option.layer, tied, batches, before)
+                if not math.isfinite(change):
+                    raise ValueError(
+                        f"search_blocks: with {option.name!r} tied the model's output is not finite. Are the images?"
+                    )
                 option.changes[number] = change / energy if energy > 0 else change
                 done += 1
                 if progress is not None:
                     progress(done, total)
     blocks = _cheapest(options, what, now[what] - budget, trial)
-    saved = {
-        kind: sum(o.saving(kind, blocks[o.name], trial) for o in options if o.name in blocks)
-        for kind in ("params", "macs")
-    }
-    return BlockSearch(
-        blocks,
-        {option.name: option.changes for option in options},
-        now["params"] - saved["params"],
-        now["macs"] - saved["macs"],
-    )
+    saved = {kind: sum(o.saving(kind, blocks[o.name], trial) for o in options if o.name in blocks) for kind in now}
+    left = {kind: count - saved[kind] for kind, count in now.items()}
+    return BlockSearch(blocks, {option.name: option.changes for option in options}, left["params"], left.get("macs"))
 
 
 class _Option:
@@ -115,19 +117,23 @@ class _Option:
         self.tied: dict[int, nn.Module] = {}
         self.changes: dict[int, float] = {}
 
-    def saving(self, what: str, number: int, trial: Trial) -> int:
-        tied = self.tied[number]
-        if what == "macs":
+    def saving(self, what: str, number: int, trial: Trial | None) -> int:
+        tied = self.tied.get(number, self.layer)  # one block: as it is
+        if what == "macs" and trial is not None:
             return (trial.macs(self.name, self.layer) or 0) - (trial.macs(self.name, tied) or 0)
         return sum(p.numel() for p in self.layer.parameters()) - sum(p.numel() for p in tied.parameters())
 
 
 def _options(
-    model: nn.Module, choices: Sequence[int], filter_fn: FilterFn | Preset | None, trial: Trial
+    model: nn.Module, choices: Sequence[int], filter_fn: FilterFn | Preset | None, trial: Trial | None
 ) -> list[_Option]:
+    odd = [c for c in choices if isinstance(c, bool) or not isinstance(c, int) or c < 1]
+    if odd:
+        raise ValueError(f"search_blocks: choices must be whole numbers from 1, got {odd[0]!r} among them.")
+    called = None if trial is None else trial.outputs
     options: dict[str, _Option] = {}
     for number in sorted(set(choices) - {1}):
-        for choice in placement.choose(model, number, filter_fn, trial.outputs):
+        for choice in placement.choose(model, number, filter_fn, called):
             if choice.blocks:
                 option = options.setdefault(choice.name, _Option(choice.name, choice.layer))
                 option.tied[number] = tied_twin(choice.layer, number, "project")
@@ -139,6 +145,10 @@ def _budget(now: dict[str, int], params: float | None, macs: float | None) -> tu
     if len(given) != 1:
         raise ValueError("search_blocks: give one budget, params or macs.")
     ((what, value),) = given.items()
+    if what not in now:
+        raise ValueError(
+            "search_blocks: the model does not run without values, so its macs are unknown. Give params instead."
+        )
     budget = value * now[what] if 0 < value < 1 else value
     if not 0 < budget < now[what]:
         raise ValueError(
@@ -148,7 +158,7 @@ def _budget(now: dict[str, int], params: float | None, macs: float | None) -> tu
     return what, budget
 
 
-def _cheapest(options: list[_Option], what: str, needed: float, trial: Trial) -> dict[str, int]:
+def _cheapest(options: list[_Option], what: str, needed: float, trial: Trial | None) -> dict[str, int]:
     """Return the blocks that save at least ``needed``, step by step where a step costs least for what it saves."""
     steps = sorted((step for option in options for step in _steps(option, what, trial)), key=lambda step: step.price)
     blocks: dict[str, int] = {}
@@ -163,7 +173,25 @@ def _cheapest(options: list[_Option], what: str, needed: float, trial: Trial) ->
             f"search_blocks: tying can save {saved} {what} of the {needed:.0f} that the budget asks for. Raise the "
             "budget, give larger choices or let filter_fn take more layers."
         )
-    return blocks
+    return _given_back(options, blocks, what, saved - needed, trial)
+
+
+def _given_back(
+    options: list[_Option], blocks: dict[str, int], what: str, spare: float, trial: Trial | None
+) -> dict[str, int]:
+    """Return fewer blocks where ``spare`` of what was saved allows it, the layers with the largest changes first."""
+    chosen = [option for option in options if option.name in blocks]
+    kept = {}
+    for option in sorted(chosen, key=lambda option: -option.changes[blocks[option.name]]):
+        present = option.saving(what, blocks[option.name], trial)
+        affordable = {
+            b: c for b, c in {1: 0.0, **option.changes}.items() if present - option.saving(what, b, trial) <= spare
+        }
+        number = min(affordable, key=lambda b: (affordable[b], b))
+        spare -= present - option.saving(what, number, trial)
+        if number > 1:
+            kept[option.name] = number
+    return {name: kept[name] for name in blocks if name in kept}
 
 
 @dataclass(frozen=True)
@@ -176,7 +204,7 @@ class _Step:
     price: float
 
 
-def _steps(option: _Option, what: str, trial: Trial) -> list[_Step]:
+def _steps(option: _Option, what: str, trial: Trial | None) -> list[_Step]:
     """Return the steps along the lower hull of change against saving: each is dearer than the one before."""
     points = sorted((option.saving(what, b, trial), change, b) for b, change in option.changes.items())
     steps: list[_Step] = []

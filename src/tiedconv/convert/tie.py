@@ -7,7 +7,6 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.lazy import LazyModuleMixin
 
 from . import placement
 from .costs import Trial, check_tied, try_forward
@@ -87,7 +86,6 @@ def tie_(
         )
     check_root("tie_", model)
     batches = [] if images is None else as_batches("tie_", images)
-    _check_shapes_known(model)
     trial = try_forward("tie_", model, input_size, batches[0] if batches else None)
     choices = placement.choose(model, blocks, filter_fn, None if trial is None else trial.outputs)
     chosen = [choice for choice in choices if choice.blocks]
@@ -114,15 +112,6 @@ def tie_(
         None if trial is None else trial.input_size,
         {"project": "weight", "data": "output"}.get(init),  # type: ignore[arg-type]
     )
-
-
-def _check_shapes_known(model: nn.Module) -> None:
-    lazy = (name for name, module in model.named_modules() if isinstance(module, LazyModuleMixin))
-    if name := next(lazy, None):
-        raise ValueError(
-            f"tie_: the shape of {name!r} is not known before a first forward pass. Nothing was changed. Run the model "
-            "on an input first."
-        )
 
 
 def tied_twin(layer: Any, blocks: int, init: Init) -> nn.Module:

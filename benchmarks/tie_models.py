@@ -1,0 +1,264 @@
+"""Tie the layers of networks of many families of timm and torchvision, and check what comes out.
+
+    python benchmarks/tie_models.py --threads 1 --markdown docs/tied_models.md
+
+Each network has random weights and is tied with `tiedconv.tie_(model, blocks=2)`. Checked are: a forward and backward
+pass in training mode (every parameter that had a gradient before has one after), a second network tied by the first
+one's report, which takes its weights and gives the same output, and both forms of `tiedconv.untie_`, in float64: the
+column "untie error" is the norm of the difference between the tied and the untied network's outputs over that of the
+difference between the outputs for two images, the larger of both forms. Exits with 1 if a check fails.
+"""
+
+import argparse
+import copy
+import re
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+
+from tiedconv import tie_, untie_
+from tiedconv._files import check_writable, write_whole
+from tiedconv.convert import TieReport, recalibrate_norms_
+
+SIZES = {  # pixels; networks that work on less than the 224 they are made for, or on another size alone
+    "torchvision/alexnet": 96,
+    "torchvision/squeezenet1_1": 64,
+    "torchvision/vit_b_16": 224,
+    "torchvision/maxvit_t": 224,
+    "torchvision/inception_v3": 128,
+    "timm/vit_tiny_patch16_224": 224,
+    "timm/deit_tiny_distilled_patch16_224": 224,
+    "timm/swin_tiny_patch4_window7_224": 224,
+    "timm/mixer_s32_224": 224,
+    "timm/resmlp_12_224": 224,
+    "timm/beit_base_patch16_224": 224,
+    "timm/pit_ti_224": 224,
+    "timm/coat_lite_tiny": 224,
+    "timm/levit_128s": 224,
+    "timm/mvitv2_tiny": 224,
+    "timm/xcit_nano_12_p16_224": 224,
+    "timm/cait_xxs24_224": 224,
+    "timm/inception_v4": 96,
+}
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "torchvision/googlenet": {"init_weights": False},
+    "torchvision/inception_v3": {"init_weights": False, "aux_logits": False},
+}
+TORCHVISION = """resnet18 resnet50 resnext50_32x4d wide_resnet50_2 regnet_y_400mf densenet121 vgg11_bn alexnet
+    squeezenet1_1 googlenet inception_v3 mobilenet_v2 mobilenet_v3_small mnasnet0_5 shufflenet_v2_x0_5 efficientnet_b0
+    convnext_tiny vit_b_16 swin_t maxvit_t"""
+TIMM = """resnet26 seresnet50 ecaresnet26t res2net50_26w_4s resnest14d regnetx_002 regnety_004 convnext_atto
+    convnextv2_atto efficientnet_b0 tf_efficientnet_b0 efficientnet_lite0 mobilenetv3_small_100 mobilenetv4_conv_small
+    ghostnet_100 densenet121 vgg11 dla34 hrnet_w18_small inception_v4 cspresnet50 cspdarknet53 nf_regnet_b0 repvgg_a0
+    fastvit_t8 vovnet39a selecsls42b tresnet_m poolformer_s12 mobilevit_xxs edgenext_xx_small vit_tiny_patch16_224
+    deit_tiny_distilled_patch16_224 swin_tiny_patch4_window7_224 mixer_s32_224 resmlp_12_224 pit_ti_224 coat_lite_tiny
+    levit_128s mvitv2_tiny xcit_nano_12_p16_224"""
+MODELS = [f"torchvision/{name}" for name in TORCHVISION.split()] + [f"timm/{name}" for name in TIMM.split()]
+KINDS = {  # what is counted as one reason for keeping a layer
+    r".* is no multiple of .*": "channels no multiple of the blocks",
+    r"the model's output layer": "output layer",
+    r"depthwise.*": "depthwise",
+    r"a (.*), which computes in a way of its own": r"`\1`",
+    r"it shares a parameter.*": "shared parameter",
+}
+HEADERS = ("model", "tied", "kept", "params", "→", "MACs", "→", "untie error", "kept because")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one network.
+
+    Attributes:
+        name: ``torchvision/`` or ``timm/`` and the name there.
+        report: None if ``tie_`` refused.
+        error: the larger untie error of both forms.
+        failure: what went wrong; empty if all is well.
+        refusal: the message with which ``tie_`` refused.
+    """
+
+    name: str
+    report: TieReport | None = None
+    error: float = 0.0
+    failure: str = ""
+    refusal: str = ""
+
+    def cells(self) -> list[str]:
+        """Return the row of the table."""
+        if self.report is None:
+            return [self.name, *[""] * 7, self.failure or self.refusal]
+        r = self.report
+        macs = ["–", "–"] if r.macs is None or r.tied_macs is None else [_millions(r.macs), _millions(r.tied_macs)]
+        counts = [f"{len(r.tied)}", f"{len(r.kept)}", _millions(r.params), _millions(r.tied_params), *macs]
+        return [self.name, *counts, f"{self.error:.0e}" if self.error else "0", self.failure or _reasons(r)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help="timm/NAME or torchvision/NAME")
+    parser.add_argument("--threads", type=int, help="threads of torch (default: torch's own choice)")
+    parser.add_argument("--markdown", type=Path, help="where to write the table as a page of the documentation")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.markdown:
+        check_writable("markdown", args.markdown, "tie_models")
+    started = time.perf_counter()
+    console = Console(width=170, highlight=False)
+    results = []
+    for name in track(args.models, "tying", console=console, transient=True):
+        results.append(run(name))
+        if results[-1].failure:
+            console.print(f"{name}: {results[-1].failure}", style="red")
+    console.print(table(results))
+    console.print(f"{len(results)} networks in {time.perf_counter() - started:.0f} s")
+    if args.markdown:
+        write_whole(args.markdown, markdown(results))
+    sys.exit(any(result.failure for result in results))
+
+
+def run(name: str) -> Result:
+    """Build, tie and check one network."""
+    torch.manual_seed(0)
+    try:
+        model = build(name)
+        images = torch.randn(2, 3, *[SIZES.get(name, 64)] * 2)
+        before = with_gradient(model, images)
+        model.zero_grad()
+        other = copy.deepcopy(model)
+        try:
+            report = tie_(model, blocks=2)
+        except ValueError as refusal:
+            return Result(name, refusal=str(refusal))
+        return check(name, model, other, report, images, before)
+    except Exception as error:  # the other networks are worth their time all the same
+        return Result(name, failure=f"{type(error).__name__}: {error}")
+
+
+def build(name: str) -> nn.Module:
+    """Build a network with random weights of which none leaves a branch without effect."""
+    library, _, model_name = name.partition("/")
+    make: Callable[..., nn.Module] = timm.create_model if library == "timm" else torchvision.models.get_model
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the initialisation of googlenet
+        model = make(model_name, **ARGUMENTS.get(name, {}))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.min() == parameter.max():  # a gate or scale of zero would hide what stands before it
+                parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def with_gradient(model: nn.Module, images: Tensor) -> set[str]:
+    """Return the names of the parameters that a training step gives a gradient."""
+    model.train()
+    outputs = list(_tensors(model(images)))
+    torch.stack([output.square().mean() for output in outputs]).sum().backward()
+    return {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def check(name: str, model: nn.Module, other: nn.Module, report: TieReport, images: Tensor, before: set[str]) -> Result:
+    """Check a tied network; ``other`` is what it was before."""
+    if without := before - with_gradient(model, images):
+        return Result(name, report, failure=f"no gradient after tying: {', '.join(sorted(without)[:3])}")
+    model.double().eval()
+    other.double().eval()
+    images = images.double()
+    recalibrate_norms_(model, images)  # else random networks lose what tells two images apart
+    dense, tied = output(other, images), output(model, images)
+    spread = (tied[0] - tied[1]).norm().item()
+    if not 0 < spread < float("inf"):
+        return Result(name, report, failure=f"outputs of the tied network for two images differ by {spread}")
+    if torch.equal(dense, tied):
+        return Result(name, report, failure="the tied network computes what the old one did")
+    second = tie_(other, report.blocks, init="random")
+    other.load_state_dict(model.state_dict())
+    if second.blocks != report.blocks or not torch.equal(output(other, images), tied):
+        return Result(name, report, failure="a second network tied by the report gives another output")
+    errors = []
+    for form, twin in (("grouped", other), ("dense", model)):
+        untie_(twin, form)  # type: ignore[arg-type]
+        errors.append((output(twin, images) - tied).norm().item() / spread)
+    failure = "" if max(errors) < 1e-5 else f"untied networks differ by {max(errors):.0e}"
+    return Result(name, report, max(errors), failure)
+
+
+@torch.no_grad()
+def output(model: nn.Module, images: Tensor) -> Tensor:
+    return torch.cat([each.flatten(1) for each in _tensors(model(images))], 1)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, tuple | list):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _reasons(report: TieReport) -> str:
+    """Return why layers were kept, with how many each, most first."""
+    counts: Counter[str] = Counter()
+    for layer in report.kept:
+        kind = next((k for k in KINDS if re.fullmatch(k, layer.reason)), None)
+        counts[re.sub(kind, KINDS[kind], layer.reason) if kind else layer.reason] += 1
+    return ", ".join(f"{reason} ({count})" for reason, count in counts.most_common())
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.2f} M" if count < 1e9 else f"{count / 1e9:.2f} G"
+
+
+def table(results: list[Result]) -> Table:
+    made = Table(box=SIMPLE, caption=f"torch {torch.__version__}, {_versions()}")
+    for i, header in enumerate(HEADERS):
+        made.add_column(header, justify="right" if 0 < i < 8 else "left", no_wrap=i < 8)
+    for result in results:
+        made.add_row(*result.cells(), style="red" if result.failure else "")
+    return made
+
+
+def _versions() -> str:
+    return f"torchvision {torchvision.__version__}, timm {timm.__version__}"
+
+
+def markdown(results: list[Result]) -> str:
+    done = [result for result in results if result.report is not None and not result.failure]
+    lines = [
+        "# Networks that `tie_` was tried on",
+        "",
+        f"{len(done)} of {len(results)} networks of timm and torchvision, with random weights, tied with",
+        "`tiedconv.tie_(model, blocks=2)`. All of these train after it (every parameter that had a gradient before has",
+        "one), give their weights to a second network tied by the report's `blocks`, and untie without a change of the",
+        "output. The untie error is the difference of the outputs before and after `tiedconv.untie_`, relative to the",
+        "difference of those for two images, in float64, the larger of both forms. Multiply-adds are those of",
+        "convolution and linear layers for one image of the network's default size.",
+        "",
+        "    python benchmarks/tie_models.py --threads 1 --markdown docs/tied_models.md",
+        "",
+        f"torch {torch.__version__}, {_versions()}.",
+        "",
+        f"| {' | '.join(HEADERS)} |",
+        f"|{'|'.join('---' if i in (0, 8) else '--:' for i in range(len(HEADERS)))}|",
+        *(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in result.cells())} |" for result in results),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
