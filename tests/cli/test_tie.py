@@ -2,7 +2,9 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 
+from tiedconv.cli._models import eval_transform
 from tiedconv.cli.main import main
 from tiedconv.export.hub import from_pretrained
 from tiedconv.models import build_model
@@ -40,7 +42,11 @@ def test_with_data_accuracy_is_printed_for_every_stage(tmp_path, checkpoint, cap
     assert "norms re-estimated" not in printed  # the fit has seen to that
     card = (tmp_path / "out/model/README.md").read_text()
     assert "Digits" in card
-    assert from_pretrained(tmp_path / "out/model")(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+    model = from_pretrained(tmp_path / "out/model")
+    assert model(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+    # a grey value of 0.305 is the mean of the digits
+    grey = eval_transform(model)(Image.new("L", (20, 20), round(0.305 * 255)))
+    torch.testing.assert_close(grey, torch.zeros(1, 8, 8), atol=0.01, rtol=0)
 
 
 @pytest.mark.parametrize(

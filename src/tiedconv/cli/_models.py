@@ -13,7 +13,7 @@ from torchvision import transforms
 
 from ..convert import tie_
 from ..models import build_model, check_model
-from ..models.named import TORCHVISION, native_input_size
+from ..models.named import TORCHVISION, for_channels, native_input_size
 from ..models.weights import load_state, read_checkpoint, sizes
 
 HUB = "hf-hub:"
@@ -81,10 +81,7 @@ def eval_transform(model: nn.Module) -> Callable[[Image.Image], Tensor]:
     """
     channels, height, width = input_size(model)
     if hasattr(model, "pretrained_cfg"):
-        config = resolve_data_config(model=model)
-        for key in ("mean", "std"):
-            if len(config[key]) != channels:
-                config[key] = (sum(config[key]) / len(config[key]),) * channels
+        config = for_channels(resolve_data_config(model=model), channels)
         steps = create_transform(**{**config, "input_size": (channels, height, width)})
     else:
         steps = transforms.Compose(

@@ -97,9 +97,17 @@ def tie(
             progress=lambda done, total: bar.update(fitting, completed=done, total=total, visible=done < total),
         )
     console.print(tying.report)
+    _describe_input(tying.model, data)
     console.print(_stages(tying.stages))
     metrics = {"top1": tying.stages[-1].top1, "top5": tying.stages[-1].top5}
     _save(tying.model, model, output, console, metrics=metrics, dataset=type(data).__name__)
+
+
+def _describe_input(network: Any, data: ClassificationData) -> None:
+    """Let a timm model say which images it is for now, so that those who load it prepare images alike."""
+    if hasattr(network, "pretrained_cfg"):
+        statistics = {"input_size": data.input_size, "mean": data.mean, "std": data.std}
+        network.pretrained_cfg = network.default_cfg = {**network.pretrained_cfg, **statistics}
 
 
 def _save(network: Any, name: str, output: Path, console: Console, **card: Any) -> None:

@@ -3,15 +3,18 @@
 import pydoc
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
+from .._files import check_writable
 from ..data import ImageData
-from ..tasks import Task, quiet_lightning
+from ..tasks import Task, keep_checkpoints_whole, quiet_lightning
 
 _DIGITS = "--config configs/digits/tiedresnet_tiny.yaml"
 _LAST = "--ckpt_path runs/fit/version_0/checkpoints/last.ckpt"
@@ -33,6 +36,8 @@ class TrainingCLI(LightningCLI):
             {
                 "checkpoint.mode": "max",
                 "checkpoint.auto_insert_metric_name": False,
+                # A resume can write a name again that a kill left; a numbered second file would stay for ever.
+                "checkpoint.enable_version_counter": False,
             }
         )
         for name in ("num_classes", "in_chans"):
@@ -46,6 +51,9 @@ class TrainingCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         options = self.config[self.subcommand]
         best = options.checkpoint
+        if self.subcommand == "fit" and best.dirpath:
+            # Before the first epoch, not after it; one process alone, as each would take away the other's probe.
+            rank_zero_only(check_writable)("checkpoint.dirpath", Path(best.dirpath, "last.ckpt"), "fit")
         if best.monitor is None:
             best.monitor = pydoc.locate(options.model.class_path).monitor  # type: ignore[attr-defined]
         if best.filename is None:
@@ -72,8 +80,10 @@ class TrainingCLI(LightningCLI):
             root = self._get(self.config_init, "trainer.default_root_dir")
             tensorboard = TensorBoardLogger(root, name=self.subcommand)
             # One folder for both: left to itself, each logger would take the next free version.
-            kwargs["logger"] = [CSVLogger(root, name=self.subcommand, version=tensorboard.version), tensorboard]
-        trainer = super().instantiate_trainer(**kwargs)
+            # Every line is written at once: those that a kill takes along, a resume does not write again.
+            table = CSVLogger(root, self.subcommand, tensorboard.version, flush_logs_every_n_steps=1)
+            kwargs["logger"] = [table, tensorboard]
+        trainer = keep_checkpoints_whole(super().instantiate_trainer(**kwargs))
         best = trainer.checkpoint_callback
         if isinstance(best, ModelCheckpoint):
             # The best one's save_last would only follow it: what a resume needs is the last epoch, best or not.

@@ -94,7 +94,7 @@ class TieReport:
         from rich.markup import escape
         from rich.table import Table
 
-        table = Table(title=self._headline(), caption=self._caption(), box=SIMPLE)
+        table = Table(title=self.headline, caption=self._caption(), box=SIMPLE)
         table.add_column("layer")
         table.add_column("kind", no_wrap=True)
         for header in ("blocks", "params", "", "MACs", " ", "error"):
@@ -124,7 +124,9 @@ class TieReport:
             console.print(self)
         return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
-    def _headline(self) -> str:
+    @property
+    def headline(self) -> str:
+        """The totals in one line."""
         share = f" ({self.tied_params / self.params:.0%})" if self.params else ""
         line = f"{len(self.tied)} of {len(self.layers)} layers tied: "
         line += f"{_si(self.params)} → {_si(self.tied_params)} params{share}"

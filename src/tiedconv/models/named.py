@@ -39,7 +39,11 @@ def build_model(name: str, *, pretrained: bool = False, **kwargs: Any) -> nn.Mod
     """
     check_model("build_model", name)
     if not name.startswith(TORCHVISION):
-        return timm.create_model(name, pretrained=pretrained, **kwargs)
+        model: Any = timm.create_model(name, pretrained=pretrained, **kwargs)
+        if hasattr(model, "pretrained_cfg"):
+            channels = kwargs.get("in_chans", model.pretrained_cfg["input_size"][0])
+            model.pretrained_cfg = model.default_cfg = for_channels(model.pretrained_cfg, channels)
+        return model
     in_chans = kwargs.pop("in_chans", 3)
     if in_chans != 3:
         raise ValueError(
@@ -48,6 +52,12 @@ def build_model(name: str, *, pretrained: bool = False, **kwargs: Any) -> nn.Mod
         )
     weights = "DEFAULT" if pretrained else None
     return torchvision.models.get_model(name.removeprefix(TORCHVISION), weights=weights, **kwargs)
+
+
+def for_channels(config: dict[str, Any], channels: int) -> dict[str, Any]:
+    """Return timm's configuration of data with the mean of the colours' statistics where it has not ``channels``."""
+    found = {key: config[key] for key in ("mean", "std") if config.get(key)}
+    return {**config, **{k: v if len(v) == channels else (sum(v) / len(v),) * channels for k, v in found.items()}}
 
 
 def native_input_size(model: nn.Module) -> tuple[int, int, int] | None:
