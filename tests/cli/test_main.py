@@ -80,3 +80,13 @@ def test_arguments_default_to_the_command_line(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["tiedconv", "--version"])
     main()
     assert tiedconv.__version__ in capsys.readouterr().out
+
+
+def test_a_command_runs_without_options(capsys):
+    main(["list"])
+    assert "tiedresnet_tiny" in capsys.readouterr().out
+
+
+def test_a_flag_may_have_its_value_beside_it(capsys):
+    main(["figures", "--json", "true"])  # alone it is tested where its output is
+    assert capsys.readouterr().out.startswith(("[", "{"))

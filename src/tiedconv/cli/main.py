@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import cleandoc, signature
+from itertools import zip_longest
 from typing import NamedTuple
 
 from jsonargparse import ArgumentParser
@@ -150,9 +151,8 @@ def _call(name: str, arguments: list[str]) -> None:
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_function_arguments(function, as_group=False)
     flags = {f"--{p.name}" for p in signature(function).parameters.values() if p.annotation is bool}
-    following = [*arguments[1:], ""]
-    bare = [a in flags and after not in ("true", "false") for a, after in zip(arguments, following, strict=True)]
-    given = [f"{a}=true" if alone else a for a, alone in zip(arguments, bare, strict=True)]
+    pairs = zip_longest(arguments, arguments[1:])
+    given = [f"{a}=true" if a in flags and after not in ("true", "false") else a for a, after in pairs]
     options = parser.instantiate(parser.parse_args(given))
     options.pop("config", None)
     function(**options.as_dict())
