@@ -1,17 +1,16 @@
 """The README's Python blocks run as they stand."""
 
 import re
-from pathlib import Path
 
 import pytest
+from tests.markdown import README, ROOT, Block, blocks
 
-ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text()
+TEXT = README.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL))
-def test_python_block_runs(block):
-    exec(compile(block, "README.md", "exec"), {})
+@pytest.mark.parametrize("block", [pytest.param(block, id=block.place) for block in blocks(README, "python")])
+def test_python_block_runs(block: Block) -> None:
+    block.run({})
 
 
 def test_make_targets_and_recipes_that_the_readme_names_exist():

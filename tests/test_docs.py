@@ -1,0 +1,161 @@
+"""The documentation says what is there: its code runs, its commands parse, its reference is complete."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from importlib import import_module
+from inspect import isclass, isroutine
+from runpy import run_path
+from typing import Any
+from unittest.mock import patch
+
+import griffe
+import pytest
+from jsonargparse import ArgumentParser
+from tests.markdown import PAGES, README, ROOT, Block, blocks, commands
+
+import tiedconv
+from tiedconv.cli import main
+
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+REFERENCE = ROOT / "docs" / "reference"
+PACKAGES = sorted(path.parent.name for path in (ROOT / "src" / "tiedconv").glob("[a-z]*/__init__.py"))
+
+
+class _ParsedError(BaseException):
+    """Ends a command after its arguments are parsed, past the handlers of ordinary errors."""
+
+
+def _hook(name: str) -> dict[str, Any]:
+    """Return what a hook of the site's build defines."""
+    return run_path(str(ROOT / "docs" / "_hooks" / f"{name}.py"))
+
+
+def _pages_with_python() -> Iterator[Any]:
+    for path in PAGES:
+        if found := blocks(path, "python"):
+            yield pytest.param(found, id=str(path.relative_to(ROOT)))
+
+
+@pytest.mark.parametrize("page", [*_pages_with_python()])
+def test_python_blocks_of_a_page_run_one_after_the_other(page: list[Block], tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # what they write does not stay
+    namespace: dict[str, Any] = {}
+    for block in page:
+        block.run(namespace)
+
+
+def _calls() -> Iterator[Any]:
+    calls = {line: place for path in (README, *PAGES) for place, line in commands(path)}
+    for line, place in calls.items():
+        yield pytest.param(line, id=place)
+
+
+@pytest.mark.parametrize("line", [*_calls()])
+def test_command_lines_parse(line: str, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)  # recipes are named from there
+    parse = ArgumentParser.parse_args
+
+    def parse_and_stop(self: ArgumentParser, *args: Any, **kwargs: Any) -> None:
+        parse(self, *args, **kwargs)
+        raise _ParsedError
+
+    with patch.object(ArgumentParser, "parse_args", parse_and_stop), pytest.raises(_ParsedError):
+        main.main(shlex.split(line, comments=True)[1:])
+
+
+def test_a_command_line_with_an_unknown_option_does_not_parse(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        main.main(["list", "--filters", "x"])
+    assert "--filters" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_package_is_in_the_reference(package: str):
+    if package == "cli":
+        assert "<!-- commands -->" in (REFERENCE / "command-line.md").read_text(encoding="utf-8")
+        return
+    assert f"::: tiedconv.{package}\n" in (REFERENCE / f"{package}.md").read_text(encoding="utf-8")
+    assert f"({package}.md)" in (REFERENCE / "index.md").read_text(encoding="utf-8")
+    documented = import_module(f"tiedconv.{package}")
+    named = {name: getattr(documented, name) for name in documented.__all__}
+    undocumented = [name for name, thing in named.items() if (isclass(thing) or isroutine(thing)) and not thing.__doc__]
+    assert undocumented == [], f"without a docstring the reference leaves them out: {undocumented}"
+
+
+def test_the_command_lines_reference_has_every_option_of_a_command():
+    text = _hook("live")["section"]("bench models")
+    assert text.startswith("## tiedconv bench models {#bench-models}")
+    for option in ("models", "modes", "quantities", "released", "threads", "rounds", "json", "plot"):
+        assert f"`--{option}` <small>" in text
+    assert "```sh\ntiedconv bench models --models torchvision/resnet50" in text
+
+
+def test_the_models_reference_has_a_row_a_model_with_its_counts():
+    with patch("tiedconv.models.list_models", return_value=["tiedresnet_tiny"]):
+        row = _hook("live")["models"]().splitlines()[2]
+    params = sum(p.numel() for p in tiedconv.create_model("tiedresnet_tiny").parameters())
+    assert row.startswith("| `tiedresnet_tiny` | ")
+    assert f"| {params / 1e6:.2f} M |" in row
+
+
+@pytest.mark.parametrize(
+    ("tex", "html"),
+    [
+        ("C_o / B", "<i>C</i><sub><i>o</i></sub> / <i>B</i>"),
+        (r"(*, C_i)", "(&#42;, <i>C</i><sub><i>i</i></sub>)"),
+        (r"k_H k_W H'", "<i>k</i><sub><i>H</i></sub> <i>k</i><sub><i>W</i></sub> <i>H</i>′"),
+        (r"\sum_{p: c(p) \ge 2} c", "∑<sub><i>p</i>: <i>c</i>(<i>p</i>)  ≥  2</sub> <i>c</i>"),
+        (r"\hat Y^2", "<i>Y</i>&#770;<sup>2</sup>"),
+        (r"\lambda_i^2 < 1", "λ<sub><i>i</i></sub><sup>2</sup> &lt; 1"),
+    ],
+)
+def test_formulas_become_html(tex: str, html: str):
+    assert html in _hook("roles")["math"](tex)
+
+
+def test_an_unknown_command_in_a_formula_is_an_error():
+    with pytest.raises(ValueError, match=r"has \\frac, which .* does not know"):
+        _hook("roles")["math"](r"\frac{1}{2}")
+
+
+def test_every_formula_of_the_docstrings_can_be_shown():
+    roles = _hook("roles")
+    formulas = [tex for path in SOURCES for name, tex in roles["ROLE"].findall(path.read_text()) if name == "math"]
+    assert len(formulas) > 100
+    for tex in formulas:
+        html = roles["math"](" ".join(tex.split()))
+        assert not re.search(r"[\\_^{}*]", html), html
+
+
+def test_roles_of_docstrings_become_links_and_sections_that_the_reference_can_show():
+    package = griffe.load(
+        "tiedconv",
+        search_paths=[ROOT / "src"],
+        extensions=griffe.load_extensions(ROOT / "docs" / "_hooks" / "roles.py"),
+    )
+    report = package["convert.report.TieReport"].docstring.value
+    assert report.startswith("What [`tiedconv.tie_`][tiedconv.convert.tie.tie_] did.")
+    assert "\n    params,\u00a0tied_params (int): parameters" in report
+    layer = package["convert.report.LayerReport"].docstring.value
+    assert "see [`TieReport.error_of`][tiedconv.convert.report.TieReport];" in layer  # an attribute: at its class
+    conv = package["ops.functional.tied_conv2d"].docstring.value
+    assert "**Returns:**\n\n<span" in conv
+    assert "\nExamples:\n" in conv
+
+
+def test_sections_of_the_readme_that_a_page_shows_are_there():
+    section = _hook("readme")["section"]
+    marks = [mark for path in PAGES for mark in re.findall(r"<!-- README: (.+) -->", path.read_text(encoding="utf-8"))]
+    assert marks
+    assert all(section(mark) for mark in marks)
+    with pytest.raises(ValueError, match="has no section 'Velocity'"):
+        section("Velocity")
+
+
+def test_pages_name_recipes_and_scripts_that_exist():
+    for path in PAGES:
+        for name in re.findall(
+            r"(?:configs|benchmarks|examples)/[\w/]+\.(?:yaml|py)", path.read_text(encoding="utf-8")
+        ):
+            assert (ROOT / name).exists(), f"{path}: {name}"
