@@ -108,7 +108,7 @@ def as_batches(who: str, images: Images) -> list[Tensor]:
     if odd := next((type(batch).__name__ for batch in batches if not isinstance(batch, Tensor)), None):
         raise TypeError(f"{who}: images must hold tensors (N, ...), or pairs that begin with one, got a {odd}.")
     if not any(len(batch) for batch in batches):
-        raise ValueError(f"{who}: images holds no image. Give some tens of the kind that the model is for.")
+        raise ValueError(f"{who}: images holds no image. Give some hundred of the kind that the model is for.")
     return [batch for batch in batches if len(batch)]
 
 

@@ -51,7 +51,8 @@ def tie_(
             nearest to the old layers' outputs on ``images``, by least squares in closed form, layer after layer, each
             on the inputs that the tied layers before it give. ``"random"``: as newly built layers.
         images: for ``"data"``: a tensor :math:`(N, ...)` or batches of it, as the model takes them; of pairs, as a
-            data loader gives them, the first counts. All are kept in memory. Some tens are enough where maps are large.
+            data loader gives them, the first counts. All are kept in memory. Some hundred different ones: with few, the
+            fit follows these and is poor on others.
         input_size: shape of one input, such as ``(3, 224, 224)``, for a trial pass in evaluation mode that computes no
             values: to count multiply-adds, and to find layers that are not called or whose weights other code reads.
             Default: that of ``images``, else timm's for the model, else 224x224 pixels; if the model does not run on
