@@ -22,7 +22,7 @@ from ..models.named import TORCHVISION
 from ..models.weights import read_checkpoint
 from ..tasks.optimization import Optimization
 from ._console import table_console
-from ._models import load_model
+from ._models import is_random, load_model
 
 
 def tie(
@@ -62,6 +62,8 @@ def tie(
         output: folder for the tied model and the numbers.
     """
     console = table_console()
+    if is_random(model, checkpoint, model_kwargs or {}):
+        console.print(f"{model} has random weights. --checkpoint loads trained ones.", markup=False)
     if data is None:
         if finetune or init == "data":
             raise ValueError("tie: finetune and init=data need images. Give --data, such as --data ImageFolder.")
@@ -112,8 +114,8 @@ def _describe_input(network: Any, data: ClassificationData) -> None:
 
 def _save(network: Any, name: str, output: Path, console: Console, **card: Any) -> None:
     architecture = name if name.startswith(TORCHVISION) else None
-    folder = save_pretrained(network, output / "model", architecture=architecture, **card)
-    console.print(f"Model:   {folder}\nNumbers: {output / 'tying.json'}", highlight=False, markup=False)
+    save_pretrained(network, output / "model", architecture=architecture, **card)
+    console.print(f"Model:   {output / 'model'}\nNumbers: {output / 'tying.json'}", highlight=False, markup=False)
 
 
 def _made(folder: Path) -> Path:
