@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types unit docs
+.PHONY: demo test lint types unit docs fuzz lowest
 demo: $(INSTALLED)
 	$(BIN)/tiedconv compare --config configs/digits/compare.yaml --output runs/digits-compare
 
@@ -24,6 +24,18 @@ unit: $(INSTALLED)
 # The site, in site/. Broken links, anchors and names are errors; with --quiet they would not be.
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Broken arguments, files and command lines, new ones on every run; how many ran, by area, is printed at the end.
+fuzz: $(INSTALLED)
+	OMP_NUM_THREADS=1 TIEDCONV_FUZZ=nightly $(BIN)/pytest -q -n auto -o faulthandler_timeout=600 tests/fuzz --fuzz-minimum 10000
+
+# The tests with the lowest version of each dependency that is declared; what old ones warn of is not our affair. For
+# another Python: make unit PYTHON=python3.13 VENV=.venv-3.13
+lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python tools/lowest.py > .venv-lowest/lowest.txt
+	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/lowest.txt --editable ".[dev]"
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -n auto -W default
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -1,5 +1,6 @@
 """The checks that operators and modules share."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -108,3 +109,8 @@ def test_the_hint_for_channels_at_the_end_is_right(shape, dims, hint):
 def test_there_is_no_hint_where_no_axis_fits():
     with pytest.raises(RuntimeError, match=r"\(N, 8, L\) or \(8, L\), got \(2, 5, 6\)\.$"):
         _checks.check_conv_input("who", torch.zeros(2, 5, 6), channels=8, spatial_dims=1)
+
+
+def test_numbers_whose_products_overflow_are_refused():
+    with pytest.raises(ValueError, match="who: blocks must be at most 2147483647, got blocks=9223372036854775808"):
+        _checks.check_blocks("who", {}, groups=np.int64(2), blocks=2**63)

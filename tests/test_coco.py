@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as reference
 
-from tiedconv._coco import decode_mask, encode_mask
+from tiedconv._coco import check_data_set, check_ground_truth, decode_mask, encode_mask, read_json
 
 RNG = np.random.default_rng(0)
 MASKS = [RNG.random((7, 5)) < share for share in (0.0, 0.2, 0.5, 1.0)]
@@ -39,8 +39,73 @@ def test_polygons_are_filled_as_pycocotools_does_and_united():
         ({"size": [5, 7], "counts": "0"}, r"the RLE is of size \[5, 7\], the image of \[7, 5\]"),
         ([], "no polygon has three points"),
         ([[1, 2, 3, 4]], "no polygon has three points"),
+        ([[0, 0, 10**9, 0, 2, 2]], "a point that is further away than 1000000 pixels"),
+        ([[0, 0, np.nan, 0, 2, 2]], "or is no number"),
     ],
 )
 def test_what_cannot_be_decoded_is_refused(segmentation, message):
     with pytest.raises(ValueError, match=message):
         decode_mask(segmentation, (7, 5))
+
+
+def truth(**changes):
+    entry = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "area": 1, **changes}
+    image = {"id": 1, "height": 7, "width": 5, "file_name": "a.png"}
+    return {"images": [image], "annotations": [entry], "categories": [{"id": 1, "name": "a"}]}
+
+
+@pytest.mark.parametrize("mask", [*MASKS, RNG.random((300, 400)) < 0.5, np.ones((2000, 1000), bool)])
+def test_whole_masks_are_taken(mask):
+    content = truth(segmentation=encode_mask(mask))
+    content["images"][0] |= dict(zip(("height", "width"), mask.shape, strict=True))
+    check_ground_truth("who", content, "segmentation")
+    content["annotations"][0]["segmentation"]["counts"] += "1"
+    with pytest.raises(ValueError, match="annotation 1 has an RLE whose counts are no run lengths"):
+        check_ground_truth("who", content, "segmentation")
+
+
+def test_outlines_far_away_are_refused():  # faster-coco-eval would walk along them for hours
+    with pytest.raises(ValueError, match=r"annotation 1 must have as its segmentation .*, within a million pixels"):
+        check_ground_truth("who", truth(segmentation=[[0, 0, 10**9, 0, 2, 2]]), "segmentation")
+
+
+@pytest.mark.parametrize(
+    "counts", ["", "0", "garbage!", "o", "oooooooooo0", "é", [5, 10], [36, -1], [35.0], None, 35, {}]
+)
+def test_run_lengths_that_fill_no_mask_are_refused(counts):  # faster-coco-eval loops without end over some
+    content = truth(segmentation={"size": [7, 5], "counts": counts})
+    message = r"who: annotation 1 has an RLE whose counts are no run lengths of the 7 x 5 pixels of its image\. Encode"
+    with pytest.raises(ValueError, match=message):
+        check_ground_truth("who", content, "segmentation")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"image_id": []},
+            r"annotation 1 must have as its image_id one of the 1 images of the ground truth; it is \[\]\.",
+        ),
+        ({"bbox": [0, 0, 1, 10**400]}, "annotation 1 must have as its bbox four finite numbers"),
+        ({"iscrowd": "0"}, "annotation 1 must have as its iscrowd 0, 1 or none; it is '0'"),
+        ({"area": "wide"}, "annotation 1 must have as its area a finite number, or none; it is 'wide'"),
+    ],
+)
+def test_values_of_another_kind_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_data_set("who", truth(**changes))
+
+
+def test_json_too_deep_is_none(tmp_path):
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="who: this is not JSON: maximum recursion depth"):
+        read_json("who", tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("size", [None, 7, "75", [5, 7]])
+def test_a_mask_of_no_size_is_refused(size):
+    content = truth(segmentation={"size": size, "counts": [35]})
+    with pytest.raises(
+        ValueError, match=r"annotation 1 has a mask of size .*, but its image has height and width \[7, 5"
+    ):
+        check_ground_truth("who", content, "segmentation")

@@ -3,12 +3,15 @@
 A message reads ``who: what was given and the rule, with numbers. What to do.``
 """
 
-from collections.abc import Iterable, Sequence
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
 from math import gcd
 from numbers import Integral
 
 import torch
 from torch import Tensor
+
+_LARGEST = 2**31 - 1  # beyond, products of NumPy's integers overflow
 
 
 def check_blocks(who: str, channels: dict[str, int], *, groups: int, blocks: int) -> None:
@@ -25,6 +28,8 @@ def check_blocks(who: str, channels: dict[str, int], *, groups: int, blocks: int
             raise TypeError(f"{who}: {name} must be an int, got {value!r} ({type(value).__name__}).")
         if value < 1:
             raise ValueError(f"{who}: {name} must be at least 1, got {name}={value}.")
+        if not isinstance(value, torch.SymInt) and value > _LARGEST:
+            raise ValueError(f"{who}: {name} must be at most {_LARGEST}, got {name}={value}.")
     divisor = blocks * groups
     for name, value in channels.items():
         if value % divisor:
@@ -58,7 +63,7 @@ def per_dim(
         return (value,) * dims
     if type(value) is tuple and len(value) == dims and set(map(type, value)) == {int} and min(value) >= minimum:
         return value
-    values = tuple(value) if isinstance(value, Iterable) else (value,)
+    values = tuple(value) if isinstance(value, Iterable) and not isinstance(value, Tensor) else (value,)
     if not all(_is_int(v) for v in values):
         raise TypeError(f"{who}: {name} must be one int or {dims} of them, got {value!r}.")
     if len(values) == 1:
@@ -75,6 +80,20 @@ def _is_int(value: object) -> bool:
         return True
     # NumPy's integers count, as in torch.nn; SymInt stands for an int while torch traces.
     return isinstance(value, (Integral, torch.SymInt)) and not isinstance(value, bool)
+
+
+def check_kinds(who: str, tensors: Mapping[str, object]) -> None:
+    """Raise TypeError unless everything in ``tensors`` (name → value) is a tensor."""
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{who}: {name} must be a tensor, got {reprlib.repr(value)} ({type(value).__name__}).")
+
+
+def check_splits(who: str, arguments: Mapping[str, object]) -> None:
+    """Raise TypeError unless every argument (name → value) is a sequence, or has the length and entries of one."""
+    for name, value in arguments.items():
+        if isinstance(value, Tensor) or not (hasattr(value, "__getitem__") and hasattr(value, "__len__")):
+            raise TypeError(f"{who}: {name} must be a sequence with one entry a split, got {reprlib.repr(value)}.")
 
 
 def check_floating(who: str, x: Tensor) -> None:

@@ -1,8 +1,8 @@
 """COCO's format, which data, metrics and results share: reading, checking, masks."""
 
 import json
-import math
 import reprlib
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -55,6 +55,8 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> Array:
         polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
         if not polygons:
             raise ValueError("no polygon has three points")
+        if not all(np.abs(np.asarray(polygon, float)).max() <= _FAR for polygon in polygons):
+            raise ValueError(f"a polygon has a point that is further away than {_FAR} pixels, or is no number")
         rle = library.merge(library.frPyObjects(polygons, *size))
     mask: Array = library.decode(rle)
     return mask
@@ -72,7 +74,7 @@ def read_json(who: str, path: Path) -> Any:
     """
     try:
         return json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{who}: this is not JSON: {error}. Give a file in COCO's format.") from None
 
 
@@ -83,7 +85,13 @@ def check_ground_truth(who: str, content: Any, masks: str | None) -> None:
         ValueError: with the entry and what it lacks.
     """
     _check_parts(who, content)
-    rules = {**_ids(content), "bbox": _BOX, "area": _NUMBER, **({masks: _POLYGONS_OR_RLE} if masks else {})}
+    rules = {
+        **_ids(content),
+        "bbox": _BOX,
+        "area": _NUMBER,
+        "iscrowd": _FLAG_OR_NONE,
+        **({masks: _POLYGONS_OR_RLE} if masks else {}),
+    }
     _check_entries(who, "annotations", content["annotations"], rules)
     if masks:
         _check_sizes(who, "annotations", content["annotations"], masks, content)
@@ -98,7 +106,8 @@ def check_data_set(who: str, content: Any) -> None:
     _check_parts(who, content)
     _check_entries(who, "images", content["images"], {"file_name": _TEXT, "height": _PIXELS, "width": _PIXELS})
     _check_entries(who, "categories", content["categories"], {"name": _TEXT})
-    _check_entries(who, "annotations", content["annotations"], {"id": _INTEGER, **_ids(content), "bbox": _BOX})
+    rules = {"id": _INTEGER, **_ids(content), "bbox": _BOX, "area": _NUMBER_OR_NONE, "iscrowd": _FLAG_OR_NONE}
+    _check_entries(who, "annotations", content["annotations"], rules)
 
 
 def _check_parts(who: str, content: Any) -> None:
@@ -141,17 +150,25 @@ def _is_list(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    # Not math.isfinite, which fails for a whole number that no float can hold.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _is_place(value: Any) -> bool:
+    return _is_number(value) and abs(value) <= _FAR
 
 
 def _is_compressed_rle(value: Any) -> bool:
     return isinstance(value, Mapping) and isinstance(value.get("counts"), str | bytes)
 
 
+_FAR = 1_000_000  # pixels; the library walks along outlines step by step, and would take hours for a mistyped number
 _INTEGER = _Rule(lambda value: isinstance(value, int), "a whole number")
-_PIXELS = _Rule(lambda value: isinstance(value, int) and value > 0, "a number of pixels")
+_PIXELS = _Rule(lambda value: isinstance(value, int) and 0 < value <= _FAR, "a number of pixels")
 _TEXT = _Rule(lambda value: isinstance(value, str) and value != "", "a text")
 _NUMBER = _Rule(_is_number, "a finite number")
+_NUMBER_OR_NONE = _Rule(lambda value: value is None or _is_number(value), "a finite number, or none")
+_FLAG_OR_NONE = _Rule(lambda value: value is None or (isinstance(value, int) and value in (0, 1)), "0, 1 or none")
 _BOX = _Rule(
     lambda value: _is_list(value) and len(value) == 4 and all(map(_is_number, value)) and min(value[2:]) >= 0,
     "four finite numbers x, y, width, height, the last two not negative",
@@ -160,18 +177,26 @@ _COMPRESSED_RLE = _Rule(_is_compressed_rle, "a compressed RLE: size, and counts 
 _POLYGONS_OR_RLE = _Rule(
     lambda value: (
         isinstance(value, Mapping)
-        or (_is_list(value) and all(map(_is_list, value)) and any(len(polygon) >= 6 for polygon in value))
+        or (
+            _is_list(value)
+            and all(_is_list(polygon) and all(map(_is_place, polygon)) for polygon in value)
+            and any(len(polygon) >= 6 for polygon in value)
+        )
     ),
-    "an RLE or a list of polygons of three points and more",
+    "an RLE or a list of polygons of three points and more, within a million pixels",
 )
 
 
 def _ids(ground_truth: Mapping[str, Any]) -> dict[str, _Rule]:
     images = {entry["id"] for entry in ground_truth["images"]}
     categories = {entry["id"] for entry in ground_truth["categories"]}
+
+    def among(ids: set[int]) -> Callable[[Any], bool]:
+        return lambda value: isinstance(value, int | float) and value in ids  # a list is in no set, and has no hash
+
     return {
-        "image_id": _Rule(images.__contains__, f"one of the {len(images)} images of the ground truth"),
-        "category_id": _Rule(categories.__contains__, f"one of the {len(categories)} categories of the ground truth"),
+        "image_id": _Rule(among(images), f"one of the {len(images)} images of the ground truth"),
+        "category_id": _Rule(among(categories), f"one of the {len(categories)} categories of the ground truth"),
     }
 
 
@@ -195,11 +220,37 @@ def _check_sizes(
     sizes = {image["id"]: [image["height"], image["width"]] for image in ground_truth["images"]}
     for index, entry in enumerate(entries):
         mask, expected = entry[key], sizes[entry["image_id"]]
-        if isinstance(mask, Mapping) and list(mask.get("size", ())) != expected:
+        size: Any = mask.get("size") if isinstance(mask, Mapping) else expected
+        if not _is_list(size) or list(size) != expected:
             raise ValueError(
-                f"{who}: {_name(part, index, entry)} has a mask of size {mask.get('size')}, but its image has height "
+                f"{who}: {_name(part, index, entry)} has a mask of size {size}, but its image has height "
                 f"and width {expected}. Encode masks at the size of the image."
             )
+        if isinstance(mask, Mapping) and not _fills(mask.get("counts"), expected[0] * expected[1]):
+            raise ValueError(
+                f"{who}: {_name(part, index, entry)} has an RLE whose counts are no run lengths of the {expected[0]} x "
+                f"{expected[1]} pixels of its image. Encode the mask again."
+            )
+
+
+def _fills(counts: Any, pixels: int) -> bool:
+    """Whether run lengths, compressed or not, fill a mask. The library loops without end over some that do not."""
+    if not isinstance(counts, str | bytes):
+        return _is_list(counts) and all(type(n) is int and n >= 0 for n in counts) and sum(counts) == pixels
+    text = counts.encode("ascii", "replace") if isinstance(counts, str) else counts  # "?" is no digit
+    digits = np.frombuffer(text, np.uint8).astype(np.int64) - 48  # of 5 bits; a sixth says that more follow
+    if not digits.size or digits.min() < 0 or digits.max() > 63 or digits[-1] & 32:
+        return False
+    ends = np.flatnonzero(digits < 32)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    place = np.arange(digits.size) - np.repeat(starts, ends - starts + 1)
+    if place.max() > 6:
+        return False  # more than 32 bits
+    runs = np.add.reduceat((digits & 31) << 5 * place, starts)
+    runs -= (digits[ends] & 16) // 16 << 5 * (place[ends] + 1)  # the two's complement
+    # From the fourth on, a number is the difference to the run before the last.
+    runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()
+    return bool(runs.min() >= 0 and runs.sum() == pixels)
 
 
 _SINGULAR = {"images": "image", "annotations": "annotation", "categories": "category"}

@@ -216,7 +216,7 @@ def test_what_annotations_lack_is_named(tmp_path, tiny, change, message):
 def test_what_a_result_lacks_is_named(tmp_path, tiny, kind, change, message):
     truth, [good] = tiny
     truth["annotations"][0]["segmentation"] = [[0, 0, 10, 0, 10, 10, 0, 10]]
-    segmentation = {} if kind == "box" else {"segmentation": {"size": [20, 20], "counts": "0d<"}}
+    segmentation = {} if kind == "box" else {"segmentation": {"size": [20, 20], "counts": "0`<"}}
     results = [{**good, **segmentation}, {**good, **change}]
     file = tmp_path / "results.json"
     file.write_text(json.dumps(results))

@@ -457,3 +457,17 @@ def test_masks_of_the_validation_images_are_checked_before_training(coco):
         data.annotated(train=False)
     boxes = coco(content(thing(1)), content(thing(44, segmentation=[])), masks=False)
     assert len(boxes.split(train=False)) == 1
+
+
+def test_grey_of_sixteen_bits_keeps_its_steps(coco, tmp_path):
+    data = coco(content(thing(1)), flip=0.0)
+    ramp = np.linspace(0, 65535, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "val" / "7.png")
+    image, _ = data.split(train=False)[0]
+    assert_close(image, torch.from_numpy(ramp / 65535).float().expand(3, -1, -1), rtol=0, atol=1 / 255)
+
+
+def test_a_null_as_area_is_none(coco):
+    data = coco(content(thing(1, area=None)), content(thing(2, area=None)))
+    assert data.ground_truth()["annotations"][0]["area"] == BOX[2] * BOX[3]
+    assert data.split(train=True)[0][1]["area"].tolist() == [BOX[2] * BOX[3]]

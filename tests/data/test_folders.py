@@ -1,8 +1,11 @@
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.testing import assert_close
 
 from tiedconv.data import ImageFolder, ImageNet
+from tiedconv.data._base import ImageFiles
 
 
 def fill(root, classes=("cat", "dog"), parts=("train", "val")):
@@ -57,3 +60,19 @@ def test_imagenet_reads_what_torchvision_unpacked(tmp_path):
 def test_imagenet_says_what_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"ImageNet: .* does not hold ImageNet-1k.*use ImageFolder"):
         ImageNet(str(tmp_path))
+
+
+def test_grey_of_sixteen_bits_keeps_its_steps(tmp_path):
+    for part in ("train", "val"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        Image.fromarray(np.full((32, 32), 32768, np.uint16)).save(tmp_path / part / "a" / "0.png")
+    data = ImageFolder(str(tmp_path), image_size=32)
+    image, _ = data.split(train=False)[0]
+    grey = image * torch.tensor(data.std)[:, None, None] + torch.tensor(data.mean)[:, None, None]
+    assert_close(grey, torch.full((3, 32, 32), 0.5), rtol=0, atol=1 / 255)
+
+
+def test_pixels_of_32_bits_are_refused(tmp_path):
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "0.tif")
+    with pytest.raises(OSError, match=r"0\.tif cannot be read as an image: it has 32 bits a pixel \(mode F\)"):
+        ImageFiles(tmp_path, lambda image: image, channels=3)[0]

@@ -180,3 +180,11 @@ def test_missing_files_are_named_with_the_way_to_get_them(tmp_path):
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         Voc(**options)
+
+
+def test_an_unknown_encoding_is_named(tmp_path):
+    folder = write_voc(tmp_path, "test", {"000005": [CAT]})
+    xml = folder / "Annotations" / "000005.xml"
+    xml.write_text(f'<?xml version="1.0" encoding="nope"?>{xml.read_text()}')
+    with pytest.raises(ValueError, match=r"000005\.xml is not XML: unknown encoding: nope\. Unpack the data set again"):
+        voc(tmp_path).ground_truth()

@@ -364,3 +364,8 @@ def test_images_are_normalised_as_the_backbones_weights_want_it():
     model = build_detector("faster_rcnn", backbone="resnetv2_50", num_classes=2)
     assert model.transform.image_mean == [0.5, 0.5, 0.5]
     assert build_detector("retinanet", num_classes=2, image_mean=[0, 0, 0]).transform.image_mean == [0, 0, 0]
+
+
+def test_widths_of_another_kind_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"widths must be a tiedconv\.detection\.Widths, got 8"):
+        build_detector("faster_rcnn", backbone="tiedresnet_tiny", num_classes=2, widths=8)  # type: ignore[arg-type]

@@ -370,3 +370,15 @@ def test_a_repository_is_downloaded_without_what_is_not_needed(monkeypatch: pyte
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
     check_same(model, from_pretrained("hf-hub:somebody/net@v1", token="secret"))
     assert asked == [("somebody/net", "v1", FILES[1:], "secret")]
+
+
+def test_a_config_that_builds_nothing_is_named(tmp_path):
+    folder = save_pretrained(timm.create_model("tiedresnet_tiny", num_classes=3), tmp_path / "net")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_classes": "three"}))
+    message = r"from_pretrained: .*config\.json describes a tiedresnet_tiny that cannot be built: TypeError: .*Save the"
+    with pytest.raises(ValueError, match=message):
+        from_pretrained(folder)
+    (folder / "config.json").write_text("[" * 20_000)
+    with pytest.raises(ValueError, match=r"from_pretrained: .*config\.json is no JSON: "):
+        from_pretrained(folder)

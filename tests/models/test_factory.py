@@ -89,3 +89,13 @@ def test_a_taken_name_is_refused(taken: str) -> None:
 
 def test_there_are_no_weights_to_load() -> None:
     assert timm.list_pretrained("tied*") == []
+
+
+def test_a_name_is_a_text() -> None:
+    with pytest.raises(TypeError, match=r"create_model: the name of a model must be a text, got None \(NoneType\)\."):
+        tiedconv.create_model(None)  # type: ignore[arg-type]
+
+
+def test_what_timm_cannot_build_is_said_in_one_sentence():
+    with pytest.raises(ValueError, match=r"create_model: tiedresnet_tiny cannot be built with \{'global_pool': 0\}: "):
+        tiedconv.create_model("tiedresnet_tiny", global_pool=0)

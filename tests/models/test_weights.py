@@ -191,3 +191,24 @@ def test_classes_of_a_tied_classifier_are_counted_in_all_blocks() -> None:
     net = nn.Sequential(nn.Linear(4, 8), TiedLinear(8, 10, blocks=2))
     assert classifiers(net) == ("1",)
     assert sizes(net, net.state_dict()) == {"num_classes": 10}
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")  # torch tells that it looks
+@pytest.mark.parametrize("odd", [torch.zeros(3, 2).to_sparse(), torch.zeros(3, 2, device="meta")])
+def test_tensors_without_dense_values_are_refused(tmp_path, odd):
+    torch.save({"weight": odd, "bias": torch.zeros(3)}, tmp_path / "odd.pth")
+    layer = nn.Linear(2, 3)
+    before = layer.bias.clone()
+    with pytest.raises(ValueError, match=r"odd\.pth must hold dense tensors with values, but 'weight' is none"):
+        load_weights(layer, tmp_path / "odd.pth")
+    assert torch.equal(layer.bias, before)
+
+
+def test_keys_that_are_no_text_and_odd_hyper_parameters_are_refused(tmp_path):
+    torch.save({1: torch.zeros(3)}, tmp_path / "keys.pth")
+    with pytest.raises(ValueError, match=r"keys\.pth must hold a state dict, but its entry 1 is a Tensor"):
+        read_weights(tmp_path / "keys.pth")
+    content = {"pytorch-lightning_version": "2.6.0", "state_dict": {}, "hyper_parameters": [1]}
+    torch.save(content, tmp_path / "task.ckpt")
+    with pytest.raises(ValueError, match=r"task\.ckpt has a list as hyper_parameters"):
+        read_weights(tmp_path / "task.ckpt")

@@ -192,3 +192,16 @@ def test_bad_arguments_are_refused_at_construction(cls, arguments, error, messag
 def test_inputs_that_do_not_fit_are_refused_at_the_call(cls, shape, message):
     with pytest.raises(RuntimeError, match=f"^{cls.__name__}{message}"):
         cls(16, reduction=2, blocks=2)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("cls", [TiedSE, TiedGlobalContext])
+@pytest.mark.parametrize(
+    ("reduction", "error", "message"),
+    [
+        (None, TypeError, r": reduction must be a number, got None \(NoneType\)\.$"),
+        (float("nan"), ValueError, r": reduction must be positive, got reduction=nan\.$"),
+    ],
+)
+def test_a_reduction_is_a_positive_number(cls, reduction, error, message):
+    with pytest.raises(error, match=cls.__name__ + message):
+        cls(16, reduction)

@@ -173,8 +173,9 @@ def test_is_traced_with_its_weights_as_parameters(name):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"blocks": 2}, TypeError, r"blocks must be a sequence with one int a split, got 2\.$"),
-        ({"groups": 2}, TypeError, r"groups must be a sequence with one int a split, got 2\.$"),
+        ({"blocks": 2}, TypeError, r"blocks must be a sequence with one entry a split, got 2\.$"),
+        ({"blocks": None}, TypeError, r"blocks must be a sequence with one entry a split, got None\.$"),
+        ({"groups": 2}, TypeError, r"groups must be a sequence with one entry a split, got 2\.$"),
         ({"blocks": (1, 2.0)}, TypeError, r"blocks must be an int, got 2\.0 \(float\)\.$"),
         ({"in_channels": 16.0}, TypeError, r"in_channels must be an int, got 16\.0 \(float\)\.$"),
         ({"padding": "same"}, TypeError, r"padding must be one int or 2 of them, got 'same'\.$"),

@@ -16,6 +16,12 @@ WEIGHT = torch.zeros(4, 4, 3, 3)
         ({"groups": 0}, ValueError, r"tied_conv2d: groups must be at least 1, got groups=0\."),
         ({"blocks": True}, TypeError, r"tied_conv2d: blocks must be an int, got True \(bool\)\."),
         ({"blocks": 2.0}, TypeError, r"tied_conv2d: blocks must be an int, got 2\.0 \(float\)\."),
+        ({"bias": 0}, TypeError, r"tied_conv2d: bias must be a tensor, got 0 \(int\)\."),
+        (
+            {"stride": torch.tensor(2)},
+            TypeError,
+            r"tied_conv2d: stride must be one int or 2 of them, got tensor\(2\)\.",
+        ),
         ({"groups": 3}, ValueError, r"tied_conv2d: the weight's 4 rows are not divisible by groups=3\."),
         ({"stride": 0}, RuntimeError, r"tied_conv2d: stride must be at least 1, got 0\."),
         ({"stride": 1.5}, TypeError, r"tied_conv2d: stride must be one int or 2 of them, got 1\.5\."),

@@ -166,7 +166,10 @@ def _prepare(
         {
             "images": list(ground_truth["images"]),
             # Own ids: the library takes an annotation with id 0 for no annotation, and two with one id for one.
-            "annotations": [{**entry, "id": number} for number, entry in enumerate(ground_truth["annotations"], 1)],
+            "annotations": [
+                {**entry, "id": number, "iscrowd": entry.get("iscrowd") or 0}
+                for number, entry in enumerate(ground_truth["annotations"], 1)
+            ],
             "categories": list(ground_truth["categories"]),
         }
     )

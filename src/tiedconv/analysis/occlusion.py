@@ -288,7 +288,13 @@ def _decode(regions: Sequence[Any], image: Mapping[str, Any]) -> Tensor:
 def _check_arguments(results: Mapping[str, Runs], edges: Sequence[float], resamples: int) -> None:
     if not results:
         raise ValueError("analyze_occlusion: results must name at least one model, got none.")
-    if len(edges) < 2 or edges[0] != 0 or edges[-1] != 1 or not all(low < high for low, high in pairwise(edges)):
+    if (
+        isinstance(edges, Mapping | str)
+        or len(edges) < 2
+        or edges[0] != 0
+        or edges[-1] != 1
+        or not all(low < high for low, high in pairwise(edges))
+    ):
         raise ValueError(f"analyze_occlusion: edges must ascend from 0 to 1, got {list(edges)}.")
     if resamples < 0:
         raise ValueError(f"analyze_occlusion: resamples must be at least 0, got resamples={resamples}.")

@@ -17,7 +17,7 @@ from torchvision.ops import clip_boxes_to_image
 from torchvision.transforms import v2
 
 from .._coco import check_data_set, check_ground_truth, decode_mask
-from ._base import ImageData, ImageFiles, Transform
+from ._base import ImageData, ImageFiles, Transform, in_mode
 
 _BOXES_ALONE = "For boxes alone, set masks to false and choose a detector of boxes."
 
@@ -94,7 +94,10 @@ class DetectionData(ImageData):
         found = self.read(train)
         check_data_set(f"{type(self).__name__}: {found.source}", found.annotations)
         # Some tools write no area, which metrics need.
-        sized = [{"area": a["bbox"][2] * a["bbox"][3], **a} for a in found.annotations["annotations"]]
+        sized = [
+            a if a.get("area") is not None else {**a, "area": a["bbox"][2] * a["bbox"][3]}
+            for a in found.annotations["annotations"]
+        ]
         found = found._replace(annotations={**found.annotations, "annotations": sized})
         if not train:
             if self.masks:  # metrics need every mask: now, and not after the first epoch
@@ -276,16 +279,16 @@ def _open(found: Annotated, record: Mapping[str, Any]) -> Image.Image:
     path = found.images / record["file_name"]
     try:
         with Image.open(path) as file:
-            file.load()
+            colour = in_mode(file, "RGB")
             expected = (record["width"], record["height"])
             # A photograph that was turned for the annotator, as its camera says to.
-            turned = file if file.size == expected else ImageOps.exif_transpose(file)
-            image = (turned if turned.size == expected else file).convert("RGB")
+            turned = colour if colour.size == expected else ImageOps.exif_transpose(colour)
+            image = turned if turned.size == expected else colour
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path} is missing; image {record['id']} of {found.source} names it. Check the folder of the images."
         ) from None
-    except OSError as error:
+    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and more
         raise OSError(f"{path}, image {record['id']} of {found.source}, cannot be read: {error}") from error
     if image.size != expected:
         raise ValueError(

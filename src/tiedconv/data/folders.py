@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 from torch.utils.data import Dataset
 from torchvision import datasets
 
-from ._base import Transform
+from ._base import Transform, in_mode, unreadable_named
 from .classification import ClassificationData
 
 
@@ -88,7 +89,7 @@ class ImageFolder(ClassificationData):
         return self.transform(train=False)
 
     def build(self, train: bool) -> Dataset[Any]:
-        return datasets.ImageFolder(self.root / ("train" if train else "val"), self.transform(train))
+        return datasets.ImageFolder(self.root / ("train" if train else "val"), self.transform(train), loader=_load)
 
 
 class ImageNet(ImageFolder):
@@ -110,4 +111,11 @@ class ImageNet(ImageFolder):
         return tuple(", ".join(synonyms) for synonyms in names)  # the first alone is not unique: two cranes
 
     def build(self, train: bool) -> Dataset[Any]:
-        return datasets.ImageNet(str(self.root), split="train" if train else "val", transform=self.transform(train))
+        return datasets.ImageNet(
+            str(self.root), split="train" if train else "val", transform=self.transform(train), loader=_load
+        )
+
+
+def _load(path: str) -> Any:
+    with unreadable_named(path), Image.open(path) as image:
+        return in_mode(image, "RGB")

@@ -111,7 +111,7 @@ def _parse(xml: Path, listed: Path) -> ElementTree.Element:
         raise FileNotFoundError(
             f"Voc: {xml} is missing; {listed} names its image. Unpack the data set again."
         ) from None
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter two for a strange encoding
         raise ValueError(f"Voc: {xml} is not XML: {error}. Unpack the data set again.") from error
 
 

@@ -93,7 +93,7 @@ def build_detector(
 
     Raises:
         ValueError: if the name is unknown, or an option is out of range.
-        TypeError: if there is no such option.
+        TypeError: if there is no such option, or ``widths`` is of another kind.
 
     Example:
         >>> import torch
@@ -107,6 +107,8 @@ def build_detector(
         raise ValueError(
             f"build_detector: num_classes counts the background and must be at least 2, got {num_classes}."
         )
+    if not isinstance(widths, Widths):
+        raise TypeError(f"build_detector: widths must be a tiedconv.detection.Widths, got {widths!r}.")
     _check_options(name, options)
     retina = name == "retinanet"
     body = FPNBackbone(

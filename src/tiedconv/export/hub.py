@@ -133,10 +133,13 @@ def from_pretrained(
     folder = _local(str(source), token)
     config = _read_config(folder / _CONFIG)
     if model is None:
-        model = _build("from_pretrained", config, kwargs)
+        model = _built(folder / _CONFIG, config, kwargs)
     elif kwargs:
         raise ValueError(f"from_pretrained: got a model, and {', '.join(kwargs)} to build one. Give one of the two.")
-    _tie(model, _entry(config).get("tied", {}))
+    try:
+        _tie(model, _entry(config).get("tied", {}))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"from_pretrained: {folder / _CONFIG} ties layers that it cannot: {error}") from error
     load_weights(model, folder / _WEIGHTS, who="from_pretrained")
     return model.eval()
 
@@ -272,6 +275,19 @@ def _local(source: str, token: str | None) -> Path:
     return Path(source)
 
 
+def _built(path: Path, config: Mapping[str, Any], kwargs: Mapping[str, Any]) -> nn.Module:
+    try:
+        return _build("from_pretrained", config, kwargs)
+    except Exception as error:  # timm checks few arguments, so it may be any
+        if isinstance(error, ValueError) and str(error).startswith("from_pretrained: "):
+            raise
+        changed = f" changed by {', '.join(kwargs)}" if kwargs else ""
+        raise ValueError(
+            f"from_pretrained: {path}{changed} describes a {config['architecture']} that cannot be built: "
+            f"{type(error).__name__}: {error}. Save the model again, or correct the arguments."
+        ) from error
+
+
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(
@@ -279,7 +295,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"from_pretrained: {path} is no JSON: {error}. Save the model again.") from None
     entry = _entry(config) if isinstance(config, dict) else None
     if (

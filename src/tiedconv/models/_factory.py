@@ -45,6 +45,7 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
         >>> create_model("tiedresnet_tiny", num_classes=10, in_chans=1).num_features
         512
     """
+    _check_text("create_model", name)
     if name not in _names:
         nearest = difflib.get_close_matches(name, sorted(_names), n=3, cutoff=0.0)
         advice = "timm.create_model builds it." if is_model(name) else "tiedconv.list_models() gives all names."
@@ -52,7 +53,10 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
             f"create_model: {name!r} is not one of the {len(_names)} models of tiedconv. "
             f"Nearest names: {', '.join(nearest)}. {advice}"
         )
-    return timm.create_model(name, **kwargs)
+    try:
+        return timm.create_model(name, **kwargs)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError) as error:  # timm checks few of its arguments
+        raise ValueError(f"create_model: {name} cannot be built with {kwargs}: {error}. Correct them.") from error
 
 
 def list_models(filter: str = "*") -> list[str]:
@@ -85,7 +89,13 @@ def imagenet_cfg(**changes: Any) -> dict[str, Any]:
 
 def check_model_name(who: str, name: str) -> None:
     """Raise ValueError unless timm knows a model of that name."""
+    _check_text(who, name)
     if not is_model(name):
         raise ValueError(
             f"{who}: no model is called {name!r}. `tiedconv list` prints the tied ones, timm.list_models() all."
         )
+
+
+def _check_text(who: str, name: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"{who}: the name of a model must be a text, got {name!r} ({type(name).__name__}).")

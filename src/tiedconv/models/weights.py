@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..nn import TiedConv2d, TiedLinear
 
+_FETCHING = ("pretrained", "checkpoint_path", "weights", "weights_backbone")  # of timm's and torchvision's models
 _READABLE = "Give a checkpoint of `tiedconv fit`, a state dict saved by torch.save, or a .safetensors file."
 
 
@@ -34,7 +35,10 @@ def read_weights(path: str | Path, *, who: str = "read_weights") -> dict[str, Te
 
 
 def read_checkpoint(path: str | Path, *, who: str = "read_checkpoint") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """As :func:`read_weights`, with the arguments of the task that wrote the file; ``{}`` if none did."""
+    """As :func:`read_weights`, with the arguments of the task that wrote the file; ``{}`` if none did.
+
+    Of the model's arguments those are left out that would fetch the weights which that training started from.
+    """
     path = Path(path)
     content = _read(path, who)
     found: Any = content
@@ -46,17 +50,26 @@ def read_checkpoint(path: str | Path, *, who: str = "read_checkpoint") -> tuple[
         raise ValueError(  # noqa: TRY004  the file is at fault, not an argument's type
             f"{who}: {path} must hold a state dict, got a {type(content).__name__}. {_READABLE}"
         )
-    foreign = next((key for key, value in found.items() if not isinstance(value, Tensor)), None)
+    foreign = next((k for k, value in found.items() if not (isinstance(k, str) and isinstance(value, Tensor))), None)
     if foreign is not None:
         raise ValueError(
             f"{who}: {path} must hold a state dict, but its entry {foreign!r} is a {type(found[foreign]).__name__}. "
             f"{_READABLE}"
         )
+    odd = next((k for k, value in found.items() if value.layout != torch.strided or value.is_meta), None)
+    if odd is not None:
+        raise ValueError(f"{who}: {path} must hold dense tensors with values, but {odd!r} is none. {_READABLE}")
     if "pytorch-lightning_version" not in content:
         return dict(found), {}
     # Lightning's checkpoint of a task, which keeps the network under "model".
     weights = {key.removeprefix("model."): value for key, value in found.items() if key.startswith("model.")}
-    return weights, dict(content.get("hyper_parameters") or {})
+    given = content.get("hyper_parameters") or {}
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{who}: {path} has a {type(given).__name__} as hyper_parameters. {_READABLE}")  # noqa: TRY004
+    arguments = dict(given)
+    if arguments.get("model_kwargs"):
+        arguments["model_kwargs"] = {k: v for k, v in arguments["model_kwargs"].items() if k not in _FETCHING}
+    return weights, arguments
 
 
 def _read(path: Path, who: str) -> Any:
@@ -71,7 +84,14 @@ def _read(path: Path, who: str) -> Any:
             f"{who}: {path} is no file of weights, or holds Python objects beside them, such as a whole model; reading "
             "those could run any code, so it is read with weights_only=True. Save model.state_dict() alone."
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, LookupError, ValueError) as error:  # as the file is damaged
+    except (
+        SafetensorError,
+        OSError,
+        RuntimeError,
+        EOFError,
+        LookupError,
+        ValueError,
+    ) as error:  # as the file is damaged
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{who}: {path} cannot be read: {reason}. Is the file whole? {_READABLE}") from error
 

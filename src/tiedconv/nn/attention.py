@@ -1,5 +1,7 @@
 """Channel attention with tied layers: squeeze-and-excitation (TiedSE) and the global context block (TiedGCB)."""
 
+from numbers import Real
+
 from torch import Tensor, device, dtype, nn
 
 from .. import _checks
@@ -137,7 +139,9 @@ class TiedGlobalContext(nn.Module):
 
 def _check_attention(who: str, channels: int, reduction: float, blocks: int) -> None:
     _checks.check_blocks(who, {"channels": channels}, groups=1, blocks=blocks)
-    if reduction <= 0:
+    if isinstance(reduction, bool) or not isinstance(reduction, Real):
+        raise TypeError(f"{who}: reduction must be a number, got {reduction!r} ({type(reduction).__name__}).")
+    if not reduction > 0:
         raise ValueError(f"{who}: reduction must be positive, got reduction={reduction}.")
 
 

@@ -106,7 +106,7 @@ def _pays(x: Tensor, conv: nn.Module) -> bool:
     than the grouped one by more than a norm takes. Elsewhere than on CPUs nothing is measured.
     """
     weight: Any = conv.weights[0] if isinstance(conv, SplitTiedConv2d) else conv.weight
-    positions = x.numel() // x.shape[1]
+    positions = x.numel() // max(1, x.shape[1])
     return x.device.type == "cpu" and layout.is_channels_last(x) and positions >= 2 * weight[0].numel()
 
 

@@ -69,9 +69,7 @@ class SplitTiedConv2d(nn.Module):
     ) -> None:
         super().__init__()
         who = type(self).__name__
-        for name, value in {"blocks": blocks, "groups": groups}.items():
-            if isinstance(value, int):
-                raise TypeError(f"{who}: {name} must be a sequence with one int a split, got {value}.")
+        _checks.check_splits(who, {"blocks": blocks, **({} if groups is None else {"groups": groups})})
         splits = len(blocks)
         groups = (1,) * splits if groups is None else groups
         if not splits or len(groups) != splits:

@@ -45,6 +45,7 @@ def tied_conv2d(
         0's blocks, then group 1's.
 
     Raises:
+        TypeError: if a tensor is none, or a number is no integer.
         ValueError: if ``blocks`` or ``groups`` is below 1, or ``groups`` does not divide the weight's rows.
         RuntimeError: if shapes or dtypes of the tensors do not fit together, or for a stride, padding or dilation that
             ``F.conv2d`` refuses.
@@ -102,6 +103,7 @@ def tied_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, blocks
         :math:`(*, C_o)`.
 
     Raises:
+        TypeError: if a tensor is none, or ``blocks`` no integer.
         ValueError: if ``blocks`` is below 1.
         RuntimeError: if shapes or dtypes of the tensors do not fit together.
 
@@ -113,6 +115,7 @@ def tied_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, blocks
     """
     who = "tied_linear"
     _checks.check_blocks(who, {}, groups=1, blocks=blocks)
+    check_kinds(who, x, weight, bias)
     if weight.dim() != 2:
         raise RuntimeError(f"{who}: expected weight (C_o/B, C_i/B), got {tuple(weight.shape)}.")
     features = weight.shape[1] * blocks
@@ -140,6 +143,7 @@ def tied_conv(
 ) -> Tensor:
     """Check a call and compute it; ``who`` is the name that error messages begin with."""
     _checks.check_blocks(who, {}, groups=groups, blocks=blocks)
+    check_kinds(who, x, weight, bias)
     if weight.dim() != spatial_dims + 2:
         raise RuntimeError(
             f"{who}: expected a weight of {spatial_dims + 2} dimensions, (C_o/B, C_i/(B*G), *kernel), "
@@ -173,6 +177,13 @@ def geometry(
     else:
         paddings = _checks.per_dim(who, "padding", padding, dims, minimum=0, error=RuntimeError)
     return ConvArgs(strides, paddings, dilations, groups, blocks), extra
+
+
+def check_kinds(who: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raise TypeError unless the three are tensors; the bias may be None."""
+    if isinstance(x, Tensor) and isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor)):
+        return  # no dictionary on the path of every call
+    _checks.check_kinds(who, {"x": x, "weight": weight, **({} if bias is None else {"bias": bias})})
 
 
 def check_tensors(who: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:

@@ -10,7 +10,7 @@ from .. import _checks
 from . import layout
 from ._dispatch import merges_splits
 from ._paths import ConvArgs
-from .functional import Padding, Size, check_tensors, convolve, geometry
+from .functional import Padding, Size, check_kinds, check_tensors, convolve, geometry
 
 
 def split_tied_conv2d(
@@ -44,6 +44,7 @@ def split_tied_conv2d(
         their order.
 
     Raises:
+        TypeError: if a tensor or a sequence is none, or a number is no integer.
         ValueError: if ``weights``, ``biases``, ``groups`` and ``blocks`` have different lengths or a number is below 1.
         RuntimeError: if shapes or dtypes of the tensors do not fit together, or the splits' widths differ.
 
@@ -67,6 +68,9 @@ def split_tied_conv(
     blocks: Sequence[int],
 ) -> Tensor:
     """Check a call and compute it; ``who`` is the name that error messages begin with."""
+    optional = {"biases": biases, "groups": groups}
+    given = {name: value for name, value in optional.items() if value is not None}
+    _checks.check_splits(who, {"weights": weights, "blocks": blocks, **given})
     groups = (1,) * len(blocks) if groups is None else groups
     _check(who, x, weights, biases, groups, blocks)
     args, extra = geometry(who, weights[0].shape[2:], stride, padding, dilation, 1, 1)
@@ -129,6 +133,7 @@ def _check(
         given = ", ".join(f"{name}: {length}" for name, length in lengths.items())
         raise ValueError(f"{who}: expected one entry a split of each argument and at least one split, got {given}.")
     for i, (w, g, b) in enumerate(zip(weights, groups, blocks, strict=True)):
+        check_kinds(who, x, w, None if biases is None else biases[i])
         _checks.check_blocks(who, {}, groups=g, blocks=b)
         if w.dim() != 4 or w.shape[0] % g:
             raise RuntimeError(

@@ -1,0 +1,163 @@
+"""Annotations in COCO's and VOC's formats with mistakes: data that is sound, or a refusal that names the file."""
+
+import json
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+from PIL import Image
+from tests.data.test_voc import CAT, voc_object, write_voc
+from tests.fuzz.cases import attempt, damaged, fuzz, mutated
+
+from tiedconv._coco import encode_mask
+from tiedconv.data import Coco, Voc
+
+WIDTH, HEIGHT = 30, 20
+CATEGORIES = [{"id": 9, "name": "cat"}, {"id": 0, "name": "ant"}]
+SQUARE = [2, 3, 7, 3, 7, 9, 2, 9]
+
+
+def thing(number: int, **changes: Any) -> dict[str, Any]:
+    box = {"bbox": [2, 3, 5, 6], "area": 30, "iscrowd": 0, "segmentation": [SQUARE]}
+    return {"id": number, "image_id": 7, "category_id": 9, **box, **changes}
+
+
+CONTENT = {
+    "images": [{"id": i, "file_name": f"{i}.png", "width": WIDTH, "height": HEIGHT} for i in (3, 7)],
+    "annotations": [
+        thing(1),
+        thing(2, image_id=3, category_id=0, segmentation={"size": [HEIGHT, WIDTH], "counts": [100, 40, 460]}),
+        thing(3, segmentation=encode_mask(np.eye(HEIGHT, WIDTH))),
+        thing(4, bbox=[0.5, 1.25, 40, 3], segmentation=[SQUARE, [1, 1, 2, 2, 3, 1]]),
+    ],
+    "categories": CATEGORIES,
+}
+TEXT = json.dumps(CONTENT).encode()
+JUNK_TEXTS = [
+    b"", b"\xef\xbb\xbf" + TEXT, TEXT.decode().encode("utf-16"), b"[" * 20_000, b'{"a":' * 5000, b"9" * 6000,
+    b"NaN", b"null", b'"images"', TEXT.replace(b"30", b"9" * 5000), TEXT.replace(b"0.5", b"1e999"),
+    TEXT.replace(b"0.png", b"\\ud800.png"), TEXT.replace(b'"7.png"', b'"a\\u0000b.png"'),
+    TEXT.replace(b'"7.png"', b'"' + b"x" * 5000 + b'"'), TEXT.replace(b'"7.png"', b'"."'),
+]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number in (3, 7):
+        Image.new("RGB", (WIDTH, HEIGHT), (10 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "whole.json").write_bytes(TEXT)
+    return tmp_path
+
+
+def check_items(data: Any, train: bool, masks: bool) -> None:
+    """Read every image of a split and check what a detector relies on."""
+    for image, target in data.split(train):
+        assert image.dtype == torch.float32
+        assert 0 <= image.min() <= image.max() <= 1
+        if not train:
+            continue
+        boxes, count = target["boxes"], len(target["boxes"])
+        height, width = image.shape[1:]
+        assert torch.isfinite(boxes).all()
+        assert (boxes[:, :2] < boxes[:, 2:]).all()
+        assert (boxes >= 0).all()
+        assert (boxes <= torch.tensor([width, height] * 2)).all()
+        assert ((target["labels"] >= 1) & (target["labels"] < data.num_classes)).all()
+        assert not target["area"].isnan().any()
+        assert not masks or target["masks"].shape == (count, height, width)
+
+
+def read_coco(folder: Any, broken: str, masks: bool) -> None:
+    files = {"train": "whole.json", "val": "whole.json", broken: "broken.json"}
+    options = {"train_annotations": files["train"], "val_annotations": files["val"], "num_workers": 0}
+    data = Coco(str(folder), **options, masks=masks, flip=0.5)
+    for train in (False, True):
+        check_items(data, train, masks)
+    truth = data.ground_truth()
+    assert all(isinstance(name, str) for name in data.classes)
+    assert all(math.isfinite(a["area"]) for a in truth["annotations"])
+
+
+COCO = st.one_of(
+    mutated(CONTENT).map(lambda content: json.dumps(content).encode()),
+    mutated(CONTENT).map(lambda content: json.dumps(content).encode()),
+    damaged(TEXT),
+    st.sampled_from(JUNK_TEXTS),
+)
+
+
+@fuzz(50, text=COCO, broken=st.sampled_from(["train", "val"]), masks=st.booleans())
+def test_a_coco_file_is_read_or_refused(folder, text, broken, masks):
+    (folder / "broken.json").write_bytes(text)
+    attempt(lambda: read_coco(folder, broken, masks), "broken.json")
+
+
+XML = (
+    f"<annotation><filename>000005.jpg</filename><size><width>60</width><height>40</height><depth>3</depth></size>{CAT}"
+    f"{voc_object('dog', 2.5, 3, 20, 30, difficult=1)}</annotation>"
+)
+PARTS = [
+    "", "<a>", "</object>", "<name>cat</name>", "nan", "inf", "-5", "1e400", "9" * 400, "٣", "1_0", " 7 ",
+    "0x10", "&lt;b&gt;",
+    "&nope;", "<!-- -->", "\u202e", "<bndbox/>", "<xmin>1</xmin>", "\x00", "]]>", "cat\n",
+]  # fmt: skip
+HEADS = [
+    '<?xml version="1.0" encoding="nope"?>', '<?xml version="1.0" encoding="utf-16"?>', "<!DOCTYPE a>", "\ufeff",
+    '<!DOCTYPE a [<!ENTITY b "' + "c" * 99 + '"><!ENTITY d "' + "&b;" * 99 + '">]>', "<?xml?>", "\n",
+]  # fmt: skip
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> bytes:
+    """Draw an XML file with words of it replaced, a strange head, or damaged bytes."""
+    text = XML
+    for _ in range(draw(st.integers(1, 3))):
+        words = list(re.finditer(r"<[^>]+>|[^<>]+", text))
+        word = draw(st.sampled_from(words))
+        text = text[: word.start()] + draw(st.sampled_from(PARTS)) + text[word.end() :]
+    what = draw(st.sampled_from(["words", "words", "head", "bytes"]))
+    if what == "head":
+        text = draw(st.sampled_from(HEADS)) + text
+    content = text.encode(draw(st.sampled_from(["utf-8", "utf-8", "utf-16", "latin-1"])), "replace")
+    return draw(damaged(XML.encode())) if what == "bytes" else content
+
+
+def read_voc(folder: Any) -> None:
+    data = Voc(str(folder), num_workers=0)
+    check_items(data, False, False)
+    check_items(data, True, False)
+
+
+@fuzz(40, text=documents())
+def test_a_voc_file_is_read_or_refused(tmp_path, text):
+    if not (tmp_path / "VOCdevkit").is_dir():
+        write_voc(tmp_path, "trainval", {"000001": [CAT]})
+        write_voc(tmp_path, "test", {"000005": [CAT]})
+    (tmp_path / "VOCdevkit" / "VOC2007" / "Annotations" / "000005.xml").write_bytes(text)
+    attempt(lambda: read_voc(tmp_path), "000005")
+
+
+@fuzz(
+    8, names=st.lists(st.sampled_from(["000005", "", " ", "../000005", "x y", "000005 1", "<b>", "\u202e"]), max_size=4)
+)
+def test_a_list_of_voc_images_is_read_or_refused(tmp_path, names):
+    write_voc(tmp_path, "trainval", {"000005": [CAT]})
+    write_voc(tmp_path, "test", {"000005": [CAT]})
+    listed = tmp_path / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main" / "test.txt"
+    listed.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    attempt(lambda: read_voc(tmp_path), "Voc")
+
+
+def test_the_cases_start_from_what_is_sound(folder, tmp_path):
+    (folder / "broken.json").write_bytes(TEXT)
+    for masks in (False, True):
+        read_coco(folder, "val", masks)
+    write_voc(tmp_path, "trainval", {"000001": [CAT]})
+    folder = write_voc(tmp_path, "test", {"000005": []})
+    (folder / "Annotations" / "000005.xml").write_text(XML)
+    read_voc(tmp_path)
+    assert np.isclose(Voc(str(tmp_path)).ground_truth()["annotations"][0]["bbox"], [4, 4, 36, 31]).all()
