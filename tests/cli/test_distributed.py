@@ -6,25 +6,39 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
+from tiedconv.tasks import ClassificationTask
+
 CONFIGS = Path(__file__).parents[2] / "configs"
-TWO = [
-    "--trainer.accelerator=cpu",
-    "--trainer.devices=2",
-    "--trainer.strategy=ddp",
-    "--trainer.enable_progress_bar=false",
+DDP = ["--trainer.strategy=ddp"]
+FSDP2 = [
+    "--trainer.strategy=ModelParallelStrategy",
+    "--trainer.strategy.data_parallel_size=2",
+    "--trainer.strategy.tensor_parallel_size=1",
+    "--trainer.strategy.save_distributed_checkpoint=false",
 ]
-
-
+# SyncBatchNorm refuses tensors of a CPU; norms of single images need no synchronisation to begin with. The rate is low,
+# because a higher one makes differences of rounding grow a thousandfold within these few steps.
+TRAINING = [
+    "--model.model_kwargs={norm_layer: groupnorm1}",
+    "--model.optimization={lr: 0.002, schedule: step}",
+    "--trainer.limit_train_batches=4",
+    "--trainer.limit_val_batches=2",
+    "--trainer.num_sanity_val_steps=0",
+    "--checkpoint.dirpath=kept",
+]
 SCENES = {"image_size": 48, "train_images": 8, "val_images": 5, "min_size": 16, "max_size": 24, "max_objects": 3}
 
 
-def tiedconv(folder, subcommand, config, *arguments):
+def tiedconv(folder, subcommand, config, *arguments, processes=2, strategy=DDP):
     command = [str(Path(sys.executable).with_name("tiedconv")), subcommand]
-    command += ["--config", str(CONFIGS / config), *arguments, *TWO]
+    command += ["--config", str(CONFIGS / config), *arguments, *strategy, f"--trainer.devices={processes}"]
+    command += ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -69,3 +83,73 @@ def test_two_processes_train_a_detector_and_evaluate_every_image_once(tmp_path):
     assert sorted(listed) == [f"{i:06d}.png" for i in range(5)]
     pictures = [path.parent / entry["picture"] for path in lists for entry in json.loads(path.read_text())]
     assert all(picture.exists() for picture in pictures)
+
+
+def read_csv(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def train(folder, processes, *arguments, epochs=2, **options):
+    """Train on Digits with 32 images a step on all processes; return the numbers of the run's log and its weights."""
+    folder.mkdir(exist_ok=True)
+    batch = f"--data.batch_size={32 // processes}"
+    config = "digits/tiedresnet_tiny.yaml"
+    end = f"--trainer.max_epochs={epochs}"
+    tiedconv(folder, "fit", config, *TRAINING, batch, end, *arguments, processes=processes, **options)
+    log = max((folder / "runs" / "fit").glob("version_*/metrics.csv"))
+    numbers = [{k: float(v) for k, v in row.items() if v} for row in read_csv(log)]
+    return numbers, torch.load(folder / "kept" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def assert_same_training(training, expected):
+    numbers, weights = training
+    expected_numbers, expected_weights = expected
+    assert numbers == [pytest.approx(row, rel=1e-5, abs=1e-5) for row in expected_numbers]
+    torch.testing.assert_close(weights, expected_weights, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("alone"), 1, strategy=[])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_train_as_one_with_their_batches_together(tmp_path, alone, processes):
+    assert_same_training(train(tmp_path, processes), alone)
+
+
+@pytest.mark.slow
+def test_sharded_parameters_train_resume_and_predict_as_whole_ones(tmp_path, alone):
+    numbers, _ = train(tmp_path, 2, strategy=FSDP2, epochs=1)
+    more, weights = train(tmp_path, 2, "--ckpt_path=last", strategy=FSDP2)
+    assert_same_training((numbers + more, weights), alone)
+
+    (tmp_path / "mine").mkdir()
+    for i in range(3):  # one process has two batches, the other one
+        Image.new("L", (8, 8), 80 * i).save(tmp_path / "mine" / f"{i}.png")
+    rows = []
+    for processes, strategy in ((2, FSDP2), (1, [])):
+        tiedconv(
+            tmp_path,
+            "predict",
+            "digits/tiedresnet_tiny.yaml",
+            *TRAINING[:1],
+            "--ckpt_path=kept/last.ckpt",
+            "--data.predict_path=mine",
+            "--data.batch_size=1",
+            f"--trainer.default_root_dir={processes}",
+            processes=processes,
+            strategy=strategy,
+        )
+        tables = (tmp_path / str(processes) / "predict" / "version_0").glob("predictions*.csv")
+        rows.append(sorted((row for table in tables for row in read_csv(table)), key=lambda row: row["image"]))
+    assert rows[0] == rows[1]
+    assert [row["image"] for row in rows[0]] == ["mine/0.png", "mine/1.png", "mine/2.png"]
+
+
+def test_tensor_parallelism_is_refused():
+    task = ClassificationTask("tiedresnet_tiny", 10, 1)
+    task._device_mesh = {"tensor_parallel": SimpleNamespace(size=lambda: 2)}  # where Lightning's strategy puts it
+    with pytest.raises(ValueError, match=r"ClassificationTask: tensor_parallel_size must be 1, got 2. Give --trainer"):
+        task.configure_model()

@@ -50,7 +50,7 @@ def test_checkpoint_of_another_network_is_refused(tmp_path, monkeypatch):
     config = str(CONFIGS / "digits" / "resnet_tiny.yaml")
     main(["fit", "--config", config, *QUICK, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"])
     last = next(tmp_path.rglob("last.ckpt"))
-    with pytest.raises(SystemExit, match="Missing key"):
+    with pytest.raises(SystemExit, match="The checkpoint is of another network: model = "):
         main(["test", "--config", config, *QUICK, "--model.model=tiedresnet_tiny", "--ckpt_path", str(last)])
 
 

@@ -39,7 +39,7 @@ def test_run_learns_and_reports_itself(tmp_path):
     assert [epoch.epoch for epoch in run.history] == [0, 1, 2]
     assert run.history[-1].top1 == pytest.approx(run.top1, abs=1e-6)
     assert run.history[0].train_loss > run.history[-1].train_loss
-    assert 0.2 < run.top1 < run.top5 <= 1
+    assert 0.15 < run.top1 < run.top5 <= 1  # a tenth by chance, with a standard error of 0.016
     assert sum(map(sum, run.confusion)) == 360
     assert sum(run.confusion[i][i] for i in range(10)) == pytest.approx(360 * run.top1)
     assert [sum(row) for row in run.confusion] == torch.tensor(Digits().split(train=False).labels).bincount().tolist()

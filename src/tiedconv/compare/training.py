@@ -1,7 +1,6 @@
 """One run of a comparison: one model trained with one seed, continued where an interruption left it."""
 
 import json
-import math
 import time
 import warnings
 from collections.abc import Mapping
@@ -14,10 +13,10 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from torch import Tensor
 
-from .._files import write_whole
+from .._files import check_writable, write_whole
 from ..analysis.similarity import Histogram, evenly_spaced, filter_similarity
 from ..data import ClassificationData, ImageData
-from ..tasks import ClassificationTask, Optimization, Task, quiet_lightning
+from ..tasks import ClassificationTask, Optimization, Task, keep_checkpoints_whole, quiet_lightning
 from .results import Epoch, Run, read_run, to_json
 
 SIMILARITY_IMAGES = 16
@@ -145,10 +144,8 @@ def train(task: Task, data: ImageData, budget: Budget, folder: Path, history: "H
             **options,
         )
         saved = folder / "checkpoint.ckpt"
-        try:
-            trainer.fit(task, data, ckpt_path=saved if saved.exists() else None, weights_only=True)
-        except SystemExit as stop:  # what Lightning makes of Ctrl-C
-            raise KeyboardInterrupt from stop
+        keep_checkpoints_whole(trainer)
+        trainer.fit(task, data, ckpt_path=saved if saved.exists() else None, weights_only=True)
         # Lightning leaves the weights on the CPU.
         task.to(trainer.strategy.root_device)
     return trainer
@@ -161,8 +158,7 @@ class History(L.Callback):
     """Epoch by epoch results; they travel in the checkpoint.
 
     Args:
-        metrics: what to keep of an epoch: names of our own, and those under which the task logs it. Losses must stay
-            finite.
+        metrics: what to keep of an epoch: names of our own, and those under which the task logs it.
     """
 
     def __init__(self, metrics: Mapping[str, str]) -> None:
@@ -177,12 +173,6 @@ class History(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.seconds += time.perf_counter() - self._start
         kept = {name: trainer.callback_metrics[logged].item() for name, logged in self.metrics.items()}
-        if not all(math.isfinite(value) for name, value in kept.items() if name.endswith("loss")):
-            losses = ", ".join(f"{name} {value}" for name, value in kept.items())
-            raise RuntimeError(
-                f"The training diverged in epoch {trainer.current_epoch}: {losses}. Lower "
-                "the learning rate or warm up, in a new folder."
-            )
         self.epochs.append({"epoch": trainer.current_epoch, **kept})
 
     def state_dict(self) -> dict[str, Any]:
@@ -216,7 +206,7 @@ def check_same_run(folder: Path, description: dict[str, Any]) -> None:
     file = folder / "run.json"
     description = json.loads(json.dumps(description))
     if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        check_writable("output", file, "compare")
         write_whole(file, json.dumps(description, indent=1))
         return
     found = json.loads(file.read_text())

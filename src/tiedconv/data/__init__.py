@@ -8,6 +8,7 @@ from .detection import DetectionData
 from .embedded import Digits
 from .folders import ImageFolder, ImageNet
 from .scenes import OcclusionScenes, SceneOptions
+from .streaming import StreamedImages, index_shards, write_shards
 from .torchvision_sets import CIFAR10, CIFAR100, FashionMNIST
 from .voc import Voc
 
@@ -25,5 +26,8 @@ __all__ = [
     "ImageNet",
     "OcclusionScenes",
     "SceneOptions",
+    "StreamedImages",
     "Voc",
+    "index_shards",
+    "write_shards",
 ]

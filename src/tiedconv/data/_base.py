@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,12 @@ class ImageData(L.LightningDataModule):
     on the ``val`` split.
 
     Order and augmentation of the training images depend on nothing but the seed of ``lightning.seed_everything``, the
-    epoch and the image: a resumed training sees what an uninterrupted one would have seen, with any ``num_workers``.
+    epoch and the image: a resumed training sees what an uninterrupted one would have seen, also from the middle of an
+    epoch and with any ``num_workers``. A step takes the same images with any number of processes, as long as their
+    number times ``batch_size`` stays.
 
     Args:
-        batch_size: images a step and device.
+        batch_size: images a step and device, so a step of all devices takes their number times as many.
         num_workers: loader processes; 0 loads in the training process.
         predict_path: an image or a folder of images for ``tiedconv predict``; default: the ``val`` split.
     """
@@ -103,27 +106,65 @@ class ImageData(L.LightningDataModule):
     def _loader(self, dataset: Dataset[Any], *, shuffle: bool) -> DataLoader[Any]:
         # Samplers of our own also for one process: torch's RandomSampler takes its order from the global generator.
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        sampler_class = _EpochSampler if shuffle else UnrepeatedDistributedSampler  # the latter pads no images
-        sampler: DistributedSampler[Any] = sampler_class(
-            dataset, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=global_seed()
-        )
-        return DataLoader(
+        # The same number of steps with any number of processes; a set smaller than one step is one, with repetitions.
+        drop_last = shuffle and len(dataset) >= self.batch_size * world_size  # type: ignore[arg-type]
+        sampler: DistributedSampler[Any]
+        if shuffle:
+            sampler = _EpochSampler(dataset, world_size, rank, seed=global_seed(), drop_last=drop_last)
+        else:
+            sampler = UnrepeatedDistributedSampler(dataset, world_size, rank, shuffle=False)
+        loader = (_TrainingLoader if shuffle else DataLoader)(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             collate_fn=self.collate,
-            drop_last=shuffle and len(sampler) >= self.batch_size,
+            drop_last=drop_last,
             generator=torch.Generator(),  # a loader's start draws a number, which must not come from the global one
         )
+        if isinstance(loader, _TrainingLoader):
+            loader.trainer = self.trainer
+        return loader
 
 
 class _EpochSampler(DistributedSampler[Any]):
-    """Yields (epoch, index); Lightning tells a DistributedSampler the epoch."""
+    """Yields (epoch, index); Lightning tells a DistributedSampler the epoch.
 
-    def __iter__(self) -> Iterator[Any]:
-        return ((self.epoch, index) for index in super().__iter__())
+    The processes take turns in one order of all images: what they have read together does not depend on their number.
+    """
+
+    skip = 0  # images of this process that were trained on before a resume
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = self.dataset.order(torch.Generator().manual_seed(self.seed + self.epoch))  # type: ignore[attr-defined]
+        while len(order) < self.total_size:
+            order += order[: self.total_size - len(order)]
+        mine = order[self.rank : self.total_size : self.num_replicas]
+        return iter([(self.epoch, index) for index in mine[self.skip :]])
+
+
+class _TrainingLoader(DataLoader[Any]):
+    """A loader that begins after the batches of the epoch that were trained on before a resume."""
+
+    trainer: L.Trainer | None = None
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        # A generator begins with its first batch. Lightning asks for the iterator earlier: before it has read the
+        # checkpoint, and before it tells the sampler the epoch, so that workers would fetch another epoch's images.
+        if isinstance(self.sampler, _EpochSampler):  # overfit_batches has a sampler of Lightning's
+            done = 0
+            if self.trainer is not None and self.trainer.train_dataloader is self:
+                done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            self.sampler.skip = done * (self.batch_size or 1)
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: Lightning counts the batches, and takes a loader without this method for not resumable."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See :meth:`state_dict`."""
 
 
 class _SeededImages(Dataset[Any]):
@@ -135,6 +176,12 @@ class _SeededImages(Dataset[Any]):
 
     def __len__(self) -> int:
         return len(self.split)  # type: ignore[arg-type]  # every split has a length
+
+    def order(self, generator: torch.Generator) -> list[int]:
+        """Return all indices in a random order: of the split's own kind, where it has one."""
+        if hasattr(self.split, "order"):
+            return self.split.order(generator)
+        return torch.randperm(len(self), generator=generator).tolist()
 
     def __getitem__(self, key: tuple[int, int] | int) -> Any:
         # A bare index comes from Lightning's own sampler (overfit_batches): the same images in every epoch.
@@ -148,6 +195,28 @@ class _SeededImages(Dataset[Any]):
             random.setstate(python)
             np.random.set_state(numpy)
             torch.set_rng_state(pytorch)
+
+
+@contextmanager
+def unreadable_named(path: str | Path) -> Iterator[None]:
+    """Name the image file when it cannot be read: PIL does not."""
+    try:
+        yield
+    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and more
+        raise OSError(f"{path} cannot be read as an image: {error}. Replace the file or take it out.") from error
+
+
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Return an image with 8 bits a channel, as ``mode`` says; of 16 bits the upper ones, where PIL would cut at 255.
+
+    Raises:
+        ValueError: if it has 32 bits a pixel, of which no format says what is white.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L").convert(mode)
+    if image.mode in ("I", "F"):
+        raise ValueError(f"it has 32 bits a pixel (mode {image.mode}), and nothing says which value is white")
+    return image.convert(mode)
 
 
 class ImageFiles(Dataset[tuple[torch.Tensor, str]]):
@@ -172,6 +241,6 @@ class ImageFiles(Dataset[tuple[torch.Tensor, str]]):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
         path = self.paths[index]
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)  # as the camera says it was held
-            return self.transform(upright.convert(self.mode)), str(path)
+        with unreadable_named(path), Image.open(path) as image:
+            upright = ImageOps.exif_transpose(in_mode(image, self.mode))  # as the camera says it was held
+        return self.transform(upright), str(path)

@@ -1,9 +1,10 @@
 """Lightning modules: what is trained, with which losses, metrics and schedules."""
 
+from ._checkpoints import keep_checkpoints_whole
 from ._lightning import quiet_lightning
 from ._task import Task
 from .classification import ClassificationTask
 from .detection import DetectionTask
 from .optimization import Optimization
 
-__all__ = ["ClassificationTask", "DetectionTask", "Optimization", "Task", "quiet_lightning"]
+__all__ = ["ClassificationTask", "DetectionTask", "Optimization", "Task", "keep_checkpoints_whole", "quiet_lightning"]

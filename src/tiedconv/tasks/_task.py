@@ -1,12 +1,17 @@
 """What every task has in common: one model, its optimisation, and randomness that a resume repeats."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from ..data._base import global_seed, seed_generators
+from ._checkpoints import check_same_network, sum_of_weights
+from ._faults import check_finite
 from .optimization import Optimization, configure
 
 
@@ -21,13 +26,74 @@ class Task(L.LightningModule):
     optimization: Optimization
     monitor: str
 
-    def on_train_epoch_start(self) -> None:
-        # Dropout, mixup and the sampling of regions depend on the epoch's number, not on what was drawn before it: a
-        # resumed training draws the same as an uninterrupted one.
-        seed_generators(global_seed(), self.current_epoch, self.global_rank, all_devices=True)
+    def configure_model(self) -> None:
+        """Shard the parameters over the devices where the trainer's strategy is ``ModelParallelStrategy`` (FSDP2).
+
+        Raises:
+            ValueError: if the strategy asks for tensor parallelism.
+        """
+        mesh = self.device_mesh  # of that strategy alone
+        if mesh is None or isinstance(self.model, FSDPModule):
+            return
+        if mesh["tensor_parallel"].size() > 1:
+            raise ValueError(
+                f"{type(self).__name__}: tensor_parallel_size must be 1, got {mesh['tensor_parallel'].size()}. Give "
+                "--trainer.strategy.data_parallel_size, the number of all devices, and "
+                "--trainer.strategy.tensor_parallel_size=1."
+            )
+        # fully_shard takes no weights in channels_last; in that format it is the images that count.
+        self.model.to(memory_format=torch.contiguous_format)
+        # One all-gather for each child and one for what is left: the parameters of one child at a time are whole.
+        for child in [*self.model.children(), self.model]:
+            if not isinstance(child, nn.ModuleList | nn.ModuleDict) and next(child.parameters(), None) is not None:
+                fully_shard(child, mesh=mesh["data_parallel"])
+
+    def _gather(self, whole: bool) -> None:
+        """Gather sharded parameters once for an evaluation, in which processes can have unlike numbers of batches."""
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.set_reshard_after_forward(not whole, recurse=False)
+                module.unshard() if whole else module.reshard()
+
+    def on_validation_start(self) -> None:
+        self._gather(True)
+
+    def on_validation_end(self) -> None:
+        self._gather(False)
+
+    on_test_start = on_predict_start = on_validation_start
+    on_test_end = on_predict_end = on_validation_end
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # Dropout, mixup and the sampling of regions depend on the step's number, not on what was drawn before it: a
+        # resumed training draws the same as an uninterrupted one, also from the middle of an epoch.
+        seed_generators(global_seed(), self.current_epoch, self.global_rank, batch_idx, all_devices=True)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # Reading a loss waits for the GPU, so not at every step.
+        due = (batch_idx + 1) % self.trainer.log_every_n_steps == 0 or self.trainer.is_last_batch  # type: ignore[attr-defined]
+        if due and not self._skips_steps():
+            check_finite({"train/loss": outputs["loss"].item()}, self.current_epoch)
+
+    def on_train_epoch_end(self) -> None:
+        if not self._skips_steps():
+            metrics = self.trainer.callback_metrics
+            losses = {name: value.item() for name, value in metrics.items() if name.endswith("/loss")}
+            check_finite(losses, self.current_epoch)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # The last step's update can be what is not finite; such weights must not replace good ones.
+        check_finite({"sum of the weights": sum_of_weights(self)}, self.current_epoch)
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        check_same_network(self, checkpoint)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return configure(self.model, self.optimization, self.trainer)
+
+    def _skips_steps(self) -> bool:
+        # In float16 a step that overflows is skipped, and the training goes on.
+        return self.trainer.scaler is not None
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         scheduler.step_update(self.global_step)

@@ -1,0 +1,65 @@
+"""What stops a training from outside or inside, in words that say what to do."""
+
+import errno
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+
+@contextmanager
+def explained_faults() -> Iterator[None]:
+    """Turn what Lightning and torch raise in a training into what a user can act on.
+
+    Raises:
+        KeyboardInterrupt: for Ctrl-C and SIGTERM. Lightning makes exit codes of them, of the latter one that says that
+            all went well.
+        RuntimeError: if a process that loads images died, or memory ran out, with what helps.
+        OSError: if the disk is full, the same.
+    """
+    try:
+        yield
+    except SystemExit as stop:
+        if isinstance(stop, SIGTERMException) or isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from stop
+        raise
+    except Exception as error:
+        explained = _explained(error)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def check_finite(losses: Mapping[str, float], epoch: int) -> None:
+    """Raise RuntimeError if a training has diverged: if one of ``losses`` is not finite.
+
+    Example:
+        >>> check_finite({"train/loss": 0.5}, epoch=3)
+    """
+    if all(map(math.isfinite, losses.values())):
+        return
+    raise RuntimeError(
+        f"The training diverged in epoch {epoch}: {', '.join(f'{name} {value}' for name, value in losses.items())}. "
+        "The checkpoints of before are kept. Lower the learning rate, warm up or clip gradients, in a new folder."
+    )
+
+
+def _explained(error: Exception) -> Exception | None:
+    """Return what to raise for ``error``, None if it speaks for itself."""
+    first, _, rest = str(error).partition("\n")
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return OSError(f"{error}. The disk is full. Make room and go on from the last checkpoint.")
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in first:
+        return RuntimeError(f"{first} Make the batches smaller by data.batch_size, or use precision bf16-mixed.")
+    if first.startswith("Caught ") and "in DataLoader worker process" in first:
+        # torch puts the whole trace into the message; its last line is what the process raised.
+        kind, _, message = rest.rstrip().rpartition("\n")[2].partition(": ")
+        return RuntimeError(message or kind)
+    if first.startswith("DataLoader worker"):
+        return RuntimeError(
+            f"{first.rstrip(' .')}. It loaded images; most often memory is short. Lower data.num_workers, or set it to "
+            "0 to see what happens there, and go on from the last checkpoint."
+        )
+    return None

@@ -1,0 +1,349 @@
+"""Whatever goes wrong in a training: a message that says what to do, and the last good checkpoint stays."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from tiedconv.cli.main import main
+from tiedconv.tasks import ClassificationTask, DetectionTask
+from tiedconv.tasks._faults import explained_faults
+
+TINY = {"layers": [1, 1, 1, 1]}
+ONE_STEP = {"limit_train_batches": 1, "limit_val_batches": 1}
+TRAINER = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False, "enable_model_summary": False}
+
+
+@pytest.fixture
+def fit(tmp_path, monkeypatch):
+    """Return a function that runs ``tiedconv fit`` in an empty folder, with checkpoints in its folder ``kept``."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(
+        *options: str, command: str = "fit", model: str = "resnet_tiny", data: dict | None = None, **trainer
+    ) -> None:
+        init = {"model": model, "model_kwargs": TINY, "optimization": {"schedule": "cosine", "lr": 0.01}}
+        config = {
+            "model": {"class_path": "ClassificationTask", "init_args": init},
+            "data": data or {"class_path": "Digits", "init_args": {"image_size": 8, "batch_size": 8}},
+            "trainer": {**TRAINER, **ONE_STEP, "max_epochs": 1, **trainer},
+        }
+        if command == "fit":
+            config["checkpoint"] = {"dirpath": "kept"}
+        Path("command.yaml").write_text(yaml.safe_dump(config))
+        main([command, "--config", "command.yaml", *options])
+
+    return run
+
+
+def last(epoch: int) -> dict:
+    """The last checkpoint, which must be readable and of ``epoch``."""
+    content = torch.load("kept/last.ckpt", weights_only=True)
+    assert content["epoch"] == epoch
+    assert all(value.isfinite().all() for value in content["state_dict"].values())
+    return content
+
+
+def images(folder: Path) -> Path:
+    for part in ("train", "val"):
+        for name in ("a", "b"):
+            path = folder / part / name / "photo.png"
+            path.parent.mkdir(parents=True)
+            Image.effect_noise((40, 40), 50).convert("RGB").save(path)
+    return folder
+
+
+def photos(root: Path, workers: int = 0) -> dict:
+    return {
+        "class_path": "ImageFolder",
+        "init_args": {"root": str(root), "image_size": 32, "batch_size": 2, "num_workers": workers},
+    }
+
+
+class FullDisk:
+    """A file on a disk that takes a little of it and then nothing more."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def write(self, content):
+        self.file.write(bytes(content[:1000]))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_full_disk_keeps_the_checkpoint_of_before(fit, monkeypatch):
+    fit()
+    before = Path("kept/last.ckpt").read_bytes()
+    whole_open = Path.open
+
+    def full(self, mode="r", *args, **kwargs):
+        file = whole_open(self, mode, *args, **kwargs)
+        return FullDisk(file) if ".ckpt" in self.name and "w" in mode else file
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(SystemExit, match=r"cannot be written: No space left on device.*Make room"):
+            fit("--ckpt_path=last", max_epochs=2)
+    assert Path("kept/last.ckpt").read_bytes() == before
+    assert not list(Path("kept").glob("*.part"))
+    fit("--ckpt_path=last", max_epochs=2)
+    last(epoch=1)
+
+
+def test_a_full_disk_elsewhere_is_named_too():
+    with pytest.raises(OSError, match=r"No space left.*The disk is full. Make room"), explained_faults():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.csv")
+
+
+@pytest.mark.filterwarnings("ignore:.*there is no last checkpoint available")  # the first start, by the same command
+def test_half_a_checkpoint_of_a_killed_training_is_no_obstacle(fit):
+    Path("kept").mkdir()
+    Path("kept/last.ckpt.part").write_bytes(b"half")
+    fit("--ckpt_path=last")
+    last(epoch=0)
+    assert not list(Path("kept").glob("*.part"))
+
+
+def test_checkpoint_is_replaced_only_when_it_is_written(fit, monkeypatch):
+    """At every moment of a write there is a whole checkpoint: nothing but a rename touches it."""
+    fit()
+    seen = []
+    whole_replace = Path.replace
+
+    def replace(self, target):
+        seen.append(
+            (Path(target).name, torch.load(target, weights_only=True)["epoch"] if Path(target).exists() else None)
+        )
+        assert self.parent == Path(target).parent  # else it may be a copy from another disk
+        return whole_replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    fit("--ckpt_path=last", max_epochs=2)
+    assert ("last.ckpt", 0) in seen
+    last(epoch=1)
+
+
+def test_folder_that_cannot_be_written_is_found_before_the_training(fit, monkeypatch):
+    monkeypatch.setattr(ClassificationTask, "training_step", lambda *_: pytest.fail("trained"))
+    Path("kept").write_text("a file")
+    with pytest.raises(SystemExit, match=r"cannot write --checkpoint.dirpath kept.last.ckpt: .*Give another"):
+        fit()
+
+
+def test_compare_names_an_output_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    models = ["--models=resnet_tiny", "--data=Digits", "--data.image_size=8", "--budget.epochs=1"]
+    with pytest.raises(SystemExit, match=r"cannot write --output .*run.json: Not a directory"):
+        main(["compare", *models, f"--output={tmp_path / 'file' / 'out'}"])
+
+
+@pytest.mark.parametrize("size", [0, 10, 5000, -100], ids=["empty", "ten bytes", "a part", "nearly whole"])
+def test_damaged_checkpoint_is_refused(fit, size):
+    fit()
+    whole = Path("kept/last.ckpt").read_bytes()
+    Path("bad.ckpt").write_bytes(whole[:size])
+    for command in ("fit", "validate"):
+        with pytest.raises(SystemExit, match=r"bad.ckpt (cannot be read as a|is no) checkpoint"):
+            fit("--ckpt_path=bad.ckpt", command=command)
+    assert Path("kept/last.ckpt").read_bytes() == whole
+
+
+def test_missing_checkpoint_is_named(fit):
+    with pytest.raises(SystemExit, match=r"There is no checkpoint .*gone.ckpt. Give the path of one"):
+        fit("--ckpt_path=gone.ckpt")
+
+
+def test_weights_alone_are_no_checkpoint(fit):
+    torch.save({"fc.weight": torch.zeros(2)}, "weights.ckpt")
+    with pytest.raises(SystemExit, match=r"weights.ckpt is no checkpoint of `tiedconv fit`.*Give a last.ckpt"):
+        fit("--ckpt_path=weights.ckpt")
+
+
+def test_checkpoint_of_another_network_names_the_option(fit):
+    fit()
+    with pytest.raises(
+        SystemExit, match=r"another network: model = 'resnet_tiny' there, 'tiedresnet_tiny' here \(missi"
+    ):
+        fit("--ckpt_path=last", model="tiedresnet_tiny", max_epochs=2)
+    last(epoch=0)
+
+
+@pytest.mark.parametrize("command", ["fit", "predict"])
+def test_truncated_image_is_named(fit, tmp_path, command):
+    root = images(tmp_path / "photos")
+    fit(data=photos(root))
+    broken = next(root.rglob("train/b/*.png"))
+    broken.write_bytes(broken.read_bytes()[:-500])
+    extra = [] if command == "fit" else ["--ckpt_path=kept/last.ckpt", f"--data.predict_path={root}"]
+    with pytest.raises(SystemExit, match=r"train/b/photo.png cannot be read as an image: .*Replace the file"):
+        fit(*extra, command=command, data=photos(root))
+    last(epoch=0)
+
+
+def test_worker_process_names_the_image(fit, tmp_path):
+    root = images(tmp_path / "photos")
+    broken = next(root.rglob("train/a/*.png"))
+    broken.write_bytes(b"no image")
+    with pytest.raises(SystemExit, match=r"^tiedconv fit: \S*train/a/photo.png cannot be read as an image"):
+        fit(data=photos(root, workers=1))
+
+
+def die(self, index):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow  # torch looks every five seconds
+def test_killed_worker_process_is_explained(fit, monkeypatch):
+    monkeypatch.setattr("tiedconv.data._base._SeededImages.__getitem__", die)
+    data = {"class_path": "Digits", "init_args": {"image_size": 8, "batch_size": 8, "num_workers": 1}}
+    with pytest.raises(SystemExit, match=r"DataLoader worker .*It loaded images.*Lower data.num_workers"):
+        fit(data=data)
+
+
+def test_lack_of_memory_is_explained():
+    with pytest.raises(RuntimeError, match=r"out of memory.*Make the batches smaller"), explained_faults():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    huge = 2**46
+    with pytest.raises(RuntimeError, match="Make the batches smaller"), explained_faults():
+        torch.empty(huge)
+
+
+def test_other_errors_pass_unchanged():
+    with pytest.raises(SystemExit) as stop, explained_faults():
+        sys.exit(2)
+    assert stop.value.code == 2
+    with pytest.raises(ZeroDivisionError, match="division by zero"), explained_faults():
+        1 / 0  # noqa: B018
+
+
+@pytest.mark.parametrize("batch", [0, 1], ids=["the first step", "the last step"])
+def test_nan_loss_stops_the_training_and_keeps_the_checkpoint(fit, monkeypatch, batch):
+    fit(limit_train_batches=2)
+    step = ClassificationTask.training_step
+
+    def bad(self, given, batch_idx):
+        return step(self, given, batch_idx) * (float("nan") if batch_idx == batch else 1)
+
+    monkeypatch.setattr(ClassificationTask, "training_step", bad)
+    with pytest.raises(SystemExit, match=r"diverged in epoch 1: .*nan.*Lower the learning rate"):
+        fit("--ckpt_path=last", max_epochs=2, limit_train_batches=2)
+    last(epoch=0)
+    assert len(list(Path("kept").iterdir())) == 2
+
+
+def test_weights_that_the_last_step_ruins_are_not_kept(fit, monkeypatch):
+    fit()
+
+    def ruin(self):
+        torch.nn.init.constant_(next(self.parameters()), float("nan"))
+
+    monkeypatch.setattr(ClassificationTask, "on_validation_start", ruin)
+    with pytest.raises(SystemExit, match=r"diverged in epoch 1: "):
+        fit("--ckpt_path=last", max_epochs=2)
+    last(epoch=0)
+
+
+def test_long_epochs_of_nan_are_not_waited_for(fit, monkeypatch):
+    steps = []
+    step = ClassificationTask.training_step
+
+    def bad(self, given, batch_idx):
+        steps.append(batch_idx)
+        return step(self, given, batch_idx) * float("inf")
+
+    monkeypatch.setattr(ClassificationTask, "training_step", bad)
+    with pytest.raises(SystemExit, match=r"diverged in epoch 0: train/loss"):
+        fit(limit_train_batches=20, log_every_n_steps=5)
+    assert steps == [0, 1, 2, 3, 4]
+    assert not list(Path("kept").iterdir())
+
+
+def test_compare_stops_at_nan_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        ClassificationTask, "on_before_zero_grad", lambda self, _: self.model.fc.bias.data.fill_(torch.nan)
+    )
+    with pytest.raises(SystemExit, match=r"tiedconv compare: The training diverged in epoch 0"):
+        main(["compare", "--models=resnet_tiny", "--data=Digits", "--data.image_size=8", f"--output={tmp_path}"])
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_nan_of_a_detector_stops_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scenes = {"image_size": 64, "train_images": 4, "val_images": 2, "min_size": 16, "max_size": 28}
+    init = {
+        "detector": "retinanet",
+        "backbone": "resnet_tiny",
+        "backbone_kwargs": TINY,
+        "widths": {"fpn": 8},
+        "options": {"min_size": 64, "max_size": 64},
+        "optimization": {"lr": 1e20, "schedule": "cosine"},
+    }
+    config = {
+        "model": {"class_path": "DetectionTask", "init_args": init},
+        "data": {"class_path": "OcclusionScenes", "init_args": {"root": "scenes", "scenes": scenes, "batch_size": 2}},
+        "trainer": {**TRAINER, "max_epochs": 1, "log_every_n_steps": 1},
+        "checkpoint": {"dirpath": "kept"},
+    }
+    Path("command.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.setattr(DetectionTask, "validation_step", lambda *_: None)
+    with pytest.raises(SystemExit, match=r"diverged in epoch 0: train/loss"):
+        main(["fit", "--config", "command.yaml"])
+    assert not list(Path("kept").iterdir())
+
+
+STOPPED = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
+from tiedconv.cli.main import main
+from tiedconv.tasks import ClassificationTask
+step = ClassificationTask.training_step
+def stopping(self, batch, batch_idx):
+    if self.current_epoch == 1:
+        os.kill(os.getpid(), signal.{signal})
+    return step(self, batch, batch_idx)
+ClassificationTask.training_step = stopping
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("command", ["fit", "compare"])
+def test_signals_end_with_how_to_go_on_and_a_whole_checkpoint(tmp_path, command, name):
+    data = ["--data=Digits", "--data.image_size=8"]
+    options = {
+        "fit": [
+            "--model=ClassificationTask",
+            "--model.model=resnet_tiny",
+            "--trainer.max_epochs=3",
+            "--trainer.limit_train_batches=1",
+            "--checkpoint.dirpath=kept",
+        ],
+        "compare": ["--models=resnet_tiny", "--budget.epochs=3", "--output=kept"],
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", STOPPED.format(signal=name), command, *data, *options[command]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 130, run.stderr
+    assert f"tiedconv {command}: interrupted. " in run.stderr
+    assert ("Go on with --ckpt_path" if command == "fit" else "the same command goes on") in run.stderr
+    assert "Traceback" not in run.stderr
+    (path,) = tmp_path.glob("kept/**/*t.ckpt") if command == "fit" else tmp_path.rglob("*.ckpt")
+    assert torch.load(path, weights_only=True)["epoch"] == 0
