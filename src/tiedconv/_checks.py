@@ -11,7 +11,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-_LARGEST = 2**31 - 1  # beyond, products of NumPy's integers overflow
+_LARGEST = 2**31 - 1  # beyond, products overflow in NumPy's integers and in torch's kernels
 
 
 def check_blocks(who: str, channels: dict[str, int], *, groups: int, blocks: int) -> None:
@@ -59,9 +59,15 @@ def per_dim(
             are built, functions RuntimeError when they are called, as torch's do.
     """
     # The usual cases first: this is on the path of every call.
-    if type(value) is int and value >= minimum:
+    if type(value) is int and minimum <= value <= _LARGEST:
         return (value,) * dims
-    if type(value) is tuple and len(value) == dims and set(map(type, value)) == {int} and min(value) >= minimum:
+    if (
+        type(value) is tuple
+        and len(value) == dims
+        and set(map(type, value)) == {int}
+        and minimum <= min(value)
+        and max(value) <= _LARGEST
+    ):
         return value
     values = tuple(value) if isinstance(value, Iterable) and not isinstance(value, Tensor) else (value,)
     if not all(_is_int(v) for v in values):
@@ -72,6 +78,8 @@ def per_dim(
         raise error(f"{who}: {name} must be one int or {dims} of them, got {value!r}.")
     if any(v < minimum for v in values):
         raise error(f"{who}: {name} must be at least {minimum}, got {value!r}.")
+    if any(not isinstance(v, torch.SymInt) and v > _LARGEST for v in values):
+        raise error(f"{who}: {name} must be at most {_LARGEST}, got {value!r}.")
     return values
 
 

@@ -135,3 +135,9 @@ def test_other_ranks_say_their_own_shapes(function, weight, x, message):
 def test_tied_linear_says_what_is_wrong(x, arguments, error, message):
     with pytest.raises(error, match=message):
         tied_linear(x, torch.zeros(4, 4), **{"blocks": 2, **arguments})
+
+
+@pytest.mark.parametrize("shape", [(1, 0, 1, 1), (1, 1, 0, 1), (0, 1, 1, 1)])
+def test_an_empty_weight_is_refused(shape):
+    with pytest.raises(RuntimeError, match=r"tied_conv2d: the weight \(\d, \d, \d, 1\) is empty"):
+        tied_conv2d(torch.zeros(2, shape[1], 4, 4), torch.zeros(shape))

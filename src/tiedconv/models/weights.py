@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from ..nn import TiedConv2d, TiedLinear
 
 _FETCHING = ("pretrained", "checkpoint_path", "weights", "weights_backbone")  # of timm's and torchvision's models
+# What torch and safetensors raise for a file that is no file of weights, or is not whole.
+_DAMAGED = (SafetensorError, AssertionError, EOFError, LookupError, OSError, RuntimeError, ValueError)
 _READABLE = "Give a checkpoint of `tiedconv fit`, a state dict saved by torch.save, or a .safetensors file."
 
 
@@ -84,14 +86,7 @@ def _read(path: Path, who: str) -> Any:
             f"{who}: {path} is no file of weights, or holds Python objects beside them, such as a whole model; reading "
             "those could run any code, so it is read with weights_only=True. Save model.state_dict() alone."
         ) from error
-    except (
-        SafetensorError,
-        OSError,
-        RuntimeError,
-        EOFError,
-        LookupError,
-        ValueError,
-    ) as error:  # as the file is damaged
+    except _DAMAGED as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{who}: {path} cannot be read: {reason}. Is the file whole? {_READABLE}") from error
 

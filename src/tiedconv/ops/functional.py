@@ -149,6 +149,8 @@ def tied_conv(
             f"{who}: expected a weight of {spatial_dims + 2} dimensions, (C_o/B, C_i/(B*G), *kernel), "
             f"got {tuple(weight.shape)}."
         )
+    if weight.numel() == 0:
+        raise RuntimeError(f"{who}: the weight {tuple(weight.shape)} is empty. Give at least one row, column and tap.")
     if weight.shape[0] % groups:
         raise ValueError(f"{who}: the weight's {weight.shape[0]} rows are not divisible by groups={groups}.")
     _checks.check_conv_input(who, x, channels=weight.shape[1] * groups * blocks, spatial_dims=spatial_dims)
