@@ -113,7 +113,7 @@ def test_there_is_no_hint_where_no_axis_fits():
 
 def test_numbers_whose_products_overflow_are_refused():
     for given in (2**62, (1, 2**62), [2**62]):
-        with pytest.raises(RuntimeError, match="who: padding must be at most 2147483647, got "):
+        with pytest.raises(RuntimeError, match="who: padding must be at most 1048576, got "):
             _checks.per_dim("who", "padding", given, 2, minimum=0, error=RuntimeError)
     with pytest.raises(ValueError, match="who: blocks must be at most 2147483647, got blocks=9223372036854775808"):
         _checks.check_blocks("who", {}, groups=np.int64(2), blocks=2**63)

@@ -11,7 +11,8 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-_LARGEST = 2**31 - 1  # beyond, products overflow in NumPy's integers and in torch's kernels
+_LARGEST = 2**31 - 1  # beyond, products of NumPy's integers overflow
+_LONGEST = 2**20  # of a stride, a padding, ...: with much larger ones torch's kernels overflow, and may crash
 
 
 def check_blocks(who: str, channels: dict[str, int], *, groups: int, blocks: int) -> None:
@@ -59,14 +60,14 @@ def per_dim(
             are built, functions RuntimeError when they are called, as torch's do.
     """
     # The usual cases first: this is on the path of every call.
-    if type(value) is int and minimum <= value <= _LARGEST:
+    if type(value) is int and minimum <= value <= _LONGEST:
         return (value,) * dims
     if (
         type(value) is tuple
         and len(value) == dims
         and set(map(type, value)) == {int}
         and minimum <= min(value)
-        and max(value) <= _LARGEST
+        and max(value) <= _LONGEST
     ):
         return value
     values = tuple(value) if isinstance(value, Iterable) and not isinstance(value, Tensor) else (value,)
@@ -78,8 +79,8 @@ def per_dim(
         raise error(f"{who}: {name} must be one int or {dims} of them, got {value!r}.")
     if any(v < minimum for v in values):
         raise error(f"{who}: {name} must be at least {minimum}, got {value!r}.")
-    if any(not isinstance(v, torch.SymInt) and v > _LARGEST for v in values):
-        raise error(f"{who}: {name} must be at most {_LARGEST}, got {value!r}.")
+    if any(not isinstance(v, torch.SymInt) and v > _LONGEST for v in values):
+        raise error(f"{who}: {name} must be at most {_LONGEST}, got {value!r}.")
     return values
 
 

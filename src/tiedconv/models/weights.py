@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..nn import TiedConv2d, TiedLinear
 
 _FETCHING = ("pretrained", "checkpoint_path", "weights", "weights_backbone")  # of timm's and torchvision's models
-# What torch and safetensors raise for a file that is no file of weights, or is not whole.
-_DAMAGED = (SafetensorError, AssertionError, EOFError, LookupError, OSError, RuntimeError, ValueError)
 _READABLE = "Give a checkpoint of `tiedconv fit`, a state dict saved by torch.save, or a .safetensors file."
 
 
@@ -86,7 +83,7 @@ def _read(path: Path, who: str) -> Any:
             f"{who}: {path} is no file of weights, or holds Python objects beside them, such as a whole model; reading "
             "those could run any code, so it is read with weights_only=True. Save model.state_dict() alone."
         ) from error
-    except _DAMAGED as error:
+    except Exception as error:  # for a damaged file torch and safetensors raise whatever comes
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{who}: {path} cannot be read: {reason}. Is the file whole? {_READABLE}") from error
 
@@ -165,9 +162,10 @@ def sizes(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, int]:
             found["num_classes"] = len(weight) * getattr(layers.get(name), "blocks", 1)
     for name in _names(cfg.get("first_conv"))[:1]:
         weight, known = (weights.get(f"{name}.weight") for weights in (state, own))
-        if weight is not None and known is not None and weight.dim() == known.dim() > 1:
+        image = cfg.get("input_size")
+        if image and weight is not None and known is not None and weight.dim() == known.dim() > 1:
             # Some stems have several inputs a channel: TResNet's first folds 4x4 pixels into channels.
-            found["in_chans"] = cfg["input_size"][0] * weight.shape[1] // known.shape[1]
+            found["in_chans"] = image[0] * weight.shape[1] // known.shape[1]
     return found
 
 
