@@ -1,5 +1,8 @@
 """Settings that every test shares."""
 
+import socket
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import settings
@@ -14,6 +17,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", 'slow: takes seconds; leave out with -m "not slow"')
     # The tensors here are tiny: threads would cost more than they compute, and disturb the other pytest-xdist workers.
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail a test that connects to anything."""
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        pytest.fail("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
 @pytest.fixture(autouse=True)

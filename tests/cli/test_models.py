@@ -1,4 +1,3 @@
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,7 @@ from tiedconv.export import save_pretrained
 from tiedconv.nn import TiedConv2d
 from tiedconv.tasks import ClassificationTask
 
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: Any, **kwargs: Any) -> None:
-        pytest.fail("the network was used")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+pytestmark = pytest.mark.usefixtures("no_network")
 
 
 def same_weights(a: nn.Module, b: nn.Module) -> bool:

@@ -1,7 +1,6 @@
 import json
 import os
 import re
-import socket
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec
@@ -23,13 +22,7 @@ from tiedconv.nn import TiedConv2d
 FILES = ["README.md", "config.json", "model.safetensors"]
 
 
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: Any, **kwargs: Any) -> None:
-        pytest.fail("the network was used")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+pytestmark = pytest.mark.usefixtures("no_network")
 
 
 def with_statistics(model: nn.Module) -> nn.Module:

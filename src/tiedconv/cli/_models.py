@@ -13,10 +13,9 @@ from torchvision import transforms
 
 from ..convert import tie_
 from ..models import build_model, check_model
-from ..models.named import TORCHVISION, for_channels, native_input_size
+from ..models.named import HUB, TORCHVISION, for_channels, native_input_size
 from ..models.weights import load_state, read_checkpoint, sizes
 
-HUB = "hf-hub:"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as all of torchvision's classifiers have it
 _MODES = {1: "L", 3: "RGB"}
 

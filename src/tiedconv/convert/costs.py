@@ -81,6 +81,11 @@ def try_forward(
         ) from error
 
 
+def parameters(module: nn.Module) -> int:
+    """Return how many parameters a module has, each shared one once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def check_tied(model: nn.Module, tied: Mapping[str, nn.Module], trial: Trial) -> None:
     """Repeat a trial with tied layers in the places of their names, in a copy.
 

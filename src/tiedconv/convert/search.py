@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import placement
-from .costs import Trial, check_tied, try_forward
+from .costs import Trial, check_tied, parameters, try_forward
 from .fit import Images, as_batches, evaluation, fit_alone
 from .placement import FilterFn, Preset
 from .replace import check_root, replace
@@ -78,7 +78,7 @@ def search_blocks(
         raise ValueError(f"search_blocks: init must be 'project' or 'data', got {init!r}.")
     batches = as_batches("search_blocks", images)
     trial = try_forward("search_blocks", model, None, batches[0])
-    now = {"params": sum(p.numel() for p in model.parameters())}
+    now = {"params": parameters(model)}
     if trial is not None:
         now["macs"] = _macs(model, trial)
     what, budget = _budget(now, params, macs)
@@ -121,7 +121,7 @@ class _Option:
         tied = self.tied.get(number, self.layer)  # one block: as it is
         if what == "macs" and trial is not None:
             return (trial.macs(self.name, self.layer) or 0) - (trial.macs(self.name, tied) or 0)
-        return sum(p.numel() for p in self.layer.parameters()) - sum(p.numel() for p in tied.parameters())
+        return parameters(self.layer) - parameters(tied)
 
 
 def _options(

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from . import placement
-from .costs import Trial, check_tied, try_forward
+from .costs import Trial, check_tied, parameters, try_forward
 from .fit import Images, as_batches, evaluation, fit_outputs
 from .placement import Blocks, Choice, FilterFn, Preset
 from .project import project_bias, project_weight, projection_error
@@ -96,7 +96,7 @@ def tie_(
             f"tie_: none of the {len(choices)} convolution and linear layers can be tied "
             f"({'; '.join(reasons) or 'there is none'}). Nothing was changed. Choose other blocks or another filter_fn."
         )
-    before = _parameters(model)
+    before = parameters(model)
     tied = {id(choice.layer): tied_twin(choice.layer, choice.blocks, init) for choice in chosen}
     if trial is not None:
         check_tied(model, {choice.name: tied[id(choice.layer)] for choice in chosen}, trial)
@@ -109,7 +109,7 @@ def tie_(
     return TieReport(
         tuple(_row(choice, tied.get(id(choice.layer)), trial, errors) for choice in choices),
         before,
-        _parameters(model),
+        parameters(model),
         None if trial is None else trial.input_size,
         {"project": "weight", "data": "output"}.get(init),  # type: ignore[arg-type]
     )
@@ -188,13 +188,9 @@ def _row(
         kind,
         choice.blocks or 1,
         choice.reason,
-        _parameters(layer),
-        _parameters(after),
+        parameters(layer),
+        parameters(after),
         macs,
         None if trial is None else trial.macs(choice.name, after),
         errors.get(choice.name),
     )
-
-
-def _parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -16,12 +16,11 @@ from torch import nn
 
 from ..convert import tie_
 from ..models import build_model, check_model, load_weights
-from ..models.named import TORCHVISION
+from ..models.named import HUB, TORCHVISION
 from ..models.weights import describe_difference, sizes
 from ..nn import TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
 from ._card import model_card
 
-HUB = "hf-hub:"
 _CONFIG, _WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
 _TIED = (TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear)
 # Arguments that would read other files, or the network; others may have written the config.

@@ -8,7 +8,7 @@ from torch import nn
 
 from ._factory import check_model_name
 
-TORCHVISION = "torchvision/"
+TORCHVISION, HUB = "torchvision/", "hf-hub:"  # what names of other sources than timm begin with
 
 
 def check_model(who: str, name: str) -> None:
