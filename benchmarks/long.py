@@ -35,16 +35,20 @@ GROWTH = 0.02
 
 
 class Watch:
-    """Readings of this process: resident memory in MiB and open files."""
+    """Readings of this process: resident memory in MiB and open files; one a minute is printed."""
 
     def __init__(self) -> None:
         self.memory: list[float] = []
         self.files: list[int] = []
+        self.started = self.printed = time.perf_counter()
 
     def read(self) -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         self.memory.append(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
         self.files.append(len(os.listdir("/proc/self/fd")))
+        if (now := time.perf_counter()) - self.printed >= 60:
+            self.printed = now
+            print(f"{(now - self.started) / 60:.0f} min: {self.memory[-1]:.0f} MiB, {self.files[-1]} files", flush=True)
 
     def settled(self) -> tuple[float, float, float, int]:
         """Return the first reading after a tenth, the last, the largest, and how many files stayed open since."""

@@ -71,7 +71,7 @@ def test_per_dim_raises_what_the_caller_wants(error, value, message):
         _checks.per_dim("who", "stride", value, 2, minimum=1, error=error)
 
 
-@pytest.mark.parametrize("value", [1.0, (1, 2.5), "12", None, True])
+@pytest.mark.parametrize("value", [1.0, (1, 2.5), "12", b"x", None, True])
 def test_per_dim_wants_integers(value):
     with pytest.raises(TypeError, match=r"^who: stride must be one int or 2 of them, got "):
         _checks.per_dim("who", "stride", value, 2, minimum=1, error=ValueError)

@@ -18,7 +18,7 @@ def test_folders_are_made_and_nothing_is_left_or_lost(tmp_path):
 
 
 def test_what_cannot_be_written_is_named(tmp_path):
-    with pytest.raises(ValueError, match=f"bench: cannot write --plot {tmp_path}: it is a folder. Give another file"):
+    with pytest.raises(ValueError, match=f"bench: cannot write --plot {tmp_path}: it is a folder. Give another path"):
         check_writable("plot", tmp_path, who="bench")
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"bench: cannot write --json .*/file/x\.json: "):

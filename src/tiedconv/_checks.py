@@ -70,7 +70,8 @@ def per_dim(
         and max(value) <= _LONGEST
     ):
         return value
-    values = tuple(value) if isinstance(value, Iterable) and not isinstance(value, Tensor) else (value,)
+    # The numbers in a tensor are no ints, and those in bytes are never meant.
+    values = tuple(value) if isinstance(value, Iterable) and not isinstance(value, Tensor | bytes) else (value,)
     if not all(_is_int(v) for v in values):
         raise TypeError(f"{who}: {name} must be one int or {dims} of them, got {value!r}.")
     if len(values) == 1:

@@ -26,7 +26,7 @@ def check_writable(option: str, path: Path, who: str) -> None:
     except OSError as error:
         writable, reason = False, error.strerror or str(error)
     if not writable:
-        raise ValueError(f"{who}: cannot write --{option} {path}: {reason}. Give another file.")
+        raise ValueError(f"{who}: cannot write --{option} {path}: {reason}. Give another path.")
 
 
 def _part(path: Path) -> Path:

@@ -1,6 +1,7 @@
 """Two processes on one machine, started as a user would start them."""
 
 import csv
+import functools
 import json
 import os
 import subprocess
@@ -22,10 +23,25 @@ FSDP2 = [
     "--trainer.strategy.tensor_parallel_size=1",
     "--trainer.strategy.save_distributed_checkpoint=false",
 ]
-# SyncBatchNorm refuses tensors of a CPU; norms of single images need no synchronisation to begin with. The rate is low,
-# because a higher one makes differences of rounding grow a thousandfold within these few steps.
+# SyncBatchNorm refuses tensors of a CPU; norms of single images, or of fixed statistics, need no synchronisation.
+NORMS = {
+    "group": ["--model.model_kwargs={norm_layer: groupnorm1}"],
+    "frozen batch": ["--trainer.callbacks+=frozen.FrozenBatchNorm"],
+}
+FROZEN = """
+import lightning as L
+import torch
+from torch import nn
+
+class FrozenBatchNorm(L.Callback):
+    def setup(self, trainer, task, stage):
+        for module in task.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_var.copy_(torch.linspace(0.5, 2, module.num_features))
+                module.eval().requires_grad_(False)
+"""
+# The rate is low, because a higher one makes differences of rounding grow a thousandfold within these few steps.
 TRAINING = [
-    "--model.model_kwargs={norm_layer: groupnorm1}",
     "--model.optimization={lr: 0.002, schedule: step}",
     "--trainer.limit_train_batches=4",
     "--trainer.limit_val_batches=2",
@@ -39,7 +55,7 @@ def tiedconv(folder, subcommand, config, *arguments, processes=2, strategy=DDP):
     command = [str(Path(sys.executable).with_name("tiedconv")), subcommand]
     command += ["--config", str(CONFIGS / config), *arguments, *strategy, f"--trainer.devices={processes}"]
     command += ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -89,13 +105,15 @@ def read_csv(path):
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
-def train(folder, processes, *arguments, epochs=2, **options):
+def train(folder, processes, *arguments, norm="group", epochs=2, **options):
     """Train on Digits with 32 images a step on all processes; return the numbers of the run's log and its weights."""
     folder.mkdir(exist_ok=True)
+    (folder / "frozen.py").write_text(FROZEN)
     batch = f"--data.batch_size={32 // processes}"
     config = "digits/tiedresnet_tiny.yaml"
     end = f"--trainer.max_epochs={epochs}"
-    tiedconv(folder, "fit", config, *TRAINING, batch, end, *arguments, processes=processes, **options)
+    given = [*NORMS[norm], *TRAINING, batch, end, *arguments]
+    tiedconv(folder, "fit", config, *given, processes=processes, **options)
     log = max((folder / "runs" / "fit").glob("version_*/metrics.csv"))
     numbers = [{k: float(v) for k, v in row.items() if v} for row in read_csv(log)]
     return numbers, torch.load(folder / "kept" / "last.ckpt", weights_only=True)["state_dict"]
@@ -110,20 +128,22 @@ def assert_same_training(training, expected):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("alone"), 1, strategy=[])
+    """Return a function that trains in one process with a norm, once."""
+    return functools.cache(lambda norm: train(tmp_path_factory.mktemp(norm), 1, norm=norm, strategy=[]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
-def test_processes_train_as_one_with_their_batches_together(tmp_path, alone, processes):
-    assert_same_training(train(tmp_path, processes), alone)
+@pytest.mark.parametrize("norm", NORMS)
+def test_processes_train_as_one_with_their_batches_together(tmp_path, alone, processes, norm):
+    assert_same_training(train(tmp_path, processes, norm=norm), alone(norm))
 
 
 @pytest.mark.slow
 def test_sharded_parameters_train_resume_and_predict_as_whole_ones(tmp_path, alone):
     numbers, _ = train(tmp_path, 2, strategy=FSDP2, epochs=1)
     more, weights = train(tmp_path, 2, "--ckpt_path=last", strategy=FSDP2)
-    assert_same_training((numbers + more, weights), alone)
+    assert_same_training((numbers + more, weights), alone("group"))
 
     (tmp_path / "mine").mkdir()
     for i in range(3):  # one process has two batches, the other one
@@ -134,7 +154,7 @@ def test_sharded_parameters_train_resume_and_predict_as_whole_ones(tmp_path, alo
             tmp_path,
             "predict",
             "digits/tiedresnet_tiny.yaml",
-            *TRAINING[:1],
+            *NORMS["group"],
             "--ckpt_path=kept/last.ckpt",
             "--data.predict_path=mine",
             "--data.batch_size=1",

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,6 +108,63 @@ def test_full_disk_keeps_the_checkpoint_of_before(fit, monkeypatch):
 def test_a_full_disk_elsewhere_is_named_too():
     with pytest.raises(OSError, match=r"No space left.*The disk is full. Make room"), explained_faults():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.csv")
+
+
+ON_A_SMALL_DISK = """
+import os, subprocess
+from pathlib import Path
+from tiedconv.cli.main import main
+
+def fit(epochs):
+    try:
+        main(["fit", "--config", "command.yaml", "--ckpt_path", "last", f"--trainer.max_epochs={epochs}"])
+    except SystemExit as stop:
+        with open("messages", "a") as file:  # what other threads print gets in between elsewhere
+            file.write(stop.code)
+
+fit(1)
+kept = Path("disk/kept/last.ckpt")
+before = kept.read_bytes()
+with open("disk/filler", "wb", buffering=0) as file:
+    try:
+        while True:
+            file.write(bytes(4096))
+    except OSError:
+        pass
+for left in (0, 200_000):  # no room for a log; for a log, but not for a checkpoint
+    os.truncate("disk/filler", os.path.getsize("disk/filler") - left)
+    fit(2)
+    assert kept.read_bytes() == before
+os.remove("disk/filler")
+fit(2)
+assert kept.read_bytes() != before
+subprocess.run(["mount", "-o", "remount,ro", "disk"], check=True)
+fit(3)
+"""
+MOUNT = ["unshare", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs -o size=30m tmpfs disk && "$@"', "-"]
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_or_read_only(tmp_path):
+    (tmp_path / "disk").mkdir()
+    if not shutil.which("unshare") or subprocess.run([*MOUNT, "true"], cwd=tmp_path, capture_output=True).returncode:
+        pytest.skip("needs a Linux that lets its users mount")
+    init = {"model": "resnet_tiny", "model_kwargs": TINY, "optimization": {"schedule": "cosine", "lr": 0.01}}
+    config = {
+        "model": {"class_path": "ClassificationTask", "init_args": init},
+        "data": {"class_path": "Digits", "init_args": {"image_size": 8, "batch_size": 8}},
+        "trainer": {**TRAINER, **ONE_STEP, "default_root_dir": "disk"},
+        "checkpoint": {"dirpath": "disk/kept"},
+    }
+    (tmp_path / "command.yaml").write_text(yaml.safe_dump(config))
+    command = [*MOUNT, sys.executable, "-c", ON_A_SMALL_DISK]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "Traceback" not in run.stderr
+    full, no_room, read_only = (tmp_path / "messages").read_text().split("tiedconv fit: ")[1:]
+    assert full.startswith("[Errno 28] No space left on device. The disk is full. Make room and go on from the last")
+    assert re.match(r"The checkpoint \S+ckpt cannot be written: No space left on device. .* Make room", no_room)
+    assert re.match(r"fit: cannot write --checkpoint.dirpath \S+ckpt: Read-only file system. Give another", read_only)
 
 
 @pytest.mark.filterwarnings("ignore:.*there is no last checkpoint available")  # the first start, by the same command
@@ -343,7 +402,7 @@ def test_signals_end_with_how_to_go_on_and_a_whole_checkpoint(tmp_path, command,
     )
     assert run.returncode == 130, run.stderr
     assert f"tiedconv {command}: interrupted. " in run.stderr
-    assert ("Go on with --ckpt_path" if command == "fit" else "the same command goes on") in run.stderr
+    assert ("go on with --ckpt_path" if command == "fit" else "the same command goes on") in run.stderr
     assert "Traceback" not in run.stderr
     (path,) = tmp_path.glob("kept/**/*t.ckpt") if command == "fit" else tmp_path.rglob("*.ckpt")
     assert torch.load(path, weights_only=True)["epoch"] == 0

@@ -110,7 +110,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path, 
     difference = describe_difference(expected, state)
     if difference:
         heads = tuple(f"{layer}." for layer in classifiers(model))
-        classes = sizes(model, state).get("num_classes")
+        classes = _num_classes(model, state)
         hint = ""
         if classes and not describe_difference(_without(expected, heads), _without(state, heads)):
             hint = f" Only the classifier differs: the file has num_classes={classes}. Build the model with as many."
@@ -154,12 +154,9 @@ def sizes(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, int]:
         state: its weights.
     """
     cfg: Any = getattr(model, "pretrained_cfg", {})
-    own, layers = model.state_dict(), dict(model.named_modules())
-    found = {}
-    for name in classifiers(model)[:1]:
-        weight = state.get(f"{name}.weight")
-        if weight is not None and weight.dim():
-            found["num_classes"] = len(weight) * getattr(layers.get(name), "blocks", 1)
+    own = model.state_dict()
+    classes = _num_classes(model, state)
+    found = {} if classes is None else {"num_classes": classes}
     for name in _names(cfg.get("first_conv"))[:1]:
         weight, known = (weights.get(f"{name}.weight") for weights in (state, own))
         image = cfg.get("input_size")
@@ -167,6 +164,14 @@ def sizes(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, int]:
             # Some stems have several inputs a channel: TResNet's first folds 4x4 pixels into channels.
             found["in_chans"] = image[0] * weight.shape[1] // known.shape[1]
     return found
+
+
+def _num_classes(model: nn.Module, state: Mapping[str, Tensor]) -> int | None:
+    for name in classifiers(model)[:1]:
+        weight = state.get(f"{name}.weight")
+        if weight is not None and weight.dim():
+            return len(weight) * getattr(dict(model.named_modules()).get(name), "blocks", 1)
+    return None
 
 
 def _names(given: str | Sequence[str] | None) -> tuple[str, ...]:

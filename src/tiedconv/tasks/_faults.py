@@ -2,6 +2,8 @@
 
 import errno
 import math
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -13,12 +15,16 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 def explained_faults() -> Iterator[None]:
     """Turn what Lightning and torch raise in a training into what a user can act on.
 
+    What a thread that writes logs raises is raised by the training, too; of the thread there is a line, and no trace.
+
     Raises:
         KeyboardInterrupt: for Ctrl-C and SIGTERM. Lightning makes exit codes of them, of the latter one that says that
             all went well.
         RuntimeError: if a process that loads images died, or memory ran out, with what helps.
         OSError: if the disk is full, the same.
     """
+    hook = threading.excepthook
+    threading.excepthook = lambda failed: _say(failed) if issubclass(failed.exc_type, OSError) else hook(failed)
     try:
         yield
     except SystemExit as stop:
@@ -30,6 +36,8 @@ def explained_faults() -> Iterator[None]:
         if explained is None:
             raise
         raise explained from error
+    finally:
+        threading.excepthook = hook
 
 
 def check_finite(losses: Mapping[str, float], epoch: int) -> None:
@@ -44,6 +52,11 @@ def check_finite(losses: Mapping[str, float], epoch: int) -> None:
         f"The training diverged in epoch {epoch}: {', '.join(f'{name} {value}' for name, value in losses.items())}. "
         "The checkpoints of before are kept. Lower the learning rate, warm up or clip gradients, in a new folder."
     )
+
+
+def _say(failed: threading.ExceptHookArgs) -> None:
+    name = failed.thread.name if failed.thread else "a thread"
+    print(f"{name}: {failed.exc_value}", file=sys.stderr)
 
 
 def _explained(error: Exception) -> Exception | None:
