@@ -7,6 +7,7 @@ import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from math import gcd
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,7 +72,9 @@ def per_dim(
     ):
         return value
     # The numbers in a tensor are no ints, and those in bytes are never meant.
-    values = tuple(value) if isinstance(value, Iterable) and not isinstance(value, Tensor | bytes) else (value,)
+    values: tuple[Any, ...] = (value,)
+    if isinstance(value, Iterable) and not isinstance(value, Tensor | bytes):
+        values = tuple(value)
     if not all(_is_int(v) for v in values):
         raise TypeError(f"{who}: {name} must be one int or {dims} of them, got {value!r}.")
     if len(values) == 1:

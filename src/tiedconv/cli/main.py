@@ -10,7 +10,7 @@ from inspect import cleandoc, signature
 from itertools import zip_longest
 from typing import NamedTuple
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
 
 from .. import __version__
 
@@ -120,6 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             + "\n\n"
             + _overview()
         )
+    # A config builds what has a type, of that type: not whatever it likes among the arguments of a model.
+    set_parsing_settings(instantiate_subclass_spec_in_any=False)
     try:
         if name in _TRAINING:
             from .training import run

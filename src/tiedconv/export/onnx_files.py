@@ -48,15 +48,19 @@ def to_onnx(
         require(module, extra="export")
     path = check_path(who, path, ".onnx")
     traced = trace(who, model, input_size, dynamic_size=dynamic_size, batch_size=batch_size)
+    # The program knows which axes are dynamic; this is how they are called.
+    axes = {**({0: "batch"} if batch_size is None else {}), **({2: "height", 3: "width"} if dynamic_size else {})}
     try:
         exported: Any = torch.onnx.export(
-            traced.program, input_names=[INPUT], output_names=[OUTPUT], dynamo=True, verbose=False
+            traced.program,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=(axes,) if axes else None,
+            dynamo=True,
+            verbose=False,
         )
     except Exception as error:  # of whichever of the exporter's passes
         raise RuntimeError(f"{who}: torch's exporter cannot write this {type(model).__name__}: {error}") from error
-    shape = exported.model.graph.inputs[0].shape
-    axes = {0: "batch", 2: "height", 3: "width"}
-    exported.rename_axes({shape[i]: name for i, name in axes.items() if not isinstance(shape[i], int)})
     for node in exported.model.graph.all_nodes():
         node.metadata_props.clear()  # Python's stack for every node, and where the code lies on disk
     with whole(path) as part:

@@ -105,7 +105,7 @@ class SplitTiedConv2d(nn.Module):
             nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        who, weights = type(self).__name__, [*self.weights]
+        who, weights = type(self).__name__, list(self.weights)
         return split_tied_conv(
             who, x, weights, None, self.stride, self.padding, self.dilation, self.groups, self.blocks
         )
