@@ -26,9 +26,10 @@ FSDP2 = [
 # SyncBatchNorm refuses tensors of a CPU; norms of single images, or of fixed statistics, need no synchronisation.
 NORMS = {
     "group": ["--model.model_kwargs={norm_layer: groupnorm1}"],
-    "frozen batch": ["--trainer.callbacks+=frozen.FrozenBatchNorm"],
+    "frozen batch": ["--trainer.callbacks+=extra.FrozenBatchNorm"],
 }
-FROZEN = """
+CALLBACKS = """
+import os, signal
 import lightning as L
 import torch
 from torch import nn
@@ -39,6 +40,11 @@ class FrozenBatchNorm(L.Callback):
             if isinstance(module, nn.BatchNorm2d):
                 module.running_var.copy_(torch.linspace(0.5, 2, module.num_features))
                 module.eval().requires_grad_(False)
+
+class Kill(L.Callback):
+    def on_train_epoch_start(self, trainer, task):
+        if trainer.current_epoch == trainer.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
 """
 # The rate is low, because a higher one makes differences of rounding grow a thousandfold within these few steps.
 TRAINING = [
@@ -51,13 +57,14 @@ TRAINING = [
 SCENES = {"image_size": 48, "train_images": 8, "val_images": 5, "min_size": 16, "max_size": 24, "max_objects": 3}
 
 
-def tiedconv(folder, subcommand, config, *arguments, processes=2, strategy=DDP):
+def tiedconv(folder, subcommand, config, *arguments, processes=2, strategy=DDP, fails=False):
     command = [str(Path(sys.executable).with_name("tiedconv")), subcommand]
     command += ["--config", str(CONFIGS / config), *arguments, *strategy, f"--trainer.devices={processes}"]
     command += ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert bool(done.returncode) == fails, done.stderr[-3000:]
+    return done.stderr
 
 
 @pytest.mark.slow
@@ -108,7 +115,7 @@ def read_csv(path):
 def train(folder, processes, *arguments, norm="group", epochs=2, **options):
     """Train on Digits with 32 images a step on all processes; return the numbers of the run's log and its weights."""
     folder.mkdir(exist_ok=True)
-    (folder / "frozen.py").write_text(FROZEN)
+    (folder / "extra.py").write_text(CALLBACKS)
     batch = f"--data.batch_size={32 // processes}"
     config = "digits/tiedresnet_tiny.yaml"
     end = f"--trainer.max_epochs={epochs}"
@@ -137,6 +144,21 @@ def alone(tmp_path_factory):
 @pytest.mark.parametrize("norm", NORMS)
 def test_processes_train_as_one_with_their_batches_together(tmp_path, alone, processes, norm):
     assert_same_training(train(tmp_path, processes, norm=norm), alone(norm))
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_training_which_goes_on_from_its_checkpoint(tmp_path, alone):
+    given = [*NORMS["group"], *TRAINING, "--data.batch_size=16", "--trainer.max_epochs=2"]
+    (tmp_path / "extra.py").write_text(CALLBACKS)
+    said = tiedconv(
+        tmp_path, "fit", "digits/tiedresnet_tiny.yaml", *given, "--trainer.callbacks+=extra.Kill", fails=True
+    )
+    assert "tiedconv fit: Another process of this training ended" in said
+    assert "Traceback" not in said
+    assert torch.load(tmp_path / "kept" / "last.ckpt", weights_only=True)["epoch"] == 0
+    numbers, weights = train(tmp_path, 2, "--ckpt_path=last")
+    expected_numbers, expected_weights = alone("group")
+    assert_same_training((numbers, weights), (expected_numbers[-len(numbers) :], expected_weights))
 
 
 @pytest.mark.slow

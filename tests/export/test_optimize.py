@@ -176,9 +176,10 @@ class Shortcuts(nn.Module):
         return self.c(shortcut) + y, y
 
 
-def test_no_map_is_overwritten_that_is_needed_later():
+@pytest.mark.parametrize("size", [5, 1])
+def test_no_map_is_overwritten_that_is_needed_later(size):
     model = Shortcuts().eval()
-    x = torch.randn(2, 4, 5, 5)
+    x = torch.randn(2, 4, size, size)
     assert_close(optimize_for_inference(model)(x), tuple(y.detach() for y in model(x)), rtol=1e-4, atol=1e-5)
     network = optimize_for_inference(tiedconv.create_model("tiedresnet50_s"))
     assert sum(layer.overwrites_residual for layer in fused_layers(network)) == 16

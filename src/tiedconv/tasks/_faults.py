@@ -20,7 +20,7 @@ def explained_faults() -> Iterator[None]:
     Raises:
         KeyboardInterrupt: for Ctrl-C and SIGTERM. Lightning makes exit codes of them, of the latter one that says that
             all went well.
-        RuntimeError: if a process that loads images died, or memory ran out, with what helps.
+        RuntimeError: if a process that trains or loads images died, or memory ran out, with what helps.
         OSError: if the disk is full, the same.
     """
     hook = threading.excepthook
@@ -66,6 +66,11 @@ def _explained(error: Exception) -> Exception | None:
         return OSError(f"{error}. The disk is full. Make room and go on from the last checkpoint.")
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in first:
         return RuntimeError(f"{first} Make the batches smaller by data.batch_size, or use precision bf16-mixed.")
+    if "gloo/transport" in first:
+        return RuntimeError(
+            f"Another process of this training ended or cannot be reached: {first} If it said why, that is above, or "
+            "in the log of its machine. Start all of them again and go on from the last checkpoint."
+        )
     if first.startswith("Caught ") and "in DataLoader worker process" in first:
         # torch puts the whole trace into the message; its last line is what the process raised.
         kind, _, message = rest.rstrip().rpartition("\n")[2].partition(": ")
