@@ -5,11 +5,18 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
-from tests.compare.test_report import make_comparison, make_model
+from tests.analysis import test_occlusion_report as of_occlusion
+from tests.analysis import test_similarity_report as of_similarity
+from tests.compare import test_detection_report as of_detectors
+from tests.compare import test_report as of_classifiers
 from tests.fuzz.cases import fuzz
 
 from tiedconv.analysis import page, plots
+from tiedconv.analysis.occlusion_report import write_occlusion_report
+from tiedconv.analysis.similarity_report import write_similarity_report
+from tiedconv.compare.detection_report import write_detection_report
 from tiedconv.compare.report import write_report
 
 EVIL = [
@@ -58,17 +65,43 @@ DRAWN = {"g", "path", "text", "tspan", "use", "defs", "rect", "clippath", "image
 """Elements of the drawings, whose number depends on the length of a label."""
 
 
-def write_all(path: Path, title: str, label: str, fact: str, classes: list[str]) -> None:
-    models = [replace(make_model(name, [0.9]), label=name) for name in (label, f"{label} 2")]
+def write_classifiers(path: Path, title: str, label: str, fact: str, name: str) -> None:
+    models = [replace(of_classifiers.make_model(x, [0.9]), label=x) for x in (label, f"{label} 2")]
     changes: dict[str, Any] = {"title": title, "command": fact, "machine": {fact: fact}, "data": {title: label}}
-    write_report(make_comparison(models, **changes, classes=classes, seeds=[0]), path)
+    write_report(of_classifiers.make_comparison(models, **changes, classes=[name, "one", "two"], seeds=[0]), path)
 
 
-@fuzz(3, title=TEXT, label=TEXT, fact=TEXT, name=TEXT)
-def test_a_report_of_a_comparison_shows_names_as_text(tmp_path, title, label, fact, name):
-    write_all(tmp_path / "evil.html", title, label, fact, [name, "one", "two"])
-    write_all(tmp_path / "plain.html", "title", "label", "fact", ["name", "one", "two"])
-    check_page(tmp_path / "evil.html", tmp_path / "plain.html", [title, label, fact, name])
+def write_detectors(path: Path, title: str, label: str, fact: str, name: str) -> None:
+    models = [of_detectors.make_model(x, [0.4, 0.5]) for x in (label, f"{label} 2")]
+    changes: dict[str, Any] = {"title": title, "command": fact, "machine": {fact: fact}, "data": {name: label}}
+    write_detection_report(replace(of_detectors.make_comparison(*models), **changes), path)
+
+
+def write_occlusion(path: Path, title: str, label: str, fact: str, name: str) -> None:
+    report = of_occlusion.report(20, 30, 10, label=label)
+    write_occlusion_report(report, path, command=fact, blocks={title: {name: fact}})
+
+
+def write_similarity(path: Path, title: str, label: str, fact: str, name: str) -> None:
+    models = [of_similarity.model(x, 0.1, 0.6, random=True) for x in (label, f"{label} 2")]
+    models = [replace(m, layers=[replace(layer, layer=f"{name}{layer.layer}") for layer in m.layers]) for m in models]
+    write_similarity_report(models, path, command=fact, blocks={title: {name: fact}})
+
+
+REPORTS = {
+    "classifiers": write_classifiers,
+    "detectors": write_detectors,
+    "occlusion": write_occlusion,
+    "similarity": write_similarity,
+}
+
+
+@pytest.mark.parametrize("write", REPORTS.values(), ids=REPORTS)
+@fuzz(3, texts=st.lists(TEXT, min_size=4, max_size=4))
+def test_a_report_shows_names_as_text(tmp_path, write, texts):
+    write(tmp_path / "evil.html", *texts)
+    write(tmp_path / "plain.html", "title", "label", "fact", "name")
+    check_page(tmp_path / "evil.html", tmp_path / "plain.html", texts)
 
 
 def write_parts(path: Path, given: list[str]) -> None:
