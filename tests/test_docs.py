@@ -1,7 +1,10 @@
 """The documentation says what is there: its code runs, its commands parse, its reference is complete."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from inspect import isclass, isroutine
@@ -24,6 +27,21 @@ PACKAGES = sorted(path.parent.name for path in (ROOT / "src" / "tiedconv").glob(
 
 class _ParsedError(BaseException):
     """Ends a command after its arguments are parsed, past the handlers of ordinary errors."""
+
+
+@pytest.mark.slow
+def test_the_site_builds_with_every_link_and_name_it_refers_to(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert (tmp_path / page.relative_to(ROOT / "docs").with_suffix(".html")).is_file()
 
 
 def _hook(name: str) -> dict[str, Any]:
