@@ -71,18 +71,21 @@ class Watching(L.Callback):
         self.watch.read()
 
 
-def long(minutes: float = 60, calls: int = 50_000, model: str = "tiedresnet_tiny", threads: int = 1) -> None:
+def long(
+    minutes: float = 60, calls: int = 50_000, model: str = "tiedresnet_tiny", workers: int = 0, threads: int = 1
+) -> None:
     """Train for ``minutes``, infer for ``calls``, print what memory and files did.
 
     Args:
         minutes: of training.
         calls: of inference, one image each.
         model: a timm model.
+        workers: processes that load the images.
         threads: of torch.
     """
     torch.set_num_threads(threads)
     L.seed_everything(0, verbose=False)
-    data = Digits()
+    data = Digits(num_workers=workers)
     task = ClassificationTask(model, data.num_classes, data.in_chans, optimization=Optimization(lr=0.01))
     training = Watch()
     with TemporaryDirectory() as folder, quiet_lightning(advice=False):
