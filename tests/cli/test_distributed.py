@@ -153,7 +153,8 @@ def test_a_killed_process_ends_the_training_which_goes_on_from_its_checkpoint(tm
     said = tiedconv(
         tmp_path, "fit", "digits/tiedresnet_tiny.yaml", *given, "--trainer.callbacks+=extra.Kill", fails=True
     )
-    assert "tiedconv fit: Another process of this training ended" in said
+    # Lightning looks every few seconds, and kills all the others where they did not notice before.
+    assert "tiedconv fit: Another process of this training ended" in said or "Child process with PID" in said
     assert "Traceback" not in said
     assert torch.load(tmp_path / "kept" / "last.ckpt", weights_only=True)["epoch"] == 0
     numbers, weights = train(tmp_path, 2, "--ckpt_path=last")

@@ -137,7 +137,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if "TIEDCONV_TRACEBACK" in os.environ:
             raise
         kind = "" if isinstance(error, (ValueError, RuntimeError, OSError)) else f"{type(error).__name__}: "
-        sys.exit(f"tiedconv {name}: {kind}{error}\n(TIEDCONV_TRACEBACK=1 shows where it was raised)")
+        sys.exit(f"tiedconv {name}: {kind}{_plain(str(error))}\n(TIEDCONV_TRACEBACK=1 shows where it was raised)")
+
+
+def _plain(text: str) -> str:
+    """Leave out what jsonargparse says around a mistake in the arguments of a class: what else it tried."""
+    before, heading, after = text.partition("\nErrors:\n")
+    if not heading or not before.startswith("Does not validate against any of the Union subtypes"):
+        return text
+    errors = after.partition("\nGiven value type:")[0].removeprefix("  - ").split("\n  - ")
+    told = [error for error in errors if not error.startswith(("Expected a <class 'NoneType'>", "Import path "))]
+    return "\n".join(told or errors)
 
 
 def _call(name: str, arguments: list[str]) -> None:

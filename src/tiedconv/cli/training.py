@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from .._files import check_writable
 from ..data import ImageData
 from ..tasks import Task, keep_checkpoints_whole, quiet_lightning
+from ..tasks._checkpoints import LastCheckpoint
 
 _DIGITS = "--config configs/digits/tiedresnet_tiny.yaml"
 _LAST = "--ckpt_path runs/fit/version_0/checkpoints/last.ckpt"
@@ -53,7 +54,7 @@ class TrainingCLI(LightningCLI):
         best = options.checkpoint
         if self.subcommand == "fit" and best.dirpath:
             # Before the first epoch, not after it; one process alone, as each would take away the other's probe.
-            rank_zero_only(check_writable)("checkpoint.dirpath", Path(best.dirpath, "last.ckpt"), "fit")
+            rank_zero_only(_check_checkpoints)(Path(best.dirpath), options.ckpt_path)
         if best.monitor is None:
             best.monitor = pydoc.locate(options.model.class_path).monitor  # type: ignore[attr-defined]
         if best.filename is None:
@@ -87,12 +88,18 @@ class TrainingCLI(LightningCLI):
         best = trainer.checkpoint_callback
         if isinstance(best, ModelCheckpoint):
             # The best one's save_last would only follow it: what a resume needs is the last epoch, best or not.
-            trainer.callbacks.append(  # type: ignore[attr-defined]
-                ModelCheckpoint(
-                    best.dirpath, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False
-                )
-            )
+            trainer.callbacks.append(LastCheckpoint(best.dirpath))  # type: ignore[attr-defined]
         return trainer
+
+
+def _check_checkpoints(folder: Path, start: str | None) -> None:
+    """Check that checkpoints can be written, and that they replace none of another training."""
+    check_writable("checkpoint.dirpath", folder / "last.ckpt", "fit")
+    if start is None and any(folder.glob("*.ckpt")):
+        raise ValueError(
+            f"--checkpoint.dirpath {folder} holds checkpoints of a training, which this one would replace. Add "
+            "--ckpt_path last to go on from them, or give another folder."
+        )
 
 
 def run(arguments: Sequence[str] | None) -> None:

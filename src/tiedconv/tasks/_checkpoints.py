@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -49,6 +50,8 @@ class WholeCheckpoints(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = lambda storage, location: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
+        if Path(path).is_dir():
+            raise ValueError(f"{path} is a folder, not a checkpoint. Give the last.ckpt or another .ckpt in it.")
         try:
             checkpoint = super().load_checkpoint(path, map_location, weights_only)
         except pickle.UnpicklingError as error:
@@ -62,7 +65,7 @@ class WholeCheckpoints(TorchCheckpointIO):
                 "runs/fit/version_0/checkpoints/last.ckpt."
             ) from error
         except (OSError, RuntimeError, EOFError, LookupError, ValueError) as error:  # as the file is damaged
-            reason = str(error).partition("\n")[0]
+            reason = str(error).partition("\n")[0] or "it is empty"
             raise ValueError(
                 f"{path} cannot be read as a checkpoint: {reason}. Is the file whole? Give another one of its folder."
             ) from error
@@ -74,6 +77,22 @@ class WholeCheckpoints(TorchCheckpointIO):
         return checkpoint
 
 
+class LastCheckpoint(ModelCheckpoint):
+    """``last.ckpt``, written after every epoch, and where ``max_steps`` or ``max_time`` end a training inside one.
+
+    Lightning would write the latter when it has counted the epoch as done, and a resume would leave its rest out.
+    """
+
+    def __init__(self, dirpath: str | Path | None) -> None:
+        super().__init__(dirpath, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *given: Any) -> None:
+        super().on_train_batch_end(trainer, *given)
+        ends = trainer.should_stop or trainer.global_step == trainer.max_steps
+        if ends and not trainer.is_last_batch and not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
 def keep_checkpoints_whole(trainer: L.Trainer) -> L.Trainer:
     """Make a trainer use :class:`WholeCheckpoints`, unless the user gave it a way of their own."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -82,12 +101,40 @@ def keep_checkpoints_whole(trainer: L.Trainer) -> L.Trainer:
 
 
 def sum_of_weights(model: nn.Module) -> float:
-    """Sum all weights, sharded ones over all devices, so that all learn alike whether one is not finite."""
+    """Sum weights and statistics, sharded ones over all devices, so that all learn alike whether one is not finite."""
     total = 0.0
-    for weight in model.parameters():
-        part = weight.detach().float().sum()
-        total += (part.full_tensor() if isinstance(part, DTensor) else part).item()
+    for weight in [*model.parameters(), *model.buffers()]:
+        if weight.is_floating_point():
+            part = weight.detach().float().sum()
+            total += (part.full_tensor() if isinstance(part, DTensor) else part).item()
     return total
+
+
+def forget_other_folders(checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Take out of the checkpoint at ``path`` the names of files that are not beside it.
+
+    Lightning deletes what a checkpoint says are its older ones, folders too, and somebody else may have written it.
+    """
+    folder = Path(path).resolve().parent
+
+    def beside(name: str) -> bool:
+        return name.endswith(".ckpt") and Path(name).resolve().parent == folder
+
+    for state in (checkpoint.get("callbacks") or {}).values():
+        if not isinstance(state, dict) or "best_model_path" not in state:
+            continue
+        for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            if not beside(str(state.get(key, ""))):
+                state[key] = ""
+        best = state.get("best_k_models") or {}
+        state["best_k_models"] = {name: score for name, score in best.items() if beside(str(name))}
+
+
+def check_finite_weights(checkpoint: Mapping[str, Any]) -> None:
+    """Raise ValueError if a checkpoint holds weights that are not finite: of a training that diverged elsewhere."""
+    for name, value in (checkpoint.get("state_dict") or {}).items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f"The checkpoint holds numbers that are not finite, in {name}. Give another one.")
 
 
 def check_same_network(task: L.LightningModule, checkpoint: Mapping[str, Any]) -> None:

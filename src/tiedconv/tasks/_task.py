@@ -1,17 +1,18 @@
 """What every task has in common: one model, its optimisation, and randomness that a resume repeats."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from ..data._base import global_seed, seed_generators
-from ._checkpoints import check_same_network, sum_of_weights
+from ._checkpoints import check_finite_weights, check_same_network, forget_other_folders, sum_of_weights
 from ._faults import check_finite
+from ._resume import check_same_data, check_same_optimizer, describe_data, options_of
 from .optimization import Optimization, configure
 
 
@@ -84,12 +85,29 @@ class Task(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # The last step's update can be what is not finite; such weights must not replace good ones.
         check_finite({"sum of the weights": sum_of_weights(self)}, self.current_epoch)
+        checkpoint["tiedconv"] = describe_data(self.trainer)
 
-    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_same_network(self, checkpoint)
+        check_finite_weights(checkpoint)
+        if self._trainer is None or self.trainer.ckpt_path is None:  # loaded from Python
+            return
+        forget_other_folders(checkpoint, self.trainer.ckpt_path)
+        check_same_data(checkpoint, self.trainer, fitting=self.trainer.state.fn == TrainerFn.FITTING)
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            check_same_optimizer(checkpoint, self.optimization.optimizer)
+            checkpoint["lr_schedulers"] = []  # the rate follows from the step's number and the given options
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return configure(self.model, self.optimization, self.trainer)
+        configured: Any = configure(self.model, self.optimization, self.trainer)
+        self._options = options_of(configured["optimizer"])
+        return configured
+
+    def on_train_start(self) -> None:
+        # Another number of epochs or learning rate than the checkpoint's counts: it was given.
+        for group, given in zip(self.trainer.optimizers[0].param_groups, self._options, strict=True):
+            group.update(given)
+        self.lr_scheduler_step(self.lr_schedulers(), None)
 
     def _skips_steps(self) -> bool:
         # In float16 a step that overflows is skipped, and the training goes on.

@@ -33,6 +33,14 @@ def build_classifier(
     return model
 
 
+def _check_even(images: int) -> None:
+    if images % 2:
+        raise ValueError(
+            f"ClassificationTask: mixup and cutmix pair the images of a batch, so batch_size={images} must be even. "
+            "Change it, or switch both off."
+        )
+
+
 class ClassificationTask(Task):
     """Train and evaluate an image classifier.
 
@@ -114,16 +122,13 @@ class ClassificationTask(Task):
             self.example_input_array = torch.zeros(1, *data.input_size)  # Lightning's summary counts FLOPs with it
 
     def on_fit_start(self) -> None:
-        batch_size = getattr(self.trainer.datamodule, "batch_size", 2)  # type: ignore[attr-defined]
-        if self.mix is not None and batch_size % 2:
-            raise ValueError(
-                f"ClassificationTask: mixup and cutmix pair the images of a batch, so batch_size={batch_size} must be "
-                "even. Change it, or switch both off."
-            )
+        if self.mix is not None:
+            _check_even(getattr(self.trainer.datamodule, "batch_size", 2))  # type: ignore[attr-defined]
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         if self.mix is not None:
+            _check_even(len(images))  # a set smaller than a batch is one of its own size
             images, targets = self.mix(images, labels)
             loss = F.cross_entropy(self(images), targets)  # the mixed targets are smoothed already
         else:

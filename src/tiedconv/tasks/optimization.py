@@ -1,5 +1,6 @@
 """Optimiser and learning-rate schedule, the same for every task."""
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,14 +43,14 @@ class Optimization:
     min_lr: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.min_lr > self.lr:
-            raise ValueError(f"Optimization: min_lr must not exceed lr={self.lr}, got {self.min_lr}.")
         for name in ("lr", "decay_epochs", "decay_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"Optimization: {name} must be positive, got {getattr(self, name)}.")
         for name in ("momentum", "weight_decay", "warmup_epochs", "min_lr"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"Optimization: {name} must not be negative, got {getattr(self, name)}.")
+        if self.min_lr > self.lr:
+            raise ValueError(f"Optimization: min_lr must not exceed lr={self.lr}, got {self.min_lr}.")
         if self.schedule == "multistep" and not self.milestones:
             raise ValueError("Optimization: the schedule multistep needs milestones, got none. Give the epochs.")
 
@@ -87,7 +88,8 @@ def configure(model: nn.Module, optimization: Optimization, trainer: L.Trainer) 
             "rate does not fall there.",
             stacklevel=2,
         )
-    steps = int(trainer.estimated_stepping_batches)
+    _ = trainer.estimated_stepping_batches  # it builds the loader; max_steps would cut its own number short
+    batches = int(trainer.num_training_batches)
     scheduler, _ = create_scheduler_v2(
         optimizer,
         o.schedule,
@@ -100,6 +102,6 @@ def configure(model: nn.Module, optimization: Optimization, trainer: L.Trainer) 
         warmup_lr=o.lr / 100,
         warmup_prefix=False,
         step_on_epochs=False,
-        updates_per_epoch=max(1, steps // epochs),
+        updates_per_epoch=max(1, math.ceil(batches / trainer.accumulate_grad_batches)),
     )
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
