@@ -22,6 +22,18 @@ def test_predict_reads_one_image(tmp_path):
     assert paths == (str(tmp_path / "one.png"),)
 
 
+def test_predict_takes_folders_with_an_images_name_and_linked_ones(tmp_path):
+    root = tmp_path / "root"
+    (root / "album.jpg").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(root / "album.jpg" / "a.png")
+    (tmp_path / "photos").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "photos" / "b.png")
+    (root / "linked").symlink_to("../photos")
+    (tmp_path / "photos" / "back").symlink_to("../root")  # a loop
+    _, paths = next(iter(Digits(predict_path=str(root)).predict_dataloader()))
+    assert [p.removeprefix(str(root)) for p in paths] == ["/album.jpg/a.png", "/linked/b.png"]
+
+
 def test_predict_falls_back_to_the_validation_images():
     data = Digits(batch_size=4)
     images, numbers = next(iter(data.predict_dataloader()))

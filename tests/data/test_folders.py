@@ -1,10 +1,14 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch.testing import assert_close
+from torchvision.transforms.v2.functional import pil_to_tensor
 
-from tiedconv.data import ImageFolder, ImageNet
+from tiedconv.data import ImageFolder, ImageNet, StreamedImages, write_shards
 from tiedconv.data._base import ImageFiles
 
 
@@ -76,3 +80,59 @@ def test_pixels_of_32_bits_are_refused(tmp_path):
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "0.tif")
     with pytest.raises(OSError, match=r"0\.tif cannot be read as an image: it has 32 bits a pixel \(mode F\)"):
         ImageFiles(tmp_path, lambda image: image, channels=3)[0]
+
+
+def photograph(path, exif):
+    """A photograph that is dark on its left and bright on its right."""
+    path.parent.mkdir(parents=True)
+    pixels = np.full((40, 60, 3), 30, np.uint8)
+    pixels[:, 30:] = 220
+    Image.fromarray(pixels).save(path, exif=exif)
+
+
+def test_a_photograph_is_turned_as_its_camera_says_wherever_it_is_read(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6  # held so that its left side is above
+    for part in ("train", "val"):
+        photograph(tmp_path / part / "a" / "0.jpg", exif)
+    data = ImageFolder(str(tmp_path), image_size=16, num_workers=0)
+    write_shards(data, str(tmp_path / "shards"))
+    streamed = StreamedImages(str(tmp_path / "shards"), image_size=16, num_workers=0)
+    image = data.split(train=False)[0][0]
+    assert image[:, :4].mean() < -1 < 1 < image[:, -4:].mean()
+    assert torch.equal(streamed.split(train=False)[0][0], image)
+    assert torch.equal(data.image_files(tmp_path / "val")[0][0], image)
+    for split in (data.split(train=True), streamed.split(train=True)):
+        crop = split[0][0]
+        assert crop.std(2).mean() < crop.std(1).mean()  # rows are of one grey, columns are not
+
+
+def test_a_photograph_with_damaged_exif_data_is_read_as_it_is(tmp_path):
+    damaged = PngInfo()
+    damaged.add_text("Raw profile type exif", "\nexif\n 2\nnot hexadecimal")
+    Image.new("RGB", (60, 40)).save(tmp_path / "0.png", pnginfo=damaged)
+    image, _ = ImageFiles(tmp_path, pil_to_tensor, channels=3)[0]
+    assert image.shape == (3, 40, 60)
+
+
+def test_a_thin_image_is_refused_before_it_fills_the_memory(tmp_path):
+    for part in ("train", "val"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        Image.new("RGB", (1, 101)).save(tmp_path / part / "a" / "0.png")
+    data = ImageFolder(str(tmp_path), image_size=16, num_workers=0)
+    message = r"val/a/0.png cannot be read as an image: 1 x 101 pixels are too thin, 100 to 1 is allowed. Replace"
+    with pytest.raises(OSError, match=message):
+        data.split(train=False)[0]
+    with pytest.raises(OSError, match=message):
+        data.image_files(Path(tmp_path, "val"))[0]
+    Image.new("RGB", (100, 1)).save(tmp_path / "val" / "a" / "0.png")
+    assert data.split(train=False)[0][0].shape == (3, 16, 16)
+
+
+def test_an_image_that_a_transform_fails_on_is_named(tmp_path):
+    def fail(image):
+        raise MemoryError
+
+    Image.new("RGB", (4, 4)).save(tmp_path / "0.png")
+    with pytest.raises(OSError, match=r"0\.png cannot be read as an image: MemoryError\. Replace the file"):
+        ImageFiles(tmp_path, fail, channels=3)[0]

@@ -2,7 +2,6 @@ import dataclasses
 import gzip
 import json
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,31 +179,49 @@ def test_scenes_are_generated_once(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "new").rglob("*")} == before
 
 
-def test_a_killed_generation_is_redone(tmp_path):
+@pytest.mark.parametrize("files", [0, 1, 2])
+def test_a_killed_generation_is_redone(files, tmp_path, monkeypatch):
+    """``files``: written of the annotations of both splits; with them, only the options are missing."""
     write_scenes(tmp_path / "whole", FEW)
-    write_scenes(tmp_path / "killed", FEW)
-    (tmp_path / "killed" / "scenes.json").unlink()  # it is written last
-    (tmp_path / "killed" / "annotations" / "instances_val.json").write_text('{"images": [')
-    (tmp_path / "killed" / "val" / "000001.png").write_bytes(b"half an image")
+    dumps, written = json.dumps, iter(range(3))
+
+    def dumps_or_dies(*args, **kwargs):
+        if next(written) == files:
+            raise KeyboardInterrupt
+        return dumps(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module.json, "dumps", dumps_or_dies)
+        with pytest.raises(KeyboardInterrupt):
+            write_scenes(tmp_path / "killed", FEW)
+    assert not (tmp_path / "killed" / "scenes.json").exists()
+    (tmp_path / "killed" / "train" / "000001.png").write_bytes(b"half an image")
+    (tmp_path / "killed" / "annotations" / "instances_train.json").write_text('{"images": [')
     write_scenes(tmp_path / "killed", FEW)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
-def test_a_generation_killed_at_its_very_end_is_redone(tmp_path, monkeypatch):
-    write_text = Path.write_text
+@pytest.mark.parametrize("name", ["annotations/instances_train.json", "train/000000.png", "val/a.jpg"])
+def test_a_data_set_of_another_origin_is_left_as_it_is(name, tmp_path):
+    file = tmp_path / name
+    file.parent.mkdir()
+    file.write_text("precious")
+    message = rf"write_scenes: {file.parent} would be overwritten, .*holds no scenes.json.* Choose another root or move"
+    for _ in range(2):  # the refusal leaves nothing that a second start would take for its own
+        with pytest.raises(ValueError, match=message):
+            OcclusionScenes(str(tmp_path), FEW).prepare_data()
+        assert contents(tmp_path) == {name: b"precious"}
 
-    def write_half_and_die(self, text, *args, **kwargs):
-        last = self.name.startswith("scenes")
-        write_text(self, text[:20] if last else text, *args, **kwargs)
-        if last:
-            raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "write_text", write_half_and_die)
-        with pytest.raises(KeyboardInterrupt):
-            write_scenes(tmp_path, FEW)
-    write_scenes(tmp_path, FEW)
-    assert json.loads((tmp_path / "scenes.json").read_text()) == dataclasses.asdict(FEW)
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"seed": 0}', "[" * 100_000])
+def test_damaged_options_are_named(text, tmp_path):
+    (tmp_path / "scenes.json").write_text(text)
+    message = (
+        rf"write_scenes: {tmp_path}/scenes.json is damaged: .*max_overlap, seed\. Remove {tmp_path}, and the scenes"
+    )
+    with pytest.raises(ValueError, match=message):
+        write_scenes(tmp_path, FEW)
+    assert contents(tmp_path) == {"scenes.json": text.encode()}
 
 
 def test_a_folder_of_other_options_is_refused(tmp_path):

@@ -1,13 +1,11 @@
 """Shards against the image files that they were written from, and against WebDataset's own reader."""
 
-import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 
 import fsspec
 import lightning as L
@@ -112,30 +110,74 @@ def test_order_mixes_within_windows_of_shards(shards, window):
         assert max(open_at) <= window
 
 
-def test_a_url_gives_the_same_images_and_is_copied_once(shards, tmp_path):
-    memory = fsspec.filesystem("memory")
-    memory.put(str(shards), "/remote", recursive=True)
-    try:
-        remote = StreamedImages("memory://remote", cache=str(tmp_path), window=2, **OPTIONS)
-        local = StreamedImages(str(shards), window=2, **OPTIONS)
-        L.seed_everything(1, verbose=False)
-        for read, expected in zip(epoch(remote, 3), epoch(local, 3), strict=True):
-            assert torch.equal(read[0], expected[0])
-            assert read[1] == expected[1]
-        for path in memory.glob("/remote/train/*.tar"):
-            memory.rm(path)
-        assert len(epoch(remote, 4)) == 5  # from the copies
+@pytest.fixture
+def memory():
+    """Return a filesystem that is emptied afterwards: all of them are one."""
+    files = fsspec.filesystem("memory")
+    yield files
+    files.rm("/", recursive=True)
 
-        half = tmp_path / "train" / "000000.tar"
-        half.write_bytes(half.read_bytes()[:100])
-        memory.pipe("/remote/train/000000.tar", b"another")
-        with pytest.raises(OSError, match=r"000000.tar has 7 bytes, the index says \d+. Write the index anew"):
-            epoch(remote, 5)
-        memory.put(str(shards / "train" / "000000.tar"), "/remote/train/000000.tar")
-        assert len(epoch(remote, 5)) == 5
-        assert half.stat().st_size == (shards / "train" / "000000.tar").stat().st_size
-    finally:
-        memory.rm("/remote", recursive=True)
+
+def test_a_url_gives_the_same_images_and_is_copied_once(shards, tmp_path, memory):
+    memory.put(str(shards), "/remote", recursive=True)
+    remote = StreamedImages("memory://remote", cache=str(tmp_path), window=2, **OPTIONS)
+    local = StreamedImages(str(shards), window=2, **OPTIONS)
+    L.seed_everything(1, verbose=False)
+    for read, expected in zip(epoch(remote, 3), epoch(local, 3), strict=True):
+        assert torch.equal(read[0], expected[0])
+        assert read[1] == expected[1]
+    for path in memory.glob("/remote/train/*.tar"):
+        memory.rm(path)
+    assert len(epoch(remote, 4)) == 5  # from the copies
+
+    (half,) = tmp_path.glob("*/train/000000.tar")
+    half.write_bytes(half.read_bytes()[:100])
+    memory.pipe("/remote/train/000000.tar", b"another")
+    with pytest.raises(OSError, match=r"000000.tar has 7 bytes, the index says \d+. Write the index anew"):
+        epoch(remote, 5)
+    memory.put(str(shards / "train" / "000000.tar"), "/remote/train/000000.tar")
+    assert len(epoch(remote, 5)) == 5
+    assert half.stat().st_size == (shards / "train" / "000000.tar").stat().st_size
+
+
+def test_two_sets_in_one_cache_keep_their_own_images(tmp_path, memory):
+    for name, grey in (("black", 0), ("white", 255)):
+        for part in ("train", "val"):
+            (tmp_path / name / part / "a").mkdir(parents=True)
+            Image.new("RGB", (20, 20), (grey,) * 3).save(tmp_path / name / part / "a" / "0.png")
+        write_shards(ImageFolder(str(tmp_path / name), **OPTIONS), str(tmp_path / f"{name}-shards"))
+        memory.put(str(tmp_path / f"{name}-shards"), f"/{name}", recursive=True)
+    sizes = {(tmp_path / f"{name}-shards" / "val" / "000000.tar").stat().st_size for name in ("black", "white")}
+    assert len(sizes) == 1  # tar files are padded
+    cache = str(tmp_path / "cache")
+    black, white = (
+        StreamedImages(f"memory://{name}", cache=cache, **OPTIONS).split(train=False)[0][0]
+        for name in ("black", "white")
+    )
+    assert black.max() < 0 < white.min()
+
+
+def test_no_shard_is_copied_to_where_its_name_leads(shards, tmp_path, memory):
+    """A name from the internet must not choose the file that is written."""
+    precious = tmp_path / "precious.tar"
+    precious.write_text("mine")
+    index = json.loads((shards / "index.json").read_text())
+    for name in (str(precious), "../precious.tar", "train/../../precious.tar"):
+        index["train"][0]["name"] = name
+        memory.pipe("/evil/index.json", json.dumps(index).encode())
+        with pytest.raises(ValueError, match=r"memory://evil/index.json: a shard must have a name as train/<name>.tar"):
+            StreamedImages("memory://evil", cache=str(tmp_path / "cache"), **OPTIONS)
+    assert precious.read_text() == "mine"
+
+
+def test_a_local_shard_that_is_not_the_indexed_one_is_named(shards, tmp_path):
+    copy = shutil.copytree(shards, tmp_path / "copy")
+    split = StreamedImages(str(copy), **OPTIONS).split(train=False)
+    shard = copy / "val" / "000000.tar"
+    shard.write_bytes(shard.read_bytes() + bytes(512))
+    message = r"val/000000.tar has 20992 bytes, the index says 20480. Write the index anew with index_shards"
+    with pytest.raises(OSError, match=message):
+        split[0]
 
 
 def test_workers_read_what_one_process_reads(shards):
@@ -161,19 +203,6 @@ def test_mistakes_are_named(photos, shards, tmp_path):
         StreamedImages(str(shards), window=0)
     with pytest.raises(ValueError, match=r"no \*.tar in .*train. Expected train/\*.tar and val"):
         index_shards(str(photos), ["cat", "dog"])
-
-
-@pytest.mark.parametrize(("cls", "got"), [(b"2", "2"), (None, "no such file")])
-def test_an_image_without_its_class_is_named(tmp_path, cls, got):
-    (tmp_path / "train").mkdir()
-    with tarfile.open(tmp_path / "train" / "a.tar", "w") as tar:
-        for name, content in (("7.png", b"image"), ("7.cls", cls)):
-            if content is not None:
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-    with pytest.raises(ValueError, match=f"the class of 7 must be a number from 0 to 1 in 7.cls, got {got}"):
-        index_shards(str(tmp_path), ["cat", "dog"])
 
 
 def test_a_broken_image_is_named(shards, tmp_path):

@@ -1,4 +1,4 @@
-"""Annotations in COCO's and VOC's formats with mistakes: data that is sound, or a refusal that names the file."""
+"""Annotations and indexes of shards with mistakes: data that is sound, or a refusal that names the file."""
 
 import json
 import math
@@ -10,11 +10,12 @@ import pytest
 import torch
 from hypothesis import strategies as st
 from PIL import Image
+from tests.data.test_shards import INDEX, SAMPLE, tar_file, with_shard
 from tests.data.test_voc import CAT, voc_object, write_voc
 from tests.fuzz.cases import attempt, damaged, fuzz, mutated
 
 from tiedconv._coco import encode_mask
-from tiedconv.data import Coco, Voc
+from tiedconv.data import Coco, StreamedImages, Voc, index_shards
 
 WIDTH, HEIGHT = 30, 20
 CATEGORIES = [{"id": 9, "name": "cat"}, {"id": 0, "name": "ant"}]
@@ -152,7 +153,42 @@ def test_a_list_of_voc_images_is_read_or_refused(tmp_path, names):
     attempt(lambda: read_voc(tmp_path), "Voc")
 
 
+def read_shards(folder: Any) -> None:
+    data = StreamedImages(str(folder), image_size=16, num_workers=0)
+    for train in (True, False):
+        for image, label in data.split(train):
+            assert image.shape == (3, 16, 16)
+            assert 0 <= label < data.num_classes
+
+
+INDEXES = st.one_of(
+    mutated(INDEX).map(lambda index: json.dumps(index).encode()),
+    mutated(INDEX).map(lambda index: json.dumps(index).encode()),
+    damaged(json.dumps(INDEX).encode()),
+    st.sampled_from(JUNK_TEXTS),
+)
+
+
+@fuzz(50, text=INDEXES)
+def test_an_index_of_shards_is_read_or_refused(tmp_path, text):
+    if not (tmp_path / "train").is_dir():
+        with_shard(tmp_path, tar_file(*SAMPLE))
+    (tmp_path / "index.json").write_bytes(text)
+    # An index can be wrong in ways that only the shards show, which are then named.
+    attempt(lambda: read_shards(tmp_path), "index.json", "a.tar")
+
+
+@fuzz(24, content=damaged(tar_file(*SAMPLE)))
+def test_a_shard_is_read_or_refused(tmp_path, content):
+    if not (tmp_path / "train").is_dir():
+        with_shard(tmp_path, content)
+    (tmp_path / "train" / "a.tar").write_bytes(content)
+    attempt(lambda: (index_shards(str(tmp_path), ["black", "white"]), read_shards(tmp_path)), "train/a.tar")
+
+
 def test_the_cases_start_from_what_is_sound(folder, tmp_path):
+    index_shards(with_shard(tmp_path / "shards", tar_file(*SAMPLE)), ["black", "white"])
+    read_shards(tmp_path / "shards")
     (folder / "broken.json").write_bytes(TEXT)
     for masks in (False, True):
         read_coco(folder, "val", masks)

@@ -8,7 +8,8 @@ from .detection import DetectionData
 from .embedded import Digits
 from .folders import ImageFolder, ImageNet
 from .scenes import OcclusionScenes, SceneOptions
-from .streaming import StreamedImages, index_shards, write_shards
+from .shards import index_shards, write_shards
+from .streaming import StreamedImages
 from .torchvision_sets import CIFAR10, CIFAR100, FashionMNIST
 from .voc import Voc
 

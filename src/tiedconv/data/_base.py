@@ -3,9 +3,9 @@
 import os
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import lightning as L
 import numpy as np
@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 Transform = Callable[[Any], torch.Tensor]
+
+_THINNEST = 100  # times that one side of an image may be as long as the other
 
 
 def global_seed() -> int:
@@ -197,13 +199,27 @@ class _SeededImages(Dataset[Any]):
             torch.set_rng_state(pytorch)
 
 
-@contextmanager
-def unreadable_named(path: str | Path) -> Iterator[None]:
-    """Name the image file when it cannot be read: PIL does not."""
+def read_image(file: str | Path | IO[bytes], name: str, mode: str, transform: Transform) -> torch.Tensor:
+    """Return an image, upright and transformed, and name it where that fails: PIL and the transforms do not.
+
+    Raises:
+        OSError: if it cannot be read or transformed, or is too thin to be cropped to a square.
+    """
     try:
-        yield
+        with Image.open(file) as image:
+            if max(image.size) > _THINNEST * min(image.size):  # with its short side enlarged it would fill the memory
+                raise ValueError(f"{image.width} x {image.height} pixels are too thin, {_THINNEST} to 1 is allowed")
+            return transform(_upright(in_mode(image, mode)))
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and more
-        raise OSError(f"{path} cannot be read as an image: {error}. Replace the file or take it out.") from error
+        reason = str(error) or type(error).__name__  # a MemoryError says nothing
+        raise OSError(f"{name} cannot be read as an image: {reason}. Replace the file or take it out.") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its camera says that it was held; where that cannot be read, leave it."""
+    with suppress(Exception):  # damaged EXIF data is common, and no reason to lose a photograph
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def in_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -220,7 +236,9 @@ def in_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 class ImageFiles(Dataset[tuple[torch.Tensor, str]]):
-    """One image file or all image files below a folder, as (image, path) pairs sorted by path.
+    """One image file or all image files below a folder and the folders that it links to, as (image, path) pairs.
+
+    They are sorted by path.
 
     Raises:
         FileNotFoundError: if the path does not exist or holds no image.
@@ -229,7 +247,7 @@ class ImageFiles(Dataset[tuple[torch.Tensor, str]]):
     def __init__(self, path: Path, transform: Transform, *, channels: int) -> None:
         if not path.exists():
             raise FileNotFoundError(f"ImageFiles: {path} does not exist. Give an image file or a folder of images.")
-        found = [path] if path.is_file() else sorted(path.rglob("*"))
+        found = [path] if path.is_file() else sorted(_files_below(path))
         self.paths = [p for p in found if p.suffix.lower() in IMG_EXTENSIONS]
         if not self.paths:
             raise FileNotFoundError(f"ImageFiles: no image in {path}. Known suffixes: {', '.join(IMG_EXTENSIONS)}.")
@@ -241,6 +259,17 @@ class ImageFiles(Dataset[tuple[torch.Tensor, str]]):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
         path = self.paths[index]
-        with unreadable_named(path), Image.open(path) as image:
-            upright = ImageOps.exif_transpose(in_mode(image, self.mode))  # as the camera says it was held
-        return self.transform(upright), str(path)
+        return read_image(path, str(path), self.mode, self.transform), str(path)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder, each folder's once: a link may lead back up."""
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()  # so that of two paths to one folder it is always the same
+        yield from (Path(place, name) for name in files)

@@ -1,14 +1,16 @@
 """Photographs in folders: any ImageFolder layout, and ImageNet-1k, with timm's transforms."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 from torch.utils.data import Dataset
 from torchvision import datasets
 
-from ._base import Transform, in_mode, unreadable_named
+from ._base import Transform, read_image
 from .classification import ClassificationData
 
 
@@ -16,7 +18,7 @@ class ImageFolder(ClassificationData):
     """Images sorted into one folder a class: ``root/train/<class>/*`` and ``root/val/<class>/*``.
 
     Training images: random resized crop, flip, and what the options add. Validation images: short side resized to
-    ``image_size / crop_pct``, centre crop.
+    ``image_size / crop_pct``, centre crop. All are first turned as their camera says that it was held (EXIF).
 
     Args:
         root: folder with ``train`` and ``val``.
@@ -89,7 +91,11 @@ class ImageFolder(ClassificationData):
         return self.transform(train=False)
 
     def build(self, train: bool) -> Dataset[Any]:
-        return datasets.ImageFolder(self.root / ("train" if train else "val"), self.transform(train), loader=_load)
+        return datasets.ImageFolder(self.root / ("train" if train else "val"), loader=self.image_loader(train))
+
+    def image_loader(self, train: bool) -> Callable[[str], torch.Tensor]:
+        """Return what makes of a file an image to train on or to evaluate."""
+        return partial(_load, transform=self.transform(train))  # not torchvision's transform, which knows no path
 
 
 class ImageNet(ImageFolder):
@@ -111,11 +117,8 @@ class ImageNet(ImageFolder):
         return tuple(", ".join(synonyms) for synonyms in names)  # the first alone is not unique: two cranes
 
     def build(self, train: bool) -> Dataset[Any]:
-        return datasets.ImageNet(
-            str(self.root), split="train" if train else "val", transform=self.transform(train), loader=_load
-        )
+        return datasets.ImageNet(str(self.root), split="train" if train else "val", loader=self.image_loader(train))
 
 
-def _load(path: str) -> Any:
-    with unreadable_named(path), Image.open(path) as image:
-        return in_mode(image, "RGB")
+def _load(path: str, transform: Transform) -> torch.Tensor:
+    return read_image(path, path, "RGB", transform)

@@ -82,7 +82,7 @@ class OcclusionScenes(Coco):
             default, as digits are not.
 
     Raises:
-        ValueError: in ``prepare_data``, if ``root`` holds scenes of other options.
+        ValueError: in ``prepare_data``, if ``root`` holds scenes of other options, or a data set of another origin.
     """
 
     def __init__(
@@ -127,25 +127,28 @@ def write_scenes(root: Path, options: SceneOptions = SceneOptions()) -> None:
 
     ``train/*.png`` and ``val/*.png`` are the images, ``annotations/instances_{train,val}.json`` the annotations:
     boxes and masks of what is visible of each object, as in COCO, and under ``amodal_segmentation`` the whole object.
-    ``scenes.json`` keeps the options and is written last. The same options give the same bytes.
+    ``scenes.json`` keeps the options and is written last; until then, ``scenes.started`` marks a folder that a killed
+    start left half-written and the next one completes. The same options give the same bytes.
 
     Raises:
-        ValueError: if ``root`` holds scenes of other options.
+        ValueError: if ``root`` holds scenes of other options, a damaged ``scenes.json``, or annotations or images that
+            were not written here.
         FileNotFoundError: if the source's images are missing, with the way to get them.
     """
-    done = root / "scenes.json"
+    done, started = root / "scenes.json", root / "scenes.started"
     if done.exists():
-        found = json.loads(done.read_text())
-        if found != asdict(options):
-            differing = [
-                f"{k} = {found.get(k)} there, {v} now" for k, v in asdict(options).items() if found.get(k) != v
-            ]
-            raise ValueError(
-                f"write_scenes: {root} holds other scenes: {'; '.join(differing)}. Choose another root or remove it."
-            )
+        _check_options(done, options)
         return
+    theirs = [str(root / name) for name in ("annotations", "train", "val") if (root / name).exists()]
+    if theirs and not started.exists():
+        raise ValueError(
+            f"write_scenes: {', '.join(theirs)} would be overwritten, and {root} holds no scenes.json that says it was "
+            "written here. Choose another root or move them away."
+        )
     source = _source(options.source)
-    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    root.mkdir(parents=True, exist_ok=True)
+    started.touch()
+    (root / "annotations").mkdir(exist_ok=True)
     for part, count in (("train", options.train_images), ("val", options.val_images)):
         images, labels = _objects(source, train=part == "train")
         rng = np.random.default_rng([options.seed, part == "train"])
@@ -164,6 +167,25 @@ def write_scenes(root: Path, options: SceneOptions = SceneOptions()) -> None:
         content = {"info": {}, "images": records, "annotations": annotations, "categories": categories}
         (root / _ANNOTATIONS.format(part)).write_text(json.dumps(content))
     write_whole(done, json.dumps(asdict(options), indent=1))
+    started.unlink(missing_ok=True)
+
+
+def _check_options(done: Path, options: SceneOptions) -> None:
+    wanted = asdict(options)
+    try:
+        found = json.loads(done.read_bytes())
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or found.keys() != wanted.keys():
+        raise ValueError(
+            f"write_scenes: {done} is damaged: expected an object with {', '.join(wanted)}. Remove {done.parent}, and "
+            "the scenes are written again, or choose another root."
+        )
+    differing = [f"{k} = {found[k]} there, {v} now" for k, v in wanted.items() if found[k] != v]
+    if differing:
+        raise ValueError(
+            f"write_scenes: {done.parent} holds other scenes: {'; '.join(differing)}. Choose another root or remove it."
+        )
 
 
 def _source(name: Source) -> ClassificationData:

@@ -1,9 +1,7 @@
-"""Photographs in shards: tar files in WebDataset's format, read from a disk or from a URL, in any order."""
+"""Photographs in shards, read from a disk or from a URL, in any order."""
 
+import hashlib
 import io
-import json
-import tarfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,101 +9,11 @@ import fsspec
 import numpy as np
 import torch
 from filelock import FileLock
-from PIL import Image
 from torch.utils.data import Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from .._files import write_whole
-from ._base import Transform, in_mode, unreadable_named
+from ._base import Transform, read_image
 from .folders import ImageFolder
-
-INDEX = "index.json"
-
-
-def write_shards(data: ImageFolder, output: str, images_per_shard: int = 1000) -> None:
-    """Write both splits of a data module as shards, ``output/train/*.tar`` and ``output/val/*.tar``, and their index.
-
-    Image files are copied as they are. Training images are mixed, so that a shard holds images of all classes;
-    validation images keep their order.
-
-    Args:
-        data: an :class:`ImageFolder` or :class:`ImageNet`.
-        output: a folder that does not exist or is empty.
-        images_per_shard: images in a tar file, 1 or more; 1000 photographs are about 100 MB.
-
-    Raises:
-        ValueError: if ``output`` holds files or ``images_per_shard`` is out of range.
-    """
-    folder = Path(output)
-    if images_per_shard < 1:
-        raise ValueError(f"write_shards: images_per_shard must be at least 1, got {images_per_shard}.")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"write_shards: {folder} is not empty. Give a new folder.")
-    for part in ("train", "val"):
-        (folder / part).mkdir(parents=True)
-        samples: list[tuple[str, int]] = data.split(part == "train").samples  # type: ignore[attr-defined]
-        if part == "train":
-            mixed = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
-            samples = [samples[i] for i in mixed.tolist()]
-        for first in range(0, len(samples), images_per_shard):
-            with tarfile.open(folder / part / f"{first // images_per_shard:06d}.tar", "w") as tar:
-                for number, (path, label) in enumerate(samples[first : first + images_per_shard], first):
-                    _add(tar, f"{number:08d}{Path(path).suffix.lower()}", Path(path).read_bytes())
-                    _add(tar, f"{number:08d}.cls", str(label).encode())
-    index_shards(output, data.classes)
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    tar.addfile(info, io.BytesIO(content))
-
-
-def index_shards(folder: str, classes: Sequence[str]) -> None:
-    """Write ``folder/index.json``, by which :class:`StreamedImages` finds the images in shards of any tool.
-
-    A sample is an image file and a file of the same name with the suffix ``.cls``, its class as a number.
-
-    Args:
-        folder: folder with ``train/*.tar`` and ``val/*.tar``.
-        classes: names of the classes, in the order of their numbers.
-
-    Raises:
-        ValueError: if a part has no shards, or an image has no class or one that is out of range.
-    """
-    index: dict[str, Any] = {"classes": list(classes)}
-    for part in ("train", "val"):
-        shards = sorted(Path(folder, part).glob("*.tar"))
-        if not shards:
-            raise ValueError(f"index_shards: no *.tar in {Path(folder, part)}. Expected train/*.tar and val/*.tar.")
-        index[part] = [{"name": f"{part}/{path.name}", **_members(path, len(classes))} for path in shards]
-    write_whole(Path(folder, INDEX), json.dumps(index))
-
-
-def _members(path: Path, classes: int) -> dict[str, Any]:
-    """Return where the images of a shard are, and their classes."""
-    places: dict[str, tuple[int, int]] = {}
-    labels: dict[str, int] = {}
-    with tarfile.open(path) as tar:
-        for member in tar:
-            key, suffix = member.name.rpartition(".")[::2]
-            if f".{suffix.lower()}" in IMG_EXTENSIONS:
-                places[key] = (member.offset_data, member.size)
-            elif suffix == "cls":
-                content = tar.extractfile(member)
-                labels[key] = int(content.read()) if content else -1
-    for key in places:
-        if not 0 <= labels.get(key, -1) < classes:
-            raise ValueError(
-                f"index_shards: {path}: the class of {key} must be a number from 0 to {classes - 1} in {key}.cls, got "
-                f"{labels.get(key, 'no such file')}."
-            )
-    return {
-        "bytes": path.stat().st_size,
-        "offsets": [offset for offset, _ in places.values()],
-        "sizes": [size for _, size in places.values()],
-        "labels": [labels[key] for key in places],
-    }
+from .shards import read_index
 
 
 class StreamedImages(ImageFolder):
@@ -113,7 +21,8 @@ class StreamedImages(ImageFolder):
 
     As in every data module, order and augmentation depend on seed, epoch and image alone, with any number of processes.
     A shard at a URL is copied whole when its first image is needed, once for all processes of a machine; so ``cache``
-    comes to hold all shards.
+    comes to hold all shards. It keeps those of each URL apart, and does not ask again for one that it holds: shards
+    that replace others belong to a new URL.
 
     Args:
         root: folder or URL of the index; any URL that fsspec reads, such as ``https://`` or, with the package s3fs,
@@ -125,7 +34,8 @@ class StreamedImages(ImageFolder):
 
     Raises:
         FileNotFoundError: if ``root`` holds no index.
-        ValueError: if a URL comes without ``cache``, a folder with one, or ``window`` is out of range.
+        ValueError: if a URL comes without ``cache``, a folder with one, ``window`` is out of range, or the index says
+            what cannot be.
     """
 
     def __init__(self, root: str, cache: str | None = None, window: int | None = None, **options: Any) -> None:
@@ -142,14 +52,7 @@ class StreamedImages(ImageFolder):
         super().__init__(root, **options)
 
     def read_classes(self) -> tuple[str, ...]:
-        try:
-            with fsspec.open(f"{self.address}/{INDEX}") as file:
-                self.index = json.load(file)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"StreamedImages: {self.address} holds no {INDEX}. tiedconv.data.write_shards writes shards and index, "
-                "index_shards the index of shards that are there."
-            ) from error
+        self.index = read_index(self.address)
         return tuple(self.index["classes"])
 
     def build(self, train: bool) -> Dataset[Any]:
@@ -170,7 +73,8 @@ class _Shards(Dataset[tuple[torch.Tensor, int]]):
             np.concatenate([shard[key] for shard in shards]).astype(np.int64) for key in ("offsets", "sizes", "labels")
         )
         self.address = address
-        self.cache = cache
+        # Shards of two URLs often have the same names, and the same sizes too: tar files are padded.
+        self.cache = None if cache is None else Path(cache, hashlib.sha256(address.encode()).hexdigest()[:16])
         self.window = window or len(shards)
         self.transform = transform
 
@@ -192,19 +96,18 @@ class _Shards(Dataset[tuple[torch.Tensor, int]]):
         with self.local(name, size).open("rb") as file:
             file.seek(self.offsets[index])
             content = file.read(self.sizes[index])
-        with unreadable_named(f"{name}, bytes from {self.offsets[index]},"), Image.open(io.BytesIO(content)) as image:
-            whole = in_mode(image, "RGB")
-        return self.transform(whole), int(self.labels[index])
+        name = f"{name}, bytes from {self.offsets[index]},"
+        return read_image(io.BytesIO(content), name, "RGB", self.transform), int(self.labels[index])
 
     def local(self, name: str, size: int) -> Path:
         """Return the file of a shard, copied from the URL where it is missing or not as the index says.
 
         Raises:
-            OSError: if the URL's file has another size than the index says.
+            OSError: if the file has another size than the index says.
         """
         if self.cache is None:
-            return Path(self.address, name)
-        path = Path(self.cache, name)
+            return _of_size(Path(self.address, name), size, f"{self.address}/{name}")
+        path = self.cache / name
         if _has_size(path, size):
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -213,14 +116,18 @@ class _Shards(Dataset[tuple[torch.Tensor, int]]):
                 part = path.with_name(f"{path.name}.part")
                 files, remote = fsspec.core.url_to_fs(f"{self.address}/{name}")
                 files.get_file(remote, str(part))
-                if not _has_size(part, size):
-                    raise OSError(
-                        f"StreamedImages: {self.address}/{name} has {part.stat().st_size} bytes, the index says "
-                        f"{size}. Write the index anew with index_shards."
-                    )
-                part.replace(path)
+                _of_size(part, size, f"{self.address}/{name}").replace(path)
         return path
 
 
 def _has_size(path: Path, size: int) -> bool:
     return path.exists() and path.stat().st_size == size
+
+
+def _of_size(path: Path, size: int, shard: str) -> Path:
+    found = path.stat().st_size
+    if found != size:
+        raise OSError(
+            f"StreamedImages: {shard} has {found} bytes, the index says {size}. Write the index anew with index_shards."
+        )
+    return path

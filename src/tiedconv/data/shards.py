@@ -1,0 +1,235 @@
+"""Tar files of photographs in WebDataset's format: written, listed in an index, and that index checked."""
+
+import io
+import json
+import re
+import reprlib
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import torch
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from .._files import write_whole
+from .folders import ImageFolder
+
+INDEX = "index.json"
+_PARTS = ("train", "val")
+_LISTS = ("offsets", "sizes", "labels")  # of a shard in the index, with one entry an image
+_MAX_BYTES = 2**63 - 1
+
+
+def write_shards(data: ImageFolder, output: str, images_per_shard: int = 1000) -> None:
+    """Write both splits of a data module as shards, ``output/train/*.tar`` and ``output/val/*.tar``, and their index.
+
+    Image files are copied as they are. Training images are mixed, so that a shard holds images of all classes;
+    validation images keep their order.
+
+    Args:
+        data: an :class:`ImageFolder` or :class:`ImageNet`.
+        output: a folder that does not exist or is empty.
+        images_per_shard: images in a tar file, 1 or more; 1000 photographs are about 100 MB.
+
+    Raises:
+        ValueError: if ``output`` holds files, ``images_per_shard`` is out of range or an image file is empty.
+    """
+    folder = Path(output)
+    if images_per_shard < 1:
+        raise ValueError(f"write_shards: images_per_shard must be at least 1, got {images_per_shard}.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"write_shards: {folder} is not empty. Give a new folder.")
+    for part in _PARTS:
+        (folder / part).mkdir(parents=True)
+        samples: list[tuple[str, int]] = data.split(part == "train").samples  # type: ignore[attr-defined]
+        if part == "train":
+            mixed = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
+            samples = [samples[i] for i in mixed.tolist()]
+        for first in range(0, len(samples), images_per_shard):
+            with tarfile.open(folder / part / f"{first // images_per_shard:06d}.tar", "w") as tar:
+                for number, (path, label) in enumerate(samples[first : first + images_per_shard], first):
+                    content = Path(path).read_bytes()
+                    if not content:
+                        raise ValueError(f"write_shards: {path} is empty. Replace the file or take it out.")
+                    _add(tar, f"{number:08d}{Path(path).suffix.lower()}", content)
+                    _add(tar, f"{number:08d}.cls", str(label).encode())
+    index_shards(output, data.classes)
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
+def index_shards(folder: str, classes: Sequence[str]) -> None:
+    """Write ``folder/index.json``, by which :class:`StreamedImages` finds the images in shards of any tool.
+
+    A sample is an image file and a file of the same name with the suffix ``.cls``, its class as a number. The tar files
+    are not compressed. Other files in them are passed over, and so are those that macOS adds, ``._*``.
+
+    Args:
+        folder: folder with ``train/*.tar`` and ``val/*.tar``.
+        classes: names of the classes, in the order of their numbers.
+
+    Raises:
+        ValueError: if a part has no shards; if a shard is no whole tar file, has no images or a name with ``:`` or a
+            backslash; if an image is a link or empty, or has no class or one that is out of range; if two images have
+            one name.
+    """
+    index: dict[str, Any] = {"classes": list(classes)}
+    for part in _PARTS:
+        shards = sorted(Path(folder, part).glob("*.tar"))
+        if not shards:
+            raise ValueError(f"index_shards: no *.tar in {Path(folder, part)}. Expected train/*.tar and val/*.tar.")
+        index[part] = [{"name": f"{part}/{path.name}", **_images(path, len(classes))} for path in shards]
+    _check_index(f"index_shards: {Path(folder, INDEX)}", index)
+    write_whole(Path(folder, INDEX), json.dumps(index))
+
+
+def _images(path: Path, classes: int) -> dict[str, Any]:
+    """Return where the images of a shard are, and their classes."""
+    places: dict[str, tuple[int, int]] = {}
+    labels: dict[str, bytes] = {}
+    for member, label in _members(path):
+        key = member.name.rpartition(".")[0]
+        if not member.isreg() or member.issparse():
+            raise ValueError(f"index_shards: {path}: {member.name} is a link or a sparse file. Store the file itself.")
+        if key in (places if label is None else labels):
+            raise ValueError(
+                f"index_shards: {path}: {member.name} is the second {'image' if label is None else 'class'} of the "
+                f"name {key}. Give each image a name of its own."
+            )
+        if label is not None:
+            labels[key] = label
+        elif member.size:
+            places[key] = (member.offset_data, member.size)
+        else:
+            raise ValueError(f"index_shards: {path}: {member.name} is empty. Replace the image or take it out.")
+    if not places:
+        raise ValueError(f"index_shards: {path} holds no image. Known suffixes: {', '.join(IMG_EXTENSIONS)}.")
+    return {
+        "bytes": path.stat().st_size,
+        "offsets": [offset for offset, _ in places.values()],
+        "sizes": [size for _, size in places.values()],
+        "labels": [_label(path, key, labels.get(key), classes) for key in places],
+    }
+
+
+def _members(path: Path) -> list[tuple[tarfile.TarInfo, bytes | None]]:
+    """Return the entries of a shard that are images, with None, or classes, with what they hold."""
+    found: list[tuple[tarfile.TarInfo, bytes | None]] = []
+    try:
+        with tarfile.open(path, "r:") as tar:  # in a compressed file, an offset leads nowhere
+            for member in tar:
+                suffix = member.name.rpartition(".")[2]
+                if member.isdir() or member.name.rpartition("/")[2].startswith("._"):
+                    continue
+                if f".{suffix.lower()}" in IMG_EXTENSIONS:
+                    found.append((member, None))
+                elif suffix == "cls":
+                    content = tar.extractfile(member) if member.isreg() else None
+                    found.append((member, content.read() if content else b""))
+            end = tar.offset
+        with path.open("rb") as file:
+            file.seek(end)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a damaged entry for the end
+                raise tarfile.ReadError(f"it breaks off at byte {end}")
+    except (tarfile.TarError, ValueError) as error:  # tarfile raises ValueError for some damaged headers
+        raise ValueError(
+            f"index_shards: {path} is no whole, uncompressed tar file: {error}. Copy or write it anew."
+        ) from error
+    return found
+
+
+def _label(path: Path, key: str, content: bytes | None, classes: int) -> int:
+    """Return the class of an image from what its ``.cls`` holds."""
+    try:
+        label = int(content or b"")
+    except ValueError:
+        label = -1
+    if not 0 <= label < classes:
+        got = "no such file" if content is None else reprlib.repr(content)
+        raise ValueError(
+            f"index_shards: {path}: the class of {key} must be a number from 0 to {classes - 1} in {key}.cls, got "
+            f"{got}."
+        )
+    return label
+
+
+def read_index(address: str) -> Any:
+    """Return the index of the shards in a folder or at a URL: ``classes``, ``train`` and ``val``.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is none, or says of a shard what cannot be.
+    """
+    where = f"{address}/{INDEX}"
+    try:
+        with fsspec.open(where) as file:
+            content = file.read()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"StreamedImages: {address} holds no {INDEX}. tiedconv.data.write_shards writes shards and index, "
+            "index_shards the index of shards that are there."
+        ) from error
+    try:
+        index = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"StreamedImages: {where} is not JSON: {error}. Write the index anew with index_shards."
+        ) from None
+    _check_index(f"StreamedImages: {where}", index)
+    return index
+
+
+def _check_index(who: str, index: Any) -> None:
+    """Refuse an index that would lead to files that are no shards, to bytes that are no images or to other classes.
+
+    It may come from anyone: the names of the shards become names of files on this machine.
+    """
+    mistake = _mistake(index)
+    if mistake:
+        raise ValueError(f"{who}: {mistake}. Write the index anew with index_shards.")
+
+
+def _mistake(index: Any) -> str:
+    if not isinstance(index, dict):
+        return f"it must be an object with classes, train and val, got {reprlib.repr(index)}"
+    classes = index.get("classes")
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+        return f"classes must be a list of names, got {reprlib.repr(classes)}"
+    for part in _PARTS:
+        shards = index.get(part)
+        if not isinstance(shards, list) or not shards:
+            return f"{part} must be a list of shards, one or more, got {reprlib.repr(shards)}"
+        for shard in shards:
+            mistake = _mistake_in_shard(shard, part, len(classes))
+            if mistake:
+                return mistake
+    return ""
+
+
+def _mistake_in_shard(shard: Any, part: str, classes: int) -> str:
+    if not isinstance(shard, dict):
+        return f"a shard of {part} must be an object with name, bytes, {', '.join(_LISTS)}, got {reprlib.repr(shard)}"
+    name, size = shard.get("name"), shard.get("bytes")
+    if not isinstance(name, str) or not re.fullmatch(rf"{part}/[^/\\:\x00-\x1f]+\.tar", name):
+        return f"a shard must have a name as {part}/<name>.tar, with no /, \\ or : in <name>, got {name!r}. Rename it"
+    if type(size) is not int or not 0 < size <= _MAX_BYTES:
+        return f"bytes of {name} must be an int from 1 to {_MAX_BYTES}, got {reprlib.repr(size)}"
+    for key in _LISTS:
+        values = shard.get(key)
+        if not isinstance(values, list) or not values or set(map(type, values)) != {int}:  # a bool is none
+            return f"{key} of {name} must be a list of ints, one or more, got {reprlib.repr(values)}"
+    offsets, sizes, labels = (shard[key] for key in _LISTS)
+    if not len(offsets) == len(sizes) == len(labels):
+        counts = f"{len(offsets)} offsets, {len(sizes)} sizes and {len(labels)} labels"
+        return f"{name} must have one of each for every image, got {counts}"
+    if not 0 <= min(labels) <= max(labels) < classes:
+        return f"labels of {name} must be from 0 to {classes - 1}, got {reprlib.repr([min(labels), max(labels)])}"
+    if min(offsets) < 0 or min(sizes) < 1 or max(map(int.__add__, offsets, sizes)) > size:
+        return f"an image of {name} must lie within its {size} bytes, got an offset or a size that leads out of them"
+    return ""
