@@ -1,13 +1,27 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and names of files as text."""
 
+import os
 from pathlib import Path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a kill leaves the old one or the new one, never a half."""
+    """Write a file so that a kill or a power cut leaves the old one or the new one, never a half."""
     part = _part(path)
-    part.write_text(text, encoding="utf-8")
+    with part.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # or a power cut could leave the name without the content
     part.replace(path)
+
+
+def printable(text: str) -> str:
+    r"""Return text that any UTF-8 file and any font takes: bytes of file names that are no UTF-8 are written out.
+
+    Example:
+        >>> print(printable("caf\udce9 π"))
+        caf\udce9 π
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def check_writable(option: str, path: Path, who: str) -> None:

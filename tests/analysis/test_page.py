@@ -48,6 +48,14 @@ def test_a_page_holds_what_it_was_given_and_nothing_from_elsewhere(tmp_path):
     assert "<script" not in html
 
 
+def test_names_that_are_no_utf8_are_written_out(tmp_path):
+    section = page.section("Repeat", page.conditions("tiedconv --root caf\udce9", {}))
+    page.write_page(tmp_path / "r.html", "caf\udce9", "", [], [section])
+    html = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert r"tiedconv --root caf\udce9" in html
+    assert r"<title>caf\udce9</title>" in html
+
+
 @pytest.mark.parametrize("place", ["title", "lead", "label", "line", "section", "table", "name", "figure", "picture"])
 def test_plain_text_is_escaped_everywhere(place, tmp_path):
     file = tmp_path / "r.html"

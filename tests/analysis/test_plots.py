@@ -136,6 +136,12 @@ def test_the_given_axes_are_drawn_on_and_returned(draw, data):
     assert plots.plot_confusion([[1]], ax=ax) is ax
 
 
+def test_classes_may_have_names_that_are_no_utf8():
+    ax = plots.plot_confusion([[1, 0], [0, 1]], ["caf\udce9", "cat"])
+    ax.figure.draw_without_rendering()
+    assert [text.get_text() for text in ax.get_xticklabels()] == [r"caf\udce9", "cat"]
+
+
 def test_labels_are_never_read_as_tex():
     label, buffer = r"$x^2$ $ \frac", io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none"}):

@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -64,6 +66,15 @@ def test_the_files_hold_what_the_function_returns(photos, checkpoint, tmp_path, 
     first = expected.probabilities[0]
     assert f"{first:.1%}" in next(line for line in printed.splitlines() if "a <i>.png" in line)
     assert f"Report:  {out / 'report.html'}" in printed
+
+
+def test_a_photo_may_have_a_name_that_is_no_utf8(photos, tmp_path):
+    (tmp_path / "latin").mkdir()
+    shutil.copy(photos / "b.png", tmp_path / "latin" / os.fsdecode(b"caf\xe9.png"))
+    gradcam("--models", "resnet_tiny", "--images", tmp_path / "latin", "--output", tmp_path / "out")
+    [model] = json.loads((tmp_path / "out" / "gradcam.json").read_text())["models"]
+    assert model["results"][0]["photo"] == r"caf\udce9.png"
+    assert r"<h2>caf\udce9.png</h2>" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_random_weights_are_said_to_be_random_and_are_the_same_again(photos, tmp_path, capsys):

@@ -55,6 +55,8 @@ def test_compare_trains_prints_and_writes_a_report_and_goes_on_with_another_seed
         (["--models", "resnet_tiny", "--detector.norm", "frozen"], "detector is for data of detection, got Digits"),
         (["--models", "[{name: resnet_tiny, weights: a.ckpt}]"], "weights of resnet_tiny are for detectors"),
         (["--models", "resnet_tiny", "--seeds", "[1, 1]"], "seeds has 1 twice"),
+        (["--models", "resnet_tiny", "--seeds", "-1"], "seeds must be whole numbers from 0 to 4294967295, got -1"),
+        (["--models", "resnet_tiny", "--seeds", "0,4294967296"], "from 0 to 4294967295, got 4294967296"),
         (["--models", "resnet_tiny", "--seeds", "1,x"], "seeds must be whole numbers separated by commas, got '1,x'"),
         (["--models", "[{name: resnet_tiny, kwargs: {wide: 1}}]"], r"resnet_tiny does not take kwargs=\{'wide': 1\}"),
     ],

@@ -95,6 +95,22 @@ def test_mistakes_are_named_and_leave_no_file(tmp_path, line, message):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [("", "own.onnx"), ("--format torch-export", "own.pt2"), ("--int8 --data Digits", "own.int8.onnx")],
+)
+@pytest.mark.parametrize("_loads", [classifier()], indirect=True)
+@pytest.mark.usefixtures("_loads")
+def test_the_checkpoint_is_not_written_over(tmp_path, line, name):
+    (tmp_path / name).write_bytes(b"weights")
+    (tmp_path / "link").symlink_to(tmp_path / name)
+    output = tmp_path / name.replace(".int8", "")
+    for given in (tmp_path / name, tmp_path / "link"):
+        with pytest.raises(SystemExit, match=f"would be written over --checkpoint {given}. Give another --output"):
+            export(line, "--checkpoint", given, "--output", output)
+    assert (tmp_path / name).read_bytes() == b"weights"
+
+
 @pytest.mark.parametrize("_loads", [classifier(classes=9)], indirect=True)
 @pytest.mark.usefixtures("_loads")
 def test_data_have_the_models_classes(tmp_path):

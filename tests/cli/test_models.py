@@ -69,6 +69,18 @@ def test_a_tasks_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
         load_model("resnet_tiny", path)
 
 
+def test_a_detectors_checkpoint_is_refused(tmp_path: Path) -> None:
+    content = {
+        "pytorch-lightning_version": "2.0",
+        "state_dict": {"model.backbone.body.conv1.weight": torch.zeros(1)},
+        "hyper_parameters": {"backbone": "resnet_tiny", "num_classes": 3},
+    }
+    torch.save(content, tmp_path / "last.ckpt")
+    message = r"last\.ckpt holds a detector, with the backbone resnet_tiny, and only classifiers can be loaded here\."
+    with pytest.raises(ValueError, match=message):
+        load_model("resnet_tiny", tmp_path / "last.ckpt")
+
+
 @pytest.mark.parametrize("name", ["resnet_tiny", "test_efficientnet"])
 def test_classes_and_channels_are_taken_from_a_plain_file(name: str, tmp_path: Path) -> None:
     net = timm.create_model(name, num_classes=5, in_chans=2)

@@ -5,6 +5,7 @@ import pytest
 
 from tiedconv.analysis.coco import coco_metrics
 from tiedconv.compare import Budget, Detector, ModelSpec, compare_detectors
+from tiedconv.compare.training import describe_run
 from tiedconv.data import OcclusionScenes, SceneOptions
 from tiedconv.detection import Widths
 from tiedconv.tasks import DetectionTask, Optimization
@@ -116,6 +117,30 @@ def test_interrupted_run_ends_with_the_numbers_of_an_uninterrupted_one(compared,
 def test_options_of_classifiers_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"the budget's label_smoothing, mixup are for classifiers. Leave them out"):
         run(tmp_path, budget=replace(BUDGET, label_smoothing=0.1, mixup=0.2))
+
+
+def test_images_that_were_added_are_noticed(tmp_path):
+    data = OcclusionScenes(str(tmp_path / "scenes"), SCENES)
+    data.prepare_data()
+    described = describe_run(MODELS[0], data, BUDGET)["data"]
+    assert (described["training images"], described["validation images"]) == (6, 5)
+    assert described["class names"] == ", ".join(data.classes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "remedy"), [("result.json", "Remove it: "), ("detections.json", "Remove .*result.json: ")]
+)
+def test_damaged_files_are_named(compared, file, remedy):
+    folder, _ = compared
+    path = folder / "out" / "runs" / "resnet_tiny" / "seed-0" / file
+    whole = path.read_text()
+    path.write_text("")
+    try:
+        with pytest.raises(ValueError, match=rf"compare: {path} is damaged \(.*\. {remedy}"):
+            run(folder)
+    finally:
+        path.write_text(whole)
 
 
 @pytest.mark.slow

@@ -1,10 +1,11 @@
 import json
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 
-from tiedconv.compare.training import Budget, ModelSpec, train_run
+from tiedconv.compare.training import Budget, ModelSpec, check_same_run, describe_run, train_run
 from tiedconv.data import Digits
 from tiedconv.tasks import ClassificationTask, Optimization
 
@@ -86,6 +87,52 @@ def test_folder_with_other_settings_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"model.name = 'resnet_tiny' there, 'tiedresnet_tiny' now"):
         train(tmp_path, spec=ModelSpec("tiedresnet_tiny"), budget=replace(BUDGET, epochs=1))
     assert json.loads((tmp_path / "run.json").read_text())["budget"]["epochs"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": ["one", "two"]}, r"data.class names = '0, 1, 2.* there, 'one, two' now"),
+        ({"images": 3}, "data.training images = 1437 there, 3 now; data.validation images = 360 there, 3 now"),
+    ],
+)
+def test_result_of_data_that_have_changed_is_refused(tmp_path, monkeypatch, change, message):
+    check_same_run(tmp_path, describe_run(SPEC, Digits(image_size=8), BUDGET))
+    check_same_run(tmp_path, describe_run(SPEC, Digits(image_size=8), BUDGET))
+    data = Digits(image_size=8)
+    if "classes" in change:
+        monkeypatch.setattr(data, "classes", change["classes"])
+    else:
+        monkeypatch.setattr(data, "split", lambda train: range(change["images"]))
+    with pytest.raises(ValueError, match=message):
+        check_same_run(tmp_path, describe_run(SPEC, data, BUDGET))
+
+
+def test_many_class_names_do_not_fill_pages(monkeypatch):
+    def described(names):
+        data = Digits(image_size=8)
+        monkeypatch.setattr(data, "classes", names)
+        return describe_run(SPEC, data, BUDGET)["data"]["class names"]
+
+    many = [f"class {i} \udce9" for i in range(1000)]
+    assert re.fullmatch("1000 with the sha256 [0-9a-f]{64}", described(many))
+    assert described(many) != described(many[::-1])
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"model": 1}', "null"])
+def test_damaged_settings_are_named(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(
+        ValueError, match=rf"compare: {tmp_path}/run\.json is damaged \(.*\. Remove the folder {tmp_path} "
+    ):
+        check_same_run(tmp_path, describe_run(SPEC, Digits(image_size=8), BUDGET))
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"history": [], "predictions": [], "similarity": []}', "null"])
+def test_damaged_result_is_named(tmp_path, content):
+    (tmp_path / "result.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"compare: {tmp_path}/result\.json is damaged \(.*\. Remove it: "):
+        train(tmp_path)
 
 
 def test_labels_name_folders():

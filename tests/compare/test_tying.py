@@ -1,9 +1,10 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from tiedconv.compare import Budget
+from tiedconv.compare import Budget, tying
 from tiedconv.compare.tying import tie_and_finetune
 from tiedconv.convert import tie_
 from tiedconv.data import Digits
@@ -66,6 +67,23 @@ def test_fine_tuning_starts_from_the_tied_weights_and_goes_on_where_it_stopped(t
             samples=300,
             budget=Budget(2, BUDGET.optimization),
         )
+
+
+def test_other_weights_are_told_from_those_of_the_training_and_rounding_is_not(tmp_path, monkeypatch):
+    def tie(model):
+        return tie_and_finetune(model, "resnet_tiny", data(), tmp_path, kwargs=KWARGS, samples=64, budget=BUDGET)
+
+    tie(network())
+    assert len(json.loads((tmp_path / "training" / "run.json").read_text())["start"]["weights"]) == 64
+    whole = tying._measure
+    # As another processor would compute it.
+    monkeypatch.setattr(tying, "_measure", lambda *args: replace(found := whole(*args), loss=found.loss + 1e-7))
+    tie(network())
+    other = network()
+    with torch.no_grad():
+        other.conv1.weight[0, 0, 0, 0] += 1e-3
+    with pytest.raises(ValueError, match=r"holds a run with other settings: start\.weights = "):
+        tie(other)
 
 
 def test_no_samples_are_refused(tmp_path):

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec
@@ -197,6 +198,42 @@ def test_a_kill_leaves_the_old_model(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", killed)
         with pytest.raises(KeyboardInterrupt, match="killed"):
+            save_pretrained(new, folder)
+    check_same(old, from_pretrained(folder))
+    check_same(new, from_pretrained(save_pretrained(new, folder)))
+    assert os.listdir(tmp_path) == ["net"]
+
+
+def test_a_users_own_folder_beside_it_is_kept(tmp_path: Path) -> None:
+    old, new = (with_statistics(timm.create_model("resnet_tiny", num_classes=n)) for n in (3, 4))
+    folder = save_pretrained(old, tmp_path / "net")
+    mine = [shutil.copytree(folder, tmp_path / f"net.{end}") for end in ("old", "part")]
+    save_pretrained(new, folder)
+    for kept in mine:
+        check_same(old, from_pretrained(kept))
+
+
+def test_a_kill_between_the_renames_loses_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = (with_statistics(timm.create_model("resnet_tiny", num_classes=n)) for n in (3, 4))
+    folder = save_pretrained(old, tmp_path / "net")
+    whole_rename = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.name.endswith(".part"):
+            raise KeyboardInterrupt("killed")
+        return whole_rename(self, target)
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        with pytest.raises(KeyboardInterrupt, match="killed"):
+            save_pretrained(new, folder)
+    assert not folder.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("tiedconv.export.hub.save_file", full)
+        with pytest.raises(OSError, match="No space left"):
             save_pretrained(new, folder)
     check_same(old, from_pretrained(folder))
     check_same(new, from_pretrained(save_pretrained(new, folder)))

@@ -98,7 +98,7 @@ def test_what_is_no_state_dict_is_refused(content: object, message: str, tmp_pat
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x00" * 100, b"."])
+@pytest.mark.parametrize("content", [b"hello", b"\x00" * 100, b"."])
 def test_a_file_of_something_else_is_refused(suffix: str, content: bytes, tmp_path: Path) -> None:
     path = tmp_path / f"net.{suffix}"
     path.write_bytes(content)
@@ -212,3 +212,43 @@ def test_keys_that_are_no_text_and_odd_hyper_parameters_are_refused(tmp_path):
     torch.save(content, tmp_path / "task.ckpt")
     with pytest.raises(ValueError, match=r"task\.ckpt has a list as hyper_parameters"):
         read_weights(tmp_path / "task.ckpt")
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_an_empty_file_is_said_to_be_empty(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / f"net.{suffix}").touch()
+    with pytest.raises(ValueError, match=rf"read_weights: .*/net\.{suffix} is empty\. Give a checkpoint"):
+        read_weights(tmp_path / f"net.{suffix}")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e300])
+def test_values_that_are_not_finite_are_refused_and_change_nothing(bad: float, tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)).double()
+    net.get_submodule("1").running_var[1] = bad
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    twin = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    before = twin.get_submodule("0").weight.clone()
+    with pytest.raises(
+        ValueError, match=r"load_weights: .*/net\.pth has values in 1\.running_var that are not finite\. Give"
+    ):
+        load_weights(twin, tmp_path / "net.pth")
+    assert torch.equal(twin.get_submodule("0").weight, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_floating_point_of_every_width_is_loaded(dtype: torch.dtype, tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    # Averaging makes such numbers of the counters too.
+    state = {key: value.to(dtype) for key, value in net.state_dict().items()}
+    torch.save(state, tmp_path / "net.pth")
+    twin = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    load_weights(twin, tmp_path / "net.pth")
+    assert torch.equal(twin.get_submodule("0").weight, state["0.weight"].float())
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_numbers_of_another_kind_are_refused(dtype: torch.dtype, tmp_path: Path) -> None:
+    net = nn.Linear(2, 3)
+    torch.save({**net.state_dict(), "weight": net.weight.detach().to(dtype)}, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=r"\(of another kind of number: 1, such as weight\)\.$"):
+        load_weights(net, tmp_path / "net.pth")

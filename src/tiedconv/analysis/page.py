@@ -12,7 +12,7 @@ from string import Template
 from typing import TYPE_CHECKING, Literal
 
 from .._extras import require
-from .._files import write_whole
+from .._files import printable, write_whole
 from . import style
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def write_page(path: Path, title: str, lead: str, lines: Sequence[tuple[str, str
     page = Template(template).substitute(
         title=escape(title), finding=finding, sections="\n".join(filter(None, sections))
     )
-    write_whole(path, page)
+    write_whole(path, printable(page))
 
 
 def section(title: str, content: str, note: str = "") -> str:

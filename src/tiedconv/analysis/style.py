@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .._extras import require
+from .._files import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +60,11 @@ def tidy(ax: "Axes", *, xlabel: str = "", ylabel: str = "", grid: str = "y") -> 
 
 
 def short(label: str, length: int = 22) -> str:
-    """Cut a label in the middle, where long model names differ least, and keep matplotlib from reading it as TeX."""
+    """Cut a label in the middle, where long model names differ least, and make it one that matplotlib draws as it is.
+
+    It would read what stands between dollars as TeX, and fail on file names that are no UTF-8.
+    """
+    label = printable(label)
     if len(label) > length:
         head = (length - 1) // 2
         label = f"{label[:head]}…{label[head + 1 - length :]}"

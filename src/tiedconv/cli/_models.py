@@ -33,7 +33,7 @@ def load_model(name: str, checkpoint: Path | None = None, **kwargs: Any) -> nn.M
 
     Raises:
         FileNotFoundError: if the checkpoint does not exist.
-        ValueError: if there is no such model, or the checkpoint is of another one.
+        ValueError: if there is no such model, or the checkpoint is of another one or of a detector.
     """
     if checkpoint is None:
         return _build(name, kwargs).eval()
@@ -120,9 +120,14 @@ def _check_name(name: str) -> None:
 
 def _from_task(name: str, checkpoint: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return how the task that wrote ``checkpoint`` built its model."""
-    if not {"model", "backbone"} & set(arguments):
+    if "backbone" in arguments:
+        raise ValueError(
+            f"load_model: {checkpoint} holds a detector, with the backbone {arguments['backbone']}, and only "
+            "classifiers can be loaded here. Give the checkpoint of a classifier."
+        )
+    if "model" not in arguments:
         return {}  # of no task of ours: the weights alone say what it is
-    trained = str(arguments.get("model", f"a detector with the backbone {arguments.get('backbone')}"))
+    trained = str(arguments["model"])
     if trained.partition(".")[0] != name.partition(".")[0]:  # the tag of timm's weights says nothing about the network
         raise ValueError(
             f"load_model: {checkpoint} holds {trained}, not {name}. Give that name, or another checkpoint."

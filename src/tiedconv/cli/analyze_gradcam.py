@@ -18,7 +18,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from .. import __version__
-from .._files import write_whole
+from .._files import printable, write_whole
 from ..analysis import page, style
 from ..analysis.gradcam import GradCam, grad_cam
 from ..analysis.gradcam_plots import class_name, draw_cams, overlay, photo
@@ -87,7 +87,7 @@ def gradcam(
         classes=classes,
         output=output,
     )
-    report = _Report(call, given, [path.name for path in photos], names or [], shown, cams)
+    report = _Report(call, given, [printable(path.name) for path in photos], names or [], shown, cams)
     console = table_console()
     console.print(report.table())
     write_whole(output / "gradcam.json", report.to_json(images) + "\n")

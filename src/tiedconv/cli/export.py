@@ -68,6 +68,7 @@ def export(
         rounds: for int8, measured calls of both files, in turns.
     """
     _check(format, output, untie, int8, data, batch_size, rounds)
+    _check_kept(checkpoint, output, int8)
     given = {"num_classes": num_classes, "in_chans": in_chans, "pretrained": pretrained or None}
     kwargs = {name: value for name, value in given.items() if value is not None}
     network = load_model(model, checkpoint, **kwargs)
@@ -123,6 +124,19 @@ def _check(
         check_writable("output", output, who="export")
 
 
+def _check_kept(checkpoint: Path | None, output: Path, int8: bool) -> None:
+    """Check that no file is written over the one that the weights are read from."""
+    for written in [output, *([_int8_path(output)] if int8 else [])]:
+        if checkpoint is not None and checkpoint.exists() and written.exists() and written.samefile(checkpoint):
+            raise ValueError(
+                f"export: {written} would be written over --checkpoint {checkpoint}. Give another --output."
+            )
+
+
+def _int8_path(output: Path) -> Path:
+    return output.with_suffix(".int8.onnx")
+
+
 def _size(given: str | list[int]) -> tuple[int, ...]:
     try:
         size = tuple(int(n) for n in (filter(None, given.split(",")) if isinstance(given, str) else given))
@@ -157,7 +171,7 @@ def _check_fits(model: nn.Module, data: ClassificationData, size: tuple[int, ...
 def _int8(console: Console, path: Path, data: ClassificationData, rounds: int) -> None:
     """Write the int8 twin and print both files' size, accuracy and speed."""
     images_for_scales = data.training_images(CALIBRATION_IMAGES)
-    small = quantize_onnx(path, images_for_scales, path.with_suffix(".int8.onnx"))
+    small = quantize_onnx(path, images_for_scales, _int8_path(path))
     files = {"float32": path, "int8": small}
     images, _ = next(iter(data.val_dataloader()))
     times = interleaved({name: partial(open_onnx(file), images) for name, file in files.items()}, rounds=rounds)

@@ -33,12 +33,13 @@ from ..tasks import DetectionTask
 from ..tasks.detection import coco_results
 from .detection_report import write_detection_report
 from .detection_results import DetectionComparison, DetectionRun, DetectorResult
-from .results import to_json
+from .results import EVALUATE_AGAIN, read_kept, to_json
 from .runner import TIMED_ROUNDS, check_specs, default_device, printable, run_all, run_folder
-from .training import Budget, History, ModelSpec, check_same_run, describe_run, train
+from .training import Budget, History, ModelSpec, check_same_run, describe_run, split_sizes, train
 
 SAMPLES = 6
 _FOUND = "detections.json"  # in a run's folder, in COCO's format
+_RESULT = "result.json"  # beside it, and written after it
 _DRAWN = 0.5  # score from which on a detection is drawn
 
 
@@ -135,8 +136,7 @@ def compare_detectors(
         machine=describe_machine(default_device()),
         data={
             "data set": type(data).__name__,
-            "training images": f"{len(data.split(train=True)):,}",  # type: ignore[arg-type]
-            "validation images": f"{len(truth['images']):,}",
+            **{what: f"{images:,}" for what, images in split_sizes(data).items()},
             "classes": ", ".join(data.classes) if len(data.classes) <= 20 else str(len(data.classes)),
         },
         detector=_printable(detector),
@@ -157,7 +157,8 @@ def compare_detectors(
 def _found(output: Path, spec: ModelSpec, seeds: Sequence[int]) -> Iterator[list[dict[str, Any]]]:
     """The detections of each run, read one at a time: on large data they are large."""
     for seed in seeds:
-        yield json.loads((run_folder(output, spec, seed) / _FOUND).read_text())
+        folder = run_folder(output, spec, seed)
+        yield read_kept(folder / _FOUND, list, f"Remove {folder / _RESULT}: the detections are then made again")
 
 
 def _write(comparison: DetectionComparison, output: Path) -> None:
@@ -203,9 +204,9 @@ def _train_run(
     samples: Sequence[int],
 ) -> DetectionRun:
     check_same_run(folder, {**describe_run(spec, data, budget), "detector": asdict(detector)})
-    file = folder / "result.json"
+    file = folder / _RESULT
     if file.exists():
-        return DetectionRun(**json.loads(file.read_text()))
+        return read_kept(file, lambda found: DetectionRun(**found), EVALUATE_AGAIN)
     L.seed_everything(seed, verbose=False)
     task = detector.task(spec, data, budget)
     history = History({"train_loss": "train/loss"})

@@ -2,12 +2,17 @@
 
 import json
 import statistics
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..analysis import Histogram
 from ..bench import Quartiles
+
+Kept = TypeVar("Kept")
+
+EVALUATE_AGAIN = "Remove it: what was trained is kept in the checkpoint beside it, and is evaluated again"
 
 
 @dataclass(frozen=True)
@@ -132,8 +137,25 @@ def read_comparison(path: Path) -> Comparison:
 
 
 def read_run(path: Path) -> Run:
-    """Read what :func:`to_json` wrote for one run."""
-    return _run(json.loads(path.read_text()))
+    """Read what :func:`to_json` wrote for one run.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    return read_kept(path, _run, EVALUATE_AGAIN)
+
+
+def read_kept(path: Path, build: Callable[[Any], Kept], remedy: str) -> Kept:
+    """Return what ``build`` makes of a JSON file in the folder of a run.
+
+    Raises:
+        ValueError: if the file is damaged; the message names it and ends with ``remedy``.
+    """
+    try:
+        return build(json.loads(path.read_text(encoding="utf-8")))
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"compare: {path} is damaged ({reason}). {remedy}.") from error
 
 
 def _model(raw: dict[str, Any]) -> ModelResult:

@@ -23,7 +23,7 @@ from ..tasks.classification import build_classifier
 from .detection_results import DetectionRun
 from .report import write_report
 from .results import Comparison, ModelResult, Quartiles, Run, Sample, to_json
-from .training import Budget, ModelSpec, train_run
+from .training import Budget, ModelSpec, split_sizes, train_run
 
 AnyRun = TypeVar("AnyRun", Run, DetectionRun)
 
@@ -87,8 +87,7 @@ def compare(
         machine=describe_machine(default_device()),
         data={
             "data set": type(data).__name__,
-            "training images": f"{len(data.split(train=True)):,}",  # type: ignore[arg-type]
-            "validation images": f"{len(validation):,}",  # type: ignore[arg-type]
+            **{what: f"{images:,}" for what, images in split_sizes(data).items()},
             "input": " x ".join(map(str, data.input_size)),
         },
         budget=printable(budget, data),
@@ -140,13 +139,16 @@ def _write(comparison: Comparison, output: Path) -> None:
 
 
 def check_specs(models: Sequence[ModelSpec], seeds: Sequence[int]) -> None:
-    """Raise ValueError unless there are models that timm knows, with labels that differ, and seeds that differ."""
+    """Raise ValueError unless there are models that timm knows, with labels that differ, and seeds in range that do."""
     for what, values in (("models", [spec.label for spec in models]), ("seeds", [str(seed) for seed in seeds])):
         if not values:
             raise ValueError(f"compare: {what} is empty. Give at least one.")
         twice = sorted({v for v in values if values.count(v) > 1})
         if twice:
             raise ValueError(f"compare: {what} has {', '.join(twice)} twice. Give each once; models may get a label.")
+    odd = next((seed for seed in seeds if not 0 <= seed < 2**32), None)
+    if odd is not None:
+        raise ValueError(f"compare: seeds must be whole numbers from 0 to {2**32 - 1}, got {odd}. Give another one.")
     for spec in models:
         check_model("compare", spec.name)
 

@@ -1,5 +1,6 @@
 """One run of a comparison: one model trained with one seed, continued where an interruption left it."""
 
+import hashlib
 import json
 import time
 import warnings
@@ -17,7 +18,7 @@ from .._files import check_writable, write_whole
 from ..analysis.similarity import Histogram, evenly_spaced, filter_similarity
 from ..data import ClassificationData, ImageData
 from ..tasks import ClassificationTask, Optimization, Task, keep_checkpoints_whole, quiet_lightning
-from .results import Epoch, Run, read_run, to_json
+from .results import Epoch, Run, read_kept, read_run, to_json
 
 SIMILARITY_IMAGES = 16
 
@@ -89,7 +90,7 @@ def train_run(
     An unfinished run goes on from its last epoch and ends with the numbers it would have had without the interruption.
 
     Raises:
-        ValueError: if the folder holds a run of another model, data set or budget.
+        ValueError: if the folder holds a run of another model, data set or budget, or a damaged file.
         KeyboardInterrupt: if the user stopped it; the next call goes on.
     """
     check_same_run(folder, describe_run(spec, data, budget))
@@ -192,16 +193,37 @@ def describe_run(spec: ModelSpec, data: ImageData, budget: Budget) -> dict[str, 
             **({} if spec.tied is None else {"tied": spec.tied}),
             **({"weights": spec.weights} if spec.weights else {}),
         },
-        "data": {"name": type(data).__name__, **{k: v for k, v in data.hparams.items() if k not in _NO_MATTER}},
+        # What was found too: other images may have come to stand under the same root.
+        "data": {
+            "name": type(data).__name__,
+            **{k: v for k, v in data.hparams.items() if k not in _NO_MATTER},
+            **split_sizes(data),
+            "class names": _class_names(data),
+        },
         "budget": asdict(budget),
     }
+
+
+def split_sizes(data: ImageData) -> dict[str, int]:
+    """Return how many images there are in either split, by words for it."""
+    words = {"training images": True, "validation images": False}
+    return {what: len(data.split(train)) for what, train in words.items()}  # type: ignore[arg-type]  # all have one
+
+
+def _class_names(data: ImageData) -> str:
+    """Return the names as one line, or their number and a hash where they would fill pages."""
+    names = list(map(str, data.classes))
+    line = ", ".join(names)
+    if len(names) <= 20:
+        return line
+    return f"{len(names)} with the sha256 {hashlib.sha256(line.encode(errors='surrogatepass')).hexdigest()}"
 
 
 def check_same_run(folder: Path, description: dict[str, Any]) -> None:
     """Keep in ``folder`` what its run is, or check that it is the same.
 
     Raises:
-        ValueError: if the folder holds a run with other settings, with those that differ.
+        ValueError: if the folder holds a run with other settings, with those that differ, or a damaged file of them.
     """
     file = folder / "run.json"
     description = json.loads(json.dumps(description))
@@ -209,7 +231,7 @@ def check_same_run(folder: Path, description: dict[str, Any]) -> None:
         check_writable("output", file, "compare")
         write_whole(file, json.dumps(description, indent=1))
         return
-    found = json.loads(file.read_text())
+    found = read_kept(file, _settings, f"Remove the folder {folder} to train again")
     if found != description:
         pairs = [(part, found.get(part, {}), description.get(part, {})) for part in {**found, **description}]
         differing = [
@@ -222,6 +244,12 @@ def check_same_run(folder: Path, description: dict[str, Any]) -> None:
             f"compare: {folder} holds a run with other settings: {'; '.join(differing)}. Choose another output folder, "
             "or remove this one to train again."
         )
+
+
+def _settings(found: Any) -> dict[str, dict[str, Any]]:
+    if not found or not all(isinstance(part, dict) for part in found.values()):
+        raise ValueError("it holds no settings of a run")
+    return found
 
 
 @torch.inference_mode()

@@ -1,5 +1,6 @@
 """What tying costs a trained classifier, and how much of it a short training brings back."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from torch import nn
 
 from .._files import write_whole
@@ -100,6 +102,7 @@ def tie_and_finetune(
         stages.append(_measure(stage, task, data))
         say(f"{stage}: top-1 {100 * stages[-1].top1:.2f} %, {stages[-1].params / 1e6:.2f} M parameters")
 
+    weights = _sha256(model)
     measure("before")
     batches = list(data.training_images(samples))
     report = tie_(
@@ -119,8 +122,7 @@ def tie_and_finetune(
         task = _task_with(model, name, data, kwargs, tied=report.blocks, **budget.task_options())
         training = folder / "training"
         spec = ModelSpec(name, kwargs=kwargs or {}, tied=report.blocks)
-        # The loss tells one checkpoint from another.
-        start = {"init": init, "samples": samples, "seed": seed, "loss before": stages[0].loss}
+        start = {"init": init, "samples": samples, "seed": seed, "weights": weights}
         check_same_run(training, {**describe_run(spec, data, budget), "start": start})
         history = History({"train_loss": "train/loss", "val_loss": "val/loss", "top1": "val/top1"})
         train(task, data, budget, training, history)
@@ -139,6 +141,15 @@ def _task_with(
     task = ClassificationTask(name, data.num_classes, data.in_chans, kwargs, **options)
     task.model = model
     return task
+
+
+def _sha256(model: nn.Module) -> str:
+    """Tell one checkpoint from another. What is computed of the weights differs between processors."""
+    found = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def _measure(stage: str, task: ClassificationTask, data: ClassificationData) -> Stage:

@@ -153,19 +153,22 @@ def _save(
     **card: Any,
 ) -> Path:
     folder = folder.absolute()  # "." has a name too
-    part, old = (folder.with_name(f"{folder.name}.{end}") for end in ("part", "old"))
+    # Hidden, as a user may well keep a "<name>.old" of their own.
+    part, old = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "old"))
     for place in (folder, part, old):
         _check_replaceable(place)
+    if old.exists() and not folder.exists():  # a kill came between the two renames
+        old.rename(folder)
     state = _state(model)
     config = _describe(model, architecture, dict(model_args or {}))
     text = model_card(model, config, source, **card)
-    for place in (part, old):
-        shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     save_file(state, part / _WEIGHTS, metadata={"format": "pt"})
     (part / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (part / _CARD).write_text(text, encoding="utf-8")
     if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
     part.rename(folder)
     shutil.rmtree(old, ignore_errors=True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..nn import TiedConv2d, TiedLinear
 
 _FETCHING = ("pretrained", "checkpoint_path", "weights", "weights_backbone")  # of timm's and torchvision's models
+_COUNTER = "num_batches_tracked"
 _READABLE = "Give a checkpoint of `tiedconv fit`, a state dict saved by torch.save, or a .safetensors file."
 
 
@@ -74,6 +75,8 @@ def read_checkpoint(path: str | Path, *, who: str = "read_checkpoint") -> tuple[
 def _read(path: Path, who: str) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"{who}: {path} does not exist. {_READABLE}")
+    if not path.stat().st_size:
+        raise ValueError(f"{who}: {path} is empty. {_READABLE}")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -84,7 +87,7 @@ def _read(path: Path, who: str) -> Any:
             "those could run any code, so it is read with weights_only=True. Save model.state_dict() alone."
         ) from error
     except Exception as error:  # for a damaged file torch and safetensors raise whatever comes
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(f"{who}: {path} cannot be read: {reason}. Is the file whole? {_READABLE}") from error
 
 
@@ -98,8 +101,8 @@ def load_weights(model: nn.Module, path: str | Path, *, who: str = "load_weights
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read, or holds the weights of another network: how many are missing, unknown or of
-            another shape.
+        ValueError: if it cannot be read, holds the weights of another network (how many are missing, unknown, of
+            another shape or of another kind of number), or values that are not finite.
     """
     load_state(model, read_weights(path, who=who), path, who=who)
 
@@ -117,24 +120,47 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path, 
         raise ValueError(
             f"{who}: {path} does not hold the weights of this {type(model).__name__} ({difference}).{hint}"
         )
+    for key, value in state.items():
+        # In the model's own type, in which a large number can be infinite.
+        if value.is_floating_point() and not value.to(expected[key].dtype).isfinite().all():
+            raise ValueError(
+                f"{who}: {path} has values in {key} that are not finite. Give weights from before the training "
+                "diverged."
+            )
     model.load_state_dict(dict(state))
 
 
 def describe_difference(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """Say what of ``expected`` is missing in ``state``, unknown or of another shape; empty if nothing is.
+    """Say what of ``expected`` is missing in ``state``, unknown or unlike in shape or kind; empty if nothing is.
 
-    The counters of batches in batch norms may be missing, as in old files; torch starts them at 0.
+    Kinds are floating point, integer and complex: torch would convert one to another without a word. The counters of
+    batches in batch norms may be missing, as in old files; torch starts them at 0. Averaging of checkpoints makes
+    floating-point numbers of them.
 
     Example:
         >>> a, b = nn.Linear(2, 3), nn.Linear(2, 4, bias=False)
         >>> describe_difference(a.state_dict(), b.state_dict())
         'missing: 1, such as bias; of another shape: 1, such as weight'
     """
-    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+    missing = [key for key in expected if key not in state and not key.endswith(_COUNTER)]
     unknown = [key for key in state if key not in expected]
     reshaped = [key for key in expected if key in state and state[key].shape != expected[key].shape]
-    kinds = (("missing", missing), ("unknown", unknown), ("of another shape", reshaped))
+    recast = [
+        key
+        for key in expected
+        if key in state and not key.endswith(_COUNTER) and _kind(state[key]) != _kind(expected[key])
+    ]
+    kinds = (
+        ("missing", missing),
+        ("unknown", unknown),
+        ("of another shape", reshaped),
+        ("of another kind of number", recast),
+    )
     return "; ".join(f"{what}: {len(keys)}, such as {keys[0]}" for what, keys in kinds if keys)
+
+
+def _kind(tensor: Tensor) -> str:
+    return "complex" if tensor.is_complex() else "floating" if tensor.is_floating_point() else "integer"
 
 
 def classifiers(model: nn.Module) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 from torch.optim import Optimizer
 
+from .._files import printable
 from ..data._base import global_seed
 
 OF_OPTIONS = ("lr", "initial_lr", "weight_decay", "momentum")
@@ -17,7 +18,7 @@ def describe_data(trainer: L.Trainer) -> dict[str, Any]:
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     classes = getattr(data, "classes", None)
     return {
-        "classes": None if classes is None else [str(name) for name in classes],
+        "classes": None if classes is None else [printable(str(name)) for name in classes],
         "seed": global_seed(),
         "images a step": getattr(data, "batch_size", 0) * trainer.world_size,
     }

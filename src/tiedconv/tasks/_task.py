@@ -85,7 +85,8 @@ class Task(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # The last step's update can be what is not finite; such weights must not replace good ones.
         check_finite({"sum of the weights": sum_of_weights(self)}, self.current_epoch)
-        checkpoint["tiedconv"] = describe_data(self.trainer)
+        if self._trainer is not None:
+            checkpoint["tiedconv"] = describe_data(self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_same_network(self, checkpoint)

@@ -81,6 +81,10 @@ class ClassificationTask(Task):
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
+        if num_classes < 2:
+            raise ValueError(
+                f"ClassificationTask: there must be at least 2 classes, got {num_classes}. Give data with more."
+            )
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"ClassificationTask: label_smoothing must be in [0, 1), got {label_smoothing}.")
         for name, value in (("mixup", mixup), ("cutmix", cutmix)):

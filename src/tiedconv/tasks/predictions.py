@@ -1,6 +1,7 @@
 """What ``tiedconv predict`` leaves behind: a table of classes, or pictures of detections."""
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from .._files import write_whole
+from .._files import printable, write_whole
 from ..analysis.drawing import draw_detections
 
 
@@ -29,16 +30,15 @@ class ClassWriter(BasePredictionWriter):
         classes = trainer.datamodule.classes  # type: ignore[attr-defined]
         path = _output(trainer, "predictions", ".csv")
         shown = min(5, len(classes))
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(
-                ["image", *(f"{what}{i}" for i in range(1, shown + 1) for what in ("class", "probability"))]
-            )
-            for batch in predictions:
-                best = batch["probabilities"].topk(shown)
-                for source, values, indices in zip(batch["source"], *map(list, best), strict=True):
-                    pairs = zip(indices.tolist(), values.tolist(), strict=True)
-                    writer.writerow([source, *(x for i, p in pairs for x in (classes[i], f"{p:.4f}"))])
+        table = io.StringIO()
+        writer = csv.writer(table)
+        writer.writerow(["image", *(f"{what}{i}" for i in range(1, shown + 1) for what in ("class", "probability"))])
+        for batch in predictions:
+            best = batch["probabilities"].topk(shown)
+            for source, values, indices in zip(batch["source"], *map(list, best), strict=True):
+                pairs = zip(indices.tolist(), values.tolist(), strict=True)
+                writer.writerow([source, *(x for i, p in pairs for x in (classes[i], f"{p:.4f}"))])
+        write_whole(path, printable(table.getvalue()))
         print(f"Predictions: {path}")
 
 
@@ -71,8 +71,8 @@ class DetectionWriter(BasePredictionWriter):
     ) -> None:
         classes = trainer.datamodule.classes  # type: ignore[attr-defined]
         for image, source, found in zip(batch[0], prediction["source"], prediction["detections"], strict=True):
-            # Numbered, as images of one name may come from several folders.
-            picture = self._path.with_suffix("") / f"{len(self._listed):05d}-{Path(source).stem}.png"
+            # Numbered, as images of one name may come from several folders; cut, as a name is at most 255 bytes long.
+            picture = self._path.with_suffix("") / f"{len(self._listed):05d}-{Path(source).stem[:60]}.png"
             draw_detections(image, found, classes, min_score=0).save(picture)
             columns = zip(found["labels"].tolist(), found["scores"].tolist(), found["boxes"].tolist(), strict=True)
             self._listed.append(
