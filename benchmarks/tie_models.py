@@ -75,7 +75,35 @@ KINDS = {  # what is counted as one reason for keeping a layer
     r"a (.*), which computes in a way of its own": r"`\1`",
     r"it shares a parameter.*": "shared parameter",
 }
-HEADERS = ("model", "tied", "kept", "params", "→", "MACs", "→", "untie error", "kept because")
+HEADERS = ("model", "tied", "kept", "params", "→", "MACs", "→", "untie error", "also kept")
+PAGE = """\
+---
+hide: [toc]
+---
+
+# Networks that `tie_` was tried on
+
+{done} of {all} networks of timm and torchvision, with random weights, tied with `tiedconv.tie_(model, blocks=2)`. This
+shows that the code works on them; it says nothing about accuracy, for which see
+[Tie any model](guides/tie.md#what-it-keeps-measured). All of these train after it (every parameter that had a gradient
+before has one), give their weights to a second network tied by the report's `blocks`, and untie without a change of the
+output.
+
+- The first convolution, whose 3 channels two blocks do not divide, and the output layer are kept in all networks,
+  unless the last column says otherwise. It names what is kept beside these, with how many layers.
+- "Not called in a forward pass": GoogLeNet's auxiliary heads, which only training uses, and Swin's attention, whose
+  weights are used through functions. Such layers are neither tied, nor are their multiply-adds counted.
+- Multiply-adds are those of convolution and linear layers for one image of the network's default size.
+- The untie error is the difference of the outputs before and after `tiedconv.untie_`, relative to the difference of
+  those for two images, in float64, the larger of both forms.
+
+```sh
+python benchmarks/tie_models.py --threads 1 --markdown docs/tied_models.md
+```
+
+torch {torch}, {others}.
+
+"""
 
 
 @dataclass(frozen=True)
@@ -212,12 +240,16 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _reasons(report: TieReport) -> str:
-    """Return why layers were kept, with how many each, most first."""
-    counts: Counter[str] = Counter()
+    """Return why layers were kept beside the first and one output layer, with how many each, most first."""
+    first, counts = report.layers[0], Counter[str]()
     for layer in report.kept:
+        if layer is first:
+            continue
         kind = next((k for k in KINDS if re.fullmatch(k, layer.reason)), None)
         counts[re.sub(kind, KINDS[kind], layer.reason) if kind else layer.reason] += 1
-    return ", ".join(f"{reason} ({count})" for reason, count in counts.most_common())
+    counts["output layer"] -= 1
+    reasons = [f"{reason} ({count})" for reason, count in counts.most_common() if count]
+    return ", ".join([*reasons, *([] if first in report.kept else ["the first layer is tied"])])
 
 
 def _millions(count: int) -> str:
@@ -239,25 +271,13 @@ def _versions() -> str:
 
 def markdown(results: list[Result]) -> str:
     done = [result for result in results if result.report is not None and not result.failure]
+    head = PAGE.format(done=len(done), all=len(results), torch=torch.__version__, others=_versions())
     lines = [
-        "# Networks that `tie_` was tried on",
-        "",
-        f"{len(done)} of {len(results)} networks of timm and torchvision, with random weights, tied with",
-        "`tiedconv.tie_(model, blocks=2)`. All of these train after it (every parameter that had a gradient before has",
-        "one), give their weights to a second network tied by the report's `blocks`, and untie without a change of the",
-        "output. The untie error is the difference of the outputs before and after `tiedconv.untie_`, relative to the",
-        "difference of those for two images, in float64, the larger of both forms. Multiply-adds are those of",
-        "convolution and linear layers for one image of the network's default size.",
-        "",
-        "    python benchmarks/tie_models.py --threads 1 --markdown docs/tied_models.md",
-        "",
-        f"torch {torch.__version__}, {_versions()}.",
-        "",
         f"| {' | '.join(HEADERS)} |",
         f"|{'|'.join('---' if i in (0, 8) else '--:' for i in range(len(HEADERS)))}|",
         *(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in result.cells())} |" for result in results),
     ]
-    return "\n".join(lines) + "\n"
+    return head + "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""A detector for images of your own, annotated in COCO's format as annotation tools export it.
+"""A detector for images of your own: annotated in COCO's format, as annotation tools export it.
 
     python examples/detect_own_coco.py    # about a minute on two cores; --quick takes seconds
 
-The folder is written here, of drawn shapes: train.json and val.json beside the images. With one of yours begin at
-Coco(...). The same on the command line: tiedconv fit --config configs/coco/own.yaml --data.root my_images
+The folder is written here, of drawn shapes: `train.json` and `val.json` beside the images. With one of yours begin at
+`Coco(...)`. The same on the command line:
+
+    tiedconv fit --config configs/coco/own.yaml --data.root my_images
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python examples/own_network.py    # about half a minute on two cores; --quick takes seconds
 
-TiedConv2d and TiedLinear take what nn.Conv2d and nn.Linear take, and `blocks`. The training loop is plain PyTorch and
-knows nothing of them.
+`TiedConv2d` and `TiedLinear` take what `nn.Conv2d` and `nn.Linear` take, and `blocks`. The training loop is plain
+PyTorch and knows nothing of them.
 """
 
 import argparse

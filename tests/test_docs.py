@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from inspect import isclass, isroutine
 from runpy import run_path
+from textwrap import dedent
 from typing import Any
 from unittest.mock import patch
 
@@ -56,11 +57,27 @@ def _pages_with_python() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("page", [*_pages_with_python()])
-def test_python_blocks_of_a_page_run_one_after_the_other(page: list[Block], tmp_path, monkeypatch):
+def test_python_blocks_of_a_page_run_one_after_the_other(page: list[Block], tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)  # what they write does not stay
     namespace: dict[str, Any] = {}
     for block in page:
         block.run(namespace)
+        printed = _words(capsys.readouterr().out)
+        for line in _shown_output(block).splitlines():
+            assert line == "..." or _words(line) in printed, f"{block.place} does not print {line!r}"
+
+
+def _shown_output(block: Block) -> str:
+    """Return what the page says that a block prints: a block of text that follows it."""
+    text = block.path.read_text(encoding="utf-8")
+    after = text[text.index(block.code) + len(block.code) :]
+    shown = re.match(r"```\n\n(?:\?\?\? .*\n)?( *)```text\n(.*?)^\1```", after, re.DOTALL | re.MULTILINE)
+    return dedent(shown[2]) if shown else ""
+
+
+def _words(text: str) -> str:
+    """Return text without what differs between machines: spaces, lines, and errors of weights in their last digits."""
+    return " ".join(re.sub(r"\b0\.\d+|─+", "", text).split())
 
 
 def _calls() -> Iterator[Any]:
@@ -99,14 +116,49 @@ def test_every_public_package_is_in_the_reference(package: str):
     named = {name: getattr(documented, name) for name in documented.__all__}
     undocumented = [name for name, thing in named.items() if (isclass(thing) or isroutine(thing)) and not thing.__doc__]
     assert undocumented == [], f"without a docstring the reference leaves them out: {undocumented}"
+    # A page that says in which order its members stand names all of them.
+    page = (REFERENCE / f"{package}.md").read_text(encoding="utf-8").partition("\n## ")[0]
+    if ordered := re.findall(r"^ {8}- (\w+)$", page, re.MULTILINE):
+        assert sorted(ordered) == sorted(documented.__all__)
 
 
-def test_the_command_lines_reference_has_every_option_of_a_command():
-    text = _hook("live")["section"]("bench models")
-    assert text.startswith("## tiedconv bench models {#bench-models}")
-    for option in ("models", "modes", "quantities", "released", "threads", "rounds", "json", "plot"):
-        assert f"`--{option}` <small>" in text
-    assert "```sh\ntiedconv bench models --models torchvision/resnet50" in text
+def test_the_command_lines_reference_has_every_option_of_every_command_with_what_it_does():
+    hook = _hook("live")
+    options = 0
+    for name in hook["names"]():
+        text = hook["section"](name)
+        assert text.startswith(f"## tiedconv {name} {{#{name.replace(' ', '-')}}}")
+        assert f"```sh\ntiedconv {name} " in text
+        assert '<span class="none">' not in text, f"{name}: an option without a description"
+        for action in hook["_parser"](name)._actions:
+            option = next((o for o in action.option_strings if o.startswith("--")), "--help")
+            if option in ("--help", "--config", "--print_config") or option.endswith(".help"):
+                continue
+            if action.metavar == "CONFIG":  # a file for the options whose names go on with a dot
+                continue
+            if name in ("fit", "validate", "test", "predict") and option.startswith(("--trainer.", "--checkpoint.")):
+                continue
+            assert f"`{option}` <small>" in text, f"{name} {option}"
+            options += 1
+    assert options > 100
+
+
+def test_code_in_sentences_breaks_between_words_alone_and_pictures_open_in_full_size():
+    look = _hook("look")["on_page_content"]
+    assert look("<p><code>--a b</code></p>") == (
+        '<p><code><span class="word">--a</span> <span class="word">b</span></code></p>'
+    )
+    for same in ("<pre><code>a b</code></pre>", "<pre><span></span><code>a</code></pre>", f"<code>{'a' * 80}</code>"):
+        assert look(same) == same
+    picture = '<img alt="x" src="images/x.png" />'
+    assert look(picture) == f'<a href="images/x.png">{picture}</a>'
+    assert look(look(picture)) == look(picture)
+
+
+def test_links_within_the_readme_lead_to_the_pages_that_show_its_sections():
+    places = _hook("readme")["places"]()
+    assert places["speed"] == "guides/speed.md#what-it-gives"
+    assert places["what-tying-keeps-of-a-trained-network"] == "guides/tie.md#what-it-keeps-measured"
 
 
 def test_the_models_reference_has_a_row_a_model_with_its_counts():

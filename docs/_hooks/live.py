@@ -17,7 +17,8 @@ from jsonargparse import capture_parser
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 _TRAINING = ("fit", "validate", "test", "predict")
-_LIGHTNINGS = ("--trainer", "--checkpoint")  # its own documentation has them
+_LIGHTNINGS = ("--trainer.", "--checkpoint.")  # in those commands; its own documentation has them
+_WIDTH = 95  # characters of a command's line, on which a page of 1280 pixels has room for some more
 _IN_THE_INTRODUCTION = ("--help", "--config", "--print_config")
 
 
@@ -40,7 +41,7 @@ def models() -> str:
     from tiedconv.analysis.counts import count
     from tiedconv.models import create_model, list_models
 
-    rows = ["| name | | parameters | multiply-adds | image |", "|---|---|---:|---:|---|"]
+    rows = ["| name | what it is | parameters | multiply-adds | image |", "|---|---|---:|---:|---|"]
     for name in list_models():
         model: Any = create_model(name, device="meta")
         size = model.default_cfg["input_size"]
@@ -57,9 +58,10 @@ def examples() -> str:
     for path in sorted(EXAMPLES.glob("*.py")):
         source = path.read_text(encoding="utf-8")
         title, _, rest = (ast.get_docstring(ast.parse(source)) or "").partition("\n")
+        heading, more = re.split("[:,.] *", title, maxsplit=1)
         name = f"examples/{path.name}"
         listing = indent(f"````py\n{source}````", "    ")
-        parts.append(f'## {re.split("[:,.]", title)[0]}\n\n{title}\n{rest}\n\n??? example "{name}"\n{listing}')
+        parts.append(f'## {heading}\n\n{more[:1].upper()}{more[1:]}\n{rest}\n\n??? example "{name}"\n{listing}')
     return "\n\n".join(parts)
 
 
@@ -86,12 +88,25 @@ def section(name: str) -> str:
     else:
         text, _, examples = parser.description.partition("example:")
     parts = [f"## tiedconv {name} {{#{name.replace(' ', '-')}}}", _text(text[0].upper() + text[1:])]
-    parts.append(f"```sh\n{inspect.cleandoc(examples.strip())}\n```".replace("\n  ", "\n"))
+    lines = (_wrapped(line.strip()) for line in examples.strip().splitlines())
+    parts.append("```sh\n" + "\n".join(lines) + "\n```")
     for group in parser._action_groups:
-        if options := "\n".join(_options(group._group_actions)):
+        hidden = _LIGHTNINGS if name in _TRAINING else ()
+        if options := "\n".join(_options(group._group_actions, hidden)):
             title = "" if group.title == "options" else f"*{_text(group.title or '')}*\n\n"
             parts.append(f'{title}<div class="options" markdown>\n\n{options}\n</div>')
     return "\n\n".join(parts)
+
+
+def _wrapped(line: str) -> str:
+    """Return a command line that is too long for a page on several."""
+    lines = [""]
+    for word in re.split(r" (?=--)", line):
+        if lines[-1] and len(lines[-1]) + len(word) > _WIDTH:
+            lines.append(word)
+        else:
+            lines[-1] += f" {word}" if lines[-1] else word
+    return " \\\n    ".join(lines)
 
 
 def _parser(name: str) -> Any:
@@ -104,13 +119,13 @@ def _parser(name: str) -> Any:
     return parser._subcommands_action.choices[name] if name in _TRAINING else parser
 
 
-def _options(actions: list[Any]) -> Iterator[str]:
+def _options(actions: list[Any], hidden: tuple[str, ...]) -> Iterator[str]:
     for action in actions:
         option = next((o for o in action.option_strings if o.startswith("--")), "")
         if (
             not option
             or option in _IN_THE_INTRODUCTION
-            or option.startswith(_LIGHTNINGS)
+            or option.startswith(hidden)
             or option.endswith(".help")
             or (action.metavar == "CONFIG")  # a file for the options that follow
         ):

@@ -45,7 +45,18 @@ _DRAWN = 0.5  # score from which on a detection is drawn
 
 @dataclass(frozen=True)
 class Detector:
-    """What every backbone of a comparison is put into. The fields are :class:`tiedconv.tasks.DetectionTask`'s."""
+    """What every backbone of a comparison is put into. The fields are :class:`tiedconv.tasks.DetectionTask`'s.
+
+    Attributes:
+        detector: ``"retinanet"``, ``"faster_rcnn"``, ``"mask_rcnn"``, ``"cascade_rcnn"`` or ``"cascade_mask_rcnn"``.
+        frozen_stages: how many of the backbone's stages are fixed, the stem first.
+        norm: the backbone's batch norms: ``"batch"``, ``"frozen"`` or ``"sync"``.
+        context_blocks: blocks of the global context modules added to the backbone; 1 for untied ones. Default: none.
+        levels: how many of the backbone's last feature maps are used. Default: 4, and 3 for RetinaNet.
+        widths: channels above the backbone.
+        anchor_sizes: side of the square anchor of each level in pixels.
+        options: torchvision's options of the detector, such as ``{"min_size": 640}``.
+    """
 
     detector: DetectorName = "mask_rcnn"
     frozen_stages: int = 0

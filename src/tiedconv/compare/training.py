@@ -30,7 +30,11 @@ class Budget:
     Attributes:
         epochs: passes over the training images.
         optimization: optimiser and schedule, see :class:`tiedconv.tasks.Optimization`.
-        label_smoothing, mixup, cutmix, channels_last, compile: as in :class:`tiedconv.tasks.ClassificationTask`.
+        label_smoothing: for classifiers: share of the target spread over all classes, 0-1.
+        mixup: for classifiers: parameter of timm's mixup; 0 switches it off. It needs an even batch size.
+        cutmix: for classifiers: parameter of timm's CutMix; 0 switches it off. It needs an even batch size.
+        channels_last: train in channels_last memory format; a detector's backbone.
+        compile: for classifiers: compile the model by ``torch.compile``.
         precision: Lightning's name of the arithmetic, such as ``"32-true"`` or ``"bf16-mixed"``.
     """
 

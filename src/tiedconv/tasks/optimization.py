@@ -25,7 +25,9 @@ class Optimization:
         decay_norm_and_bias: whether weight decay applies to biases and norm weights too.
         schedule: ``"step"`` (times ``decay_rate`` every ``decay_epochs``), ``"multistep"`` (times ``decay_rate`` after
             each of the epochs in ``milestones``) or ``"cosine"`` (to ``min_lr`` at the end).
-        decay_epochs, milestones, decay_rate: see ``schedule``; other schedules ignore them.
+        decay_epochs: epochs between two falls of the rate with ``"step"``; other schedules ignore it.
+        milestones: epochs after which the rate falls with ``"multistep"``; other schedules ignore them.
+        decay_rate: what the rate is multiplied by at each fall; ``"cosine"`` ignores it.
         warmup_epochs: epochs, or a part of one, in which the rate grows linearly from a hundredth of ``lr``.
         min_lr: where ``"cosine"`` ends.
     """
