@@ -163,7 +163,7 @@ def _is_compressed_rle(value: Any) -> bool:
 
 
 _FAR = 1_000_000  # pixels; the library walks along outlines step by step, and would take hours for a mistyped number
-_INTEGER = _Rule(lambda value: isinstance(value, int), "a whole number")
+_INTEGER = _Rule(lambda value: isinstance(value, int) and abs(value) < 2**63, "a whole number of 64 bits")
 _PIXELS = _Rule(lambda value: isinstance(value, int) and 0 < value <= _FAR, "a number of pixels")
 _TEXT = _Rule(lambda value: isinstance(value, str) and value != "", "a text")
 _NUMBER = _Rule(_is_number, "a finite number")

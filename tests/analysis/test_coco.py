@@ -168,9 +168,13 @@ def test_a_file_that_is_no_json_is_named(tmp_path, tiny, content):
     [
         ([], "the ground truth must be a dictionary with the lists images, annotations and categories"),
         ({"categories": None}, "the ground truth must be a dictionary with the lists"),
-        ({"images": [{"id": "a"}]}, r"image a must have as its id a whole number; it is 'a'\."),
+        ({"images": [{"id": 10**30}]}, r"image 10+ must have as its id a whole number of 64 bits; it is 1000"),
+        ({"images": [{"id": "a"}]}, r"image a must have as its id a whole number of 64 bits; it is 'a'\."),
         ({"images": [{"id": 1}, {"id": 1}]}, "id 1 comes twice in images"),
-        ({"categories": [{"id": 7}, "dog"]}, r"categories\[1\] must have as its id a whole number; there is none\."),
+        (
+            {"categories": [{"id": 7}, "dog"]},
+            r"categories\[1\] must have as its id a whole number of 64 bits; there is none\.",
+        ),
         (
             {"annotations": [{"id": 3, "image_id": 1, "category_id": 7, "area": 1}]},
             r"annotation 3 must have as its bbox four finite numbers x, y, width, height.*; there is none\.",

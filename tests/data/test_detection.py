@@ -297,7 +297,7 @@ BREAKS = {
     "no height": (lambda d: d["images"][0].pop("height"), "image 7 must have as its height a number of pixels; there"),
     "image's id": (
         lambda d: d["images"][1].pop("id"),
-        r"images\[1\] must have as its id a whole number; there",
+        r"images\[1\] must have as its id a whole number of 64 bits; there",
     ),
     "bbox": (lambda d: d["annotations"][1].pop("bbox"), "annotation 22 must have as its bbox four finite numbers x, y"),
     "image_id": (
@@ -309,8 +309,11 @@ BREAKS = {
         "annotation 21 must have as its category_id one of the 3 categories of the ground truth; there is none",
     ),
     "name": (lambda d: d["categories"][2].pop("name"), "category 4 must have as its name a text; there is none"),
-    "string": (lambda d: d["annotations"].append("a string"), r"annotations\[2\] must have as its id a whole number"),
-    "number": (lambda d: d["annotations"].append(5), r"annotations\[2\] must have as its id a whole number"),
+    "string": (
+        lambda d: d["annotations"].append("a string"),
+        r"annotations\[2\] must have as its id a whole number of 64 bits",
+    ),
+    "number": (lambda d: d["annotations"].append(5), r"annotations\[2\] must have as its id a whole number of 64 bits"),
     "image twice": (lambda d: d["images"][1].update(id=7), r"id 7 comes twice in images\. Give each its own"),
     "category twice": (lambda d: d["categories"][0].update(id=4), "id 4 comes twice in categories"),
     "image": (

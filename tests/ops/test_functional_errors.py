@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tiedconv.ops import tied_conv1d, tied_conv2d, tied_conv3d, tied_linear
+from tiedconv.ops import split_tied_conv2d, tied_conv1d, tied_conv2d, tied_conv3d, tied_linear
 
 X = torch.zeros(1, 8, 5, 5)
 WEIGHT = torch.zeros(4, 4, 3, 3)
@@ -141,3 +141,5 @@ def test_tied_linear_says_what_is_wrong(x, arguments, error, message):
 def test_an_empty_weight_is_refused(shape):
     with pytest.raises(RuntimeError, match=r"tied_conv2d: the weight \(\d, \d, \d, 1\) is empty"):
         tied_conv2d(torch.zeros(2, shape[1], 4, 4), torch.zeros(shape))
+    with pytest.raises(RuntimeError, match=r"split_tied_conv2d: the weight \(\d, \d, \d, 1\) is empty"):
+        split_tied_conv2d(torch.zeros(2, shape[1], 4, 4), [torch.zeros(shape)], blocks=[1])

@@ -149,8 +149,7 @@ def tied_conv(
             f"{who}: expected a weight of {spatial_dims + 2} dimensions, (C_o/B, C_i/(B*G), *kernel), "
             f"got {tuple(weight.shape)}."
         )
-    if weight.numel() == 0:
-        raise RuntimeError(f"{who}: the weight {tuple(weight.shape)} is empty. Give at least one row, column and tap.")
+    check_not_empty(who, weight)
     if weight.shape[0] % groups:
         raise ValueError(f"{who}: the weight's {weight.shape[0]} rows are not divisible by groups={groups}.")
     _checks.check_conv_input(who, x, channels=weight.shape[1] * groups * blocks, spatial_dims=spatial_dims)
@@ -186,6 +185,12 @@ def check_kinds(who: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> Non
     if isinstance(x, Tensor) and isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor)):
         return  # no dictionary on the path of every call
     _checks.check_kinds(who, {"x": x, "weight": weight, **({} if bias is None else {"bias": bias})})
+
+
+def check_not_empty(who: str, weight: Tensor) -> None:
+    """Raise RuntimeError if the weight has no rows, columns or taps: torch's kernels differ in what they make of it."""
+    if weight.numel() == 0:
+        raise RuntimeError(f"{who}: the weight {tuple(weight.shape)} is empty. Give at least one row, column and tap.")
 
 
 def check_tensors(who: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:

@@ -10,7 +10,7 @@ from .. import _checks
 from . import layout
 from ._dispatch import merges_splits
 from ._paths import ConvArgs
-from .functional import Padding, Size, check_kinds, check_tensors, convolve, geometry
+from .functional import Padding, Size, check_kinds, check_not_empty, check_tensors, convolve, geometry
 
 
 def split_tied_conv2d(
@@ -140,6 +140,7 @@ def _check(
                 f"{who}: expected weights[{i}] (C_o/(s*B), C_i/(s*B*G), kH, kW) with rows divisible by groups={g}, "
                 f"got {tuple(w.shape)}."
             )
+        check_not_empty(who, w)
     # Not a set: while torch traces, sizes may be tensors.
     widths = [
         (w.shape[0] * b, w.shape[1] * g * b, *w.shape[2:]) for w, g, b in zip(weights, groups, blocks, strict=True)
