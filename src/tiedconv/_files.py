@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a kill or a power cut leaves the old one or the new one, never a half."""
-    part = _part(path)
-    with part.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
+def write_whole(path: Path, content: str | bytes | memoryview) -> None:
+    """Write a file, text as UTF-8, so that a kill or a power cut leaves the old one or the new one, never a half."""
+    part = part_of(path)
+    with part.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())  # or a power cut could leave the name without the content
     part.replace(path)
@@ -32,7 +32,7 @@ def check_writable(option: str, path: Path, who: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = _part(path)
+        part = part_of(path)
         part.touch()
         part.unlink()
         writable = not path.is_dir()
@@ -43,5 +43,6 @@ def check_writable(option: str, path: Path, who: str) -> None:
         raise ValueError(f"{who}: cannot write --{option} {path}: {reason}. Give another path.")
 
 
-def _part(path: Path) -> Path:
+def part_of(path: Path) -> Path:
+    """Return where a file is written before it takes its name."""
     return path.with_name(f"{path.name}.part")

@@ -1,7 +1,6 @@
 """Checkpoints: whole or not there, of finite weights, and refused with a sentence where they do not fit."""
 
 import io
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from .._files import part_of, write_whole
 from ..models.weights import describe_difference
 
 
@@ -29,17 +29,13 @@ class WholeCheckpoints(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         whole = Path(path)
-        part = whole.with_name(f"{whole.name}.part")
         buffer = io.BytesIO()  # torch.save into a file would report a full disk as a damaged archive
         torch.save(checkpoint, buffer)
         try:
             whole.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                file.write(buffer.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())  # or a power cut could leave the name without the content
-            part.replace(whole)
+            write_whole(whole, buffer.getbuffer())
         except OSError as error:
+            part = part_of(whole)
             if part.is_file():
                 part.unlink()  # it takes the space that is lacking
             raise OSError(

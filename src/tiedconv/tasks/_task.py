@@ -94,8 +94,9 @@ class Task(L.LightningModule):
         if self._trainer is None or self.trainer.ckpt_path is None:  # loaded from Python
             return
         forget_other_folders(checkpoint, self.trainer.ckpt_path)
-        check_same_data(checkpoint, self.trainer, fitting=self.trainer.state.fn == TrainerFn.FITTING)
-        if self.trainer.state.fn == TrainerFn.FITTING:
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        check_same_data(checkpoint, self.trainer, fitting=fitting)
+        if fitting:
             check_same_optimizer(checkpoint, self.optimization.optimizer)
             checkpoint["lr_schedulers"] = []  # the rate follows from the step's number and the given options
 
