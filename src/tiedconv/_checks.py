@@ -106,7 +106,7 @@ def check_splits(who: str, arguments: Mapping[str, object]) -> None:
     """Raise TypeError unless every argument (name → value) is a sequence, or has the length and entries of one."""
     for name, value in arguments.items():
         if isinstance(value, Tensor) or not (hasattr(value, "__getitem__") and hasattr(value, "__len__")):
-            raise TypeError(f"{who}: {name} must be a sequence with one entry a split, got {reprlib.repr(value)}.")
+            raise TypeError(f"{who}: {name} must be a sequence with one entry per split, got {reprlib.repr(value)}.")
 
 
 def check_floating(who: str, x: Tensor) -> None:

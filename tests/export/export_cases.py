@@ -5,7 +5,6 @@ from tests.randomized import randomize_norms
 from torch import Tensor, nn
 
 from tiedconv.nn import SplitTiedConv2d, TiedConv2d, TiedSE
-from tiedconv.nn.fold import conv_norm
 
 
 class EveryLayer(nn.Module):
@@ -23,7 +22,7 @@ class EveryLayer(nn.Module):
         self.head = nn.Linear(16, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = conv_norm(x, self.stem, self.norm).relu()
+        x = self.norm(self.stem(x)).relu()
         x = self.untied(self.tied(self.groups(x)))
         return self.head(self.attention(self.pointwise(x)).mean((2, 3)))
 

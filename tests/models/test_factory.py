@@ -16,7 +16,8 @@ NAMES = {
     *("tiedseresnet50_b2", "tiedseresnet50_b4", "tiedseresnet50_b8"),
     *("tiedsenet50", "tiedsenet101", "tiedsenet101_s"),
     *("tiedresnest50_s", "tiedefficientnet_b0_b2", "tiedefficientnet_b0_b4"),
-    *("tiedresnet_tiny", "resnet_tiny"),
+    *("tiedresnet50_4s16w", "tiedresnet101_4s16w", "tiedresnet50_lite"),
+    *("tiedresnet_small", "resnet_small", "tiedresnet_tiny", "resnet_tiny"),
 }
 
 
@@ -35,7 +36,7 @@ def test_timm_knows_the_name_and_the_configuration(name: str) -> None:
     assert timm.is_model(name)
     cfg: Any = timm.create_model(name, device="meta").default_cfg
     assert cfg["architecture"] == name
-    assert cfg["input_size"] == ((3, 32, 32) if name.endswith("tiny") else (3, 224, 224))
+    assert cfg["input_size"] == ((3, 32, 32) if name.endswith(("tiny", "small")) else (3, 224, 224))
     assert cfg["mean"] == (0.485, 0.456, 0.406)
 
 
@@ -54,7 +55,7 @@ def test_create_model_is_timms() -> None:
 
 
 def test_unknown_name_lists_the_nearest() -> None:
-    message = "create_model: 'tiedresnet5' is not one of the 23 models of tiedconv. Nearest names: tiedresnet50, "
+    message = "create_model: 'tiedresnet5' is not one of the 28 models of tiedconv. Nearest names: tiedresnet50, "
     with pytest.raises(ValueError, match=re.escape(message)):
         tiedconv.create_model("tiedresnet5")
 

@@ -3,7 +3,6 @@
 import copy
 import math
 import pickle
-from unittest import mock
 
 import pytest
 import torch
@@ -14,10 +13,8 @@ from torch.testing import assert_close
 
 from tiedconv import ops
 from tiedconv.nn import SplitTiedConv2d, TiedConv2d
-from tiedconv.ops import split
 
 FORMATS = pytest.mark.parametrize("name", ["contiguous", "channels_last"])
-ROUTES = pytest.mark.parametrize("merged", [True, False], ids=["merged", "separate"])
 
 
 def layer(**arguments) -> SplitTiedConv2d:
@@ -41,13 +38,11 @@ def chunk_by_chunk(conv: SplitTiedConv2d, x: Tensor) -> Tensor:
 
 
 @FORMATS
-@ROUTES
 @pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 1, 1), (2, (0, 1), 1), ((1, 2), 2, 2)])
-def test_it_is_a_tied_convolution_of_every_chunk(stride, padding, dilation, merged, name):
+def test_it_is_a_tied_convolution_of_every_chunk(stride, padding, dilation, name):
     conv = SplitTiedConv2d(12, 24, 3, stride, padding, dilation, (2, 1, 1), dtype=torch.float64, blocks=(1, 2, 4))
     x = lay_out(torch.randn(2, 12, 8, 7, dtype=torch.float64), name).requires_grad_()
-    with mock.patch.object(split, "merges_splits", return_value=merged):
-        y = conv(x)
+    y = conv(x)
     expected = chunk_by_chunk(conv, x)
     assert_close(y, expected)
     assert y.is_contiguous(memory_format=torch.channels_last) == (name == "channels_last")
@@ -114,33 +109,29 @@ def test_copies_and_pickles_compute_the_same_with_weights_of_their_own():
 
 
 @FORMATS
-@ROUTES
-def test_autocast(merged, name):
+def test_autocast(name):
     conv, x = layer(), images(name)
-    with mock.patch.object(split, "merges_splits", return_value=merged):
-        with torch.autocast("cpu", torch.bfloat16):
-            y, from_half = conv(x), conv(x.bfloat16())
-        assert y.dtype == from_half.dtype == torch.bfloat16
-        assert_close(y.float(), conv(x), rtol=0.05, atol=0.05)
-        assert_close(from_half, y, rtol=0.05, atol=0.05)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, from_half = conv(x), conv(x.bfloat16())
+    assert y.dtype == from_half.dtype == torch.bfloat16
+    assert_close(y.float(), conv(x), rtol=0.05, atol=0.05)
+    assert_close(from_half, y, rtol=0.05, atol=0.05)
     gradients = torch.autograd.grad(y.float().sum(), list(conv.parameters()))
     assert {g.dtype for g in gradients} == {torch.float32}
 
 
 @FORMATS
-@ROUTES
-def test_vmap_over_weights_is_an_ensemble(merged, name):
+def test_vmap_over_weights_is_an_ensemble(name):
     conv, x = layer(), images(name)
     states = {key: torch.randn(3, *value.shape) for key, value in conv.state_dict().items()}
 
     def call(state: dict[str, Tensor]) -> Tensor:
         return torch.func.functional_call(conv, state, x)
 
-    with mock.patch.object(split, "merges_splits", return_value=merged):
-        expected = torch.stack([call({key: value[i] for key, value in states.items()}) for i in range(3)])
-        assert_close(torch.vmap(call)(states), expected)
-        assert_close(torch.vmap(conv)(x[:, None]), conv(x)[:, None])
-        assert_close(torch.vmap(conv)(x), conv(x))  # each call sees (12, H, W)
+    expected = torch.stack([call({key: value[i] for key, value in states.items()}) for i in range(3)])
+    assert_close(torch.vmap(call)(states), expected)
+    assert_close(torch.vmap(conv)(x[:, None]), conv(x)[:, None])
+    assert_close(torch.vmap(conv)(x), conv(x))  # each call sees (12, H, W)
 
 
 @pytest.mark.slow
@@ -173,14 +164,18 @@ def test_is_traced_with_its_weights_as_parameters(name):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"blocks": 2}, TypeError, r"blocks must be a sequence with one entry a split, got 2\.$"),
-        ({"blocks": None}, TypeError, r"blocks must be a sequence with one entry a split, got None\.$"),
-        ({"groups": 2}, TypeError, r"groups must be a sequence with one entry a split, got 2\.$"),
+        ({"blocks": 2}, TypeError, r"blocks must be a sequence with one entry per split, got 2\.$"),
+        ({"blocks": None}, TypeError, r"blocks must be a sequence with one entry per split, got None\.$"),
+        ({"groups": 2}, TypeError, r"groups must be a sequence with one entry per split, got 2\.$"),
         ({"blocks": (1, 2.0)}, TypeError, r"blocks must be an int, got 2\.0 \(float\)\.$"),
         ({"in_channels": 16.0}, TypeError, r"in_channels must be an int, got 16\.0 \(float\)\.$"),
         ({"padding": "same"}, TypeError, r"padding must be one int or 2 of them, got 'same'\.$"),
-        ({"blocks": ()}, ValueError, r"blocks=\(\) and groups=\(\) must have one entry a split, at least one\.$"),
-        ({"groups": (1,)}, ValueError, r"blocks=\(1, 2\) and groups=\(1,\) must have one entry a split, at least one"),
+        ({"blocks": ()}, ValueError, r"blocks=\(\) and groups=\(\) must have one entry per split, at least one\.$"),
+        (
+            {"groups": (1,)},
+            ValueError,
+            r"blocks=\(1, 2\) and groups=\(1,\) must have one entry per split, at least one",
+        ),
         ({"in_channels": 15}, ValueError, r"in_channels=15 is not divisible by the 2 splits of blocks=\(1, 2\)\.$"),
         ({"out_channels": 5}, ValueError, r"out_channels=5 is not divisible by the 2 splits of blocks=\(1, 2\)\.$"),
         (

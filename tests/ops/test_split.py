@@ -1,9 +1,8 @@
-"""Convolutions of splits: both routes against the einsum truth of every chunk, memory formats, and error messages."""
+"""Convolutions of splits against the einsum truth of every chunk; memory formats and error messages."""
 
 import math
 from dataclasses import dataclass
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
@@ -15,10 +14,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from tiedconv import ops
-from tiedconv.ops import split
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
-ROUTES = pytest.mark.parametrize("merged", [True, False], ids=["merged", "separate"])
 
 
 @dataclass(frozen=True)
@@ -74,9 +71,8 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-def call(case: Case, x: Tensor, weights: list[Tensor], biases: list[Tensor] | None, *, merged: bool) -> Tensor:
-    with mock.patch.object(split, "merges_splits", return_value=merged):
-        return ops.split_tied_conv2d(x, weights, biases, **case.geometry, groups=case.groups, blocks=case.blocks)
+def call(case: Case, x: Tensor, weights: list[Tensor], biases: list[Tensor] | None) -> Tensor:
+    return ops.split_tied_conv2d(x, weights, biases, **case.geometry, groups=case.groups, blocks=case.blocks)
 
 
 def by_chunks(case: Case, x: Tensor, weights: list[Tensor], biases: list[Tensor] | None) -> Tensor:
@@ -94,12 +90,11 @@ def gradients(y: Tensor, inputs: list[Tensor], cotangent: Tensor, directions: li
     return [*first, *torch.autograd.grad(first, wanted, directions, allow_unused=True, materialize_grads=True)]
 
 
-@ROUTES
 @given(case=cases())
-def test_values_and_gradients_are_those_of_the_reference_on_every_chunk(case, merged):
+def test_values_and_gradients_are_those_of_the_reference_on_every_chunk(case):
     x, weights, biases = case.tensors()
     inputs = [x, *weights, *(biases or [])]
-    y, expected = call(case, x, weights, biases, merged=merged), by_chunks(case, x, weights, biases)
+    y, expected = call(case, x, weights, biases), by_chunks(case, x, weights, biases)
     assert_close(y, expected, **EXACT)
     cotangent = torch.randn_like(expected).requires_grad_()
     directions = [torch.randn_like(t) for t in inputs]
@@ -108,19 +103,17 @@ def test_values_and_gradients_are_those_of_the_reference_on_every_chunk(case, me
     )
 
 
-@ROUTES
 @given(case=cases())
-def test_unbatched_input_is_a_batch_of_one(case, merged):
+def test_unbatched_input_is_a_batch_of_one(case):
     _, weights, biases = case.tensors()
     x = torch.randn(1, case.width * len(case.blocks), *case.space, dtype=torch.float64)
-    assert_close(call(case, x[0], weights, biases, merged=merged), by_chunks(case, x, weights, biases)[0], **EXACT)
+    assert_close(call(case, x[0], weights, biases), by_chunks(case, x, weights, biases)[0], **EXACT)
 
 
-@ROUTES
 @given(case=cases())
-def test_output_is_in_the_inputs_memory_format(case, merged):
+def test_output_is_in_the_inputs_memory_format(case):
     x, weights, biases = case.tensors()
-    y = call(case, x, weights, biases, merged=merged)
+    y = call(case, x, weights, biases)
     ambiguous = len(x) == 0 or x.shape[1] == 1 or x[0, 0].numel() == 1  # fits both formats
     if ambiguous or case.layout in ("transposed", "expanded"):
         return
@@ -128,31 +121,18 @@ def test_output_is_in_the_inputs_memory_format(case, merged):
     assert y.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
-@ROUTES
 @pytest.mark.parametrize("weight_layout", ["contiguous", "channels_last", "transposed"])
 @pytest.mark.parametrize("width", [1, 6])
-def test_memory_format_does_not_depend_on_the_weights(width, weight_layout, merged):
+def test_memory_format_does_not_depend_on_the_weights(width, weight_layout):
     case = Case(2, (4, 5), (3, 3), {"padding": 1}, (1, 1), (1, width), width, width, False, "contiguous")
     x, weights, _ = case.tensors()
     weights = [lay_out(w.detach(), weight_layout) for w in weights]
-    y = call(case, x, weights, None, merged=merged)
-    y_last = call(case, x.to(memory_format=torch.channels_last), weights, None, merged=merged)
+    y = call(case, x, weights, None)
+    y_last = call(case, x.to(memory_format=torch.channels_last), weights, None)
     assert y.is_contiguous()
     assert y_last.is_contiguous(memory_format=torch.channels_last)
     assert not y_last.is_contiguous()
     assert_close(y, y_last, **EXACT)
-
-
-@pytest.mark.parametrize("name", ["contiguous", "channels_last"])
-@pytest.mark.parametrize(("groups", "blocks"), [((1, 1), (1, 2)), ((2, 1), (1, 2)), ((1,), (2,))])
-def test_what_the_dispatcher_chooses_is_what_the_split_computes(groups, blocks, name):
-    """The dispatcher is asked, about this call, and its answer decides between one convolution and one a split."""
-    x = lay_out(torch.randn(2, 8 * len(blocks), 4, 4), name)
-    weights = [torch.randn(8 // b, 8 // (b * g), 3, 3) for g, b in zip(groups, blocks, strict=True)]
-    with mock.patch.object(split, "convolve", wraps=split.convolve) as convolve:
-        ops.split_tied_conv2d(x, weights, groups=groups, blocks=blocks)
-    merged = name == "channels_last" or blocks != (1, 2) or groups == (2, 1)
-    assert convolve.call_count == (1 if merged else len(blocks))
 
 
 def test_a_group_each_is_the_default():
@@ -170,7 +150,7 @@ X, WEIGHTS = torch.zeros(1, 8, 5, 5), [torch.zeros(4, 4, 3, 3), torch.zeros(2, 2
         (
             {"blocks": (1, 2, 4)},
             ValueError,
-            r"expected one entry a split of each argument and at least one split, got weights: 2, groups: 3, blocks: 3",
+            r"expected one entry per split of each argument and at least one split, got weights: 2, groups: 3, ",
         ),
         ({"groups": (1,)}, ValueError, r"got weights: 2, groups: 1, blocks: 2\.$"),
         (

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ..export import optimize_for_inference
+from ..export import deploy
 from ._steps import inference, train_step
 from ._timer import Quartiles, Timing, describe_error, interleaved, try_interleaved
 from .machine import check_device
@@ -229,7 +229,7 @@ def _step(row: ModelRow, options: ModelOptions) -> Callable[[], object]:
     model = build_model(row.model).to(options.device, dtype).to(memory_format=memory_format)
     model.train(row.quantity == "train")
     if row.mode == "optimized":
-        model = optimize_for_inference(model)
+        model = deploy(model)
     if row.mode == "compiled":
         model = torch.compile(model, dynamic=False)  # type: ignore[assignment]  # a callable module
     return (train_step if row.quantity == "train" else inference)(model, images)

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..nn import SplitTiedConv2d, TiedConv2d
-from ..ops.functional import Padding, Size
+from ..ops._paths import Size
+from ..ops.functional import Padding
 
 
 def released_tied_conv2d(

@@ -139,7 +139,7 @@ def _patches(x: Tensor, tied: Any) -> Tensor:
     """
     padding = tied.padding
     if tied.padding_mode != "zeros":
-        x, padding = tied._pad(x), 0
+        x, padding = tied.pad_input(x), 0
     kernel, channels = tied.kernel_size, x.shape[1]
     size = tied.weight[0, 0].numel()
     one_hot = torch.eye(size, dtype=x.dtype, device=x.device).view(size, 1, *kernel).repeat(channels, 1, *(1,) * tied.N)

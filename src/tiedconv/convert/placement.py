@@ -15,7 +15,6 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..nn import SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
-from ..nn.fold import is_watched
 
 Blocks = int | Mapping[str, int] | Callable[[nn.Module, str], int]
 FilterFn = Callable[[nn.Module, str], bool]
@@ -231,6 +230,12 @@ def parameter_owners(model: nn.Module) -> dict[int, list[str]]:
     return owners
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether hooks see the calls of ``module``, or a ``forward`` that was set on it alone takes them."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or "forward" in vars(module)
+
+
 def _obstacle(layer: nn.Module, owners: Mapping[int, list[str]]) -> str:
     """Return why a layer can be tied with no number of blocks; nothing if it can."""
     if isinstance(layer, _TIED_ALREADY):
@@ -243,7 +248,7 @@ def _obstacle(layer: nn.Module, owners: Mapping[int, list[str]]) -> str:
         return "quantised"
     if type(layer) not in TIED:
         return f"a {type(layer).__name__}, which computes in a way of its own"
-    if is_watched(layer):
+    if has_hooks(layer):
         return "it has hooks, which would be lost; remove them first"
     if extra := {*layer._parameters, *layer._buffers, *layer._modules} - {"weight", "bias"}:
         return f"it holds more than weight and bias: {', '.join(sorted(extra))}"

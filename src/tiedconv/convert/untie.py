@@ -2,25 +2,24 @@
 
 from typing import Any, Literal, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..nn import SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
-from ..nn.fold import is_watched, untied_filters
 from ..ops import layout
-from .placement import parameter_owners
+from .placement import has_hooks, parameter_owners
 from .replace import check_root, replace, take_over
 
 Form = Literal["grouped", "dense"]
 
 _CONVS = {TiedConv1d: nn.Conv1d, TiedConv2d: nn.Conv2d, TiedConv3d: nn.Conv3d}
-_TIED: tuple[type[nn.Module], ...] = (*_CONVS, TiedLinear, SplitTiedConv2d)
+TIED: tuple[type[nn.Module], ...] = (*_CONVS, TiedLinear, SplitTiedConv2d)
 
 
 def untie_(model: nn.Module, form: Form = "grouped") -> list[str]:
     r"""Replace every tied layer of a model by an ordinary layer that computes the same, in place.
 
     For tools that know torch's layers only, and to train on with the ties cut. The model grows: a tied weight is
-    written out for each of its blocks.
+    written out for each of its blocks. To infer, :func:`tiedconv.export.deploy` makes a faster network.
 
     Args:
         model: any module with tied layers.
@@ -44,45 +43,72 @@ def untie_(model: nn.Module, form: Form = "grouped") -> list[str]:
     if form not in get_args(Form):
         raise ValueError(f"untie_: form must be one of {', '.join(map(repr, get_args(Form)))}, got {form!r}.")
     check_root("untie_", model)
-    layers: dict[str, nn.Module] = {name: m for name, m in model.named_modules() if isinstance(m, _TIED)}
+    layers = tied_layers("untie_", model)
+    replace(model, {id(layer): _untied(layer, form) for layer in layers.values()})
+    return list(layers)
+
+
+def tied_layers(who: str, model: nn.Module) -> dict[str, nn.Module]:
+    """Return the tied layers of a model by name, each of which an ordinary layer can replace.
+
+    Raises:
+        ValueError: if a layer would lose its hooks, its parametrization or what makes it a subclass, or shares a
+            parameter.
+    """
+    layers: dict[str, nn.Module] = {name: m for name, m in model.named_modules() if isinstance(m, TIED)}
     owners = parameter_owners(model)
     for name, layer in layers.items():
-        if is_watched(layer):
+        if has_hooks(layer):
             raise ValueError(
-                f"untie_: {name!r} has hooks, which would be lost. Nothing was changed. Remove the hooks first."
+                f"{who}: {name!r} has hooks, which would be lost. Nothing was changed. Remove the hooks first."
             )
-        if type(layer) not in _TIED:
+        if type(layer) not in TIED:
             raise ValueError(
-                f"untie_: {name!r} is a {type(layer).__name__}, which computes in a way of its own. Nothing was "
+                f"{who}: {name!r} is a {type(layer).__name__}, which computes in a way of its own. Nothing was "
                 "changed. Remove a parametrization; put an ordinary tied layer in the place of a subclass."
             )
         if shared := [owner for p in layer.parameters() for owner in owners[id(p)] if len(owners[id(p)]) > 1]:
             raise ValueError(
-                f"untie_: {name!r} shares a parameter: {', '.join(dict.fromkeys(shared))}. Nothing was changed. Give "
+                f"{who}: {name!r} shares a parameter: {', '.join(dict.fromkeys(shared))}. Nothing was changed. Give "
                 "each a parameter of its own."
             )
-    replace(model, {id(layer): _untied(layer, form) for layer in layers.values()})
-    return list(layers)
+    return layers
 
 
 def _untied(layer: Any, form: Form) -> nn.Module:
     if isinstance(layer, TiedLinear):
         return _linear(layer)
     if isinstance(layer, SplitTiedConv2d):
-        filters = untied_filters(layer)
-        weight, groups = layout.side_by_side([f.weight for f in filters], [f.groups for f in filters])
-        bias, least = None, 1
-        made: Any = nn.Conv2d
+        weight, groups = merged_splits(layer)
+        least = 1
     else:
-        repeat = {"groups": layer.groups, "blocks": layer.blocks}
-        weight, groups = layout.repeat_for_groups(layer.weight, **repeat), layer.groups * layer.blocks
-        bias = None if layer.bias is None else layout.repeat_for_groups(layer.bias, **repeat)
-        least, made = layer.groups, _CONVS[type(layer)]
+        weight = layout.repeat_for_groups(layer.weight, groups=layer.groups, blocks=layer.blocks)
+        groups, least = layer.groups * layer.blocks, layer.groups
     if form == "dense":
         weight, groups = layout.merge_groups(weight, groups=groups, to=least), least
-    conv = made(
-        layer.in_channels,
-        layer.out_channels,
+    return conv_with(layer, weight, groups)
+
+
+def untied_splits(conv: SplitTiedConv2d) -> list[Tensor]:
+    """Return the weight of each split's ordinary convolution, which has the split's groups times blocks as groups."""
+    splits = zip(conv.weights, conv.groups, conv.blocks, strict=True)
+    return [layout.repeat_for_groups(w, groups=g, blocks=b) for w, g, b in splits]
+
+
+def merged_splits(conv: SplitTiedConv2d) -> tuple[Tensor, int]:
+    """Return weight and groups of the one ordinary convolution that computes all splits; some weights are zero."""
+    groups = [g * b for g, b in zip(conv.groups, conv.blocks, strict=True)]
+    return layout.side_by_side(untied_splits(conv), groups)
+
+
+def conv_with(layer: Any, weight: Tensor, groups: int) -> nn.Module:
+    """Return an ordinary convolution of the geometry of a tied one, with another weight, as wide as that is."""
+    bias = getattr(layer, "bias", None)
+    if bias is not None:
+        bias = layout.repeat_for_groups(bias, groups=layer.groups, blocks=layer.blocks)
+    conv = _CONVS.get(type(layer), nn.Conv2d)(
+        weight.shape[1] * groups,
+        weight.shape[0],
         layer.kernel_size,
         layer.stride,
         layer.padding,

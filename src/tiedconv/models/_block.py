@@ -1,7 +1,6 @@
 """The tied bottleneck, which TiedResNet, TiedResNeXt and TiedSENet share."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -9,7 +8,6 @@ from timm.layers import create_aa, create_attn
 from torch import Tensor, device, dtype, nn
 
 from ..nn import SplitTiedConv2d, TiedConv2d
-from ..nn.fold import conv_norm
 
 Mixer = Literal["sum", "concatenate"]
 
@@ -43,10 +41,10 @@ class TiedBottleneck(nn.Module):
             all splits, which for a batch norm is the same as one each.
         device, dtype: as in ``torch.nn.Conv2d``.
         splits: how many splits, :math:`s`.
-        blocks: blocks of each split's convolution, one number a split.
+        blocks: blocks of each split's convolution, one number per split.
         mixer: how the splits' outputs are fused, ``"sum"`` or ``"concatenate"`` (Table 6).
         shared_blocks: blocks of the entry, the mixer and the shortcut.
-        groups: groups of each split's convolution, one number a split. Default: ``cardinality / splits`` each.
+        groups: groups of each split's convolution, one number per split. Default: ``cardinality / splits`` each.
         mixer_groups: groups of the mixer's convolution. Default: ``cardinality / splits``.
 
     Shape:
@@ -100,10 +98,10 @@ class TiedBottleneck(nn.Module):
             raise ValueError(f"TiedBottleneck: block_reduce_first must be 1, got {reduce_first}.")
         if mixer not in get_args(Mixer):
             raise ValueError(f"TiedBottleneck: mixer must be one of {', '.join(get_args(Mixer))}, got {mixer!r}.")
-        even_share = _even_share(cardinality, splits)
+        even_share = _share_evenly(cardinality, splits)
         groups = (even_share,) * splits if groups is None else groups
-        _check_one_a_split("blocks", blocks, splits)
-        _check_one_a_split("groups", groups, splits)
+        _check_one_per_split("blocks", blocks, splits)
+        _check_one_per_split("groups", groups, splits)
         width = _split_width(planes, base_width)
         outplanes = planes * self.expansion
         first_dilation = first_dilation or dilation
@@ -144,8 +142,7 @@ class TiedBottleneck(nn.Module):
         self.mix_act = act_layer(inplace=True)
         self.drop_block = drop_block() if drop_block is not None else nn.Identity()
 
-        # One block is no tying; as a tied layer it is computed in the fastest way too.
-        self.conv3 = TiedConv2d((splits + 1) * width, outplanes, 1, bias=False, blocks=1, **dd)
+        self.conv3 = nn.Conv2d((splits + 1) * width, outplanes, 1, bias=False, **dd)
         self.bn3 = norm_layer(outplanes, **dd)
         self.se = create_attn(attn_layer, outplanes, **dd)
         self.act3 = act_layer(inplace=True)
@@ -163,15 +160,12 @@ class TiedBottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
 
-        x = self.act1(conv_norm(x, self.conv1, self.bn1))
-        splits = self.aa(self.act2(conv_norm(x, self.conv2, self.bn2)))
-        total = self._mix(splits)
-        with remade(total, lambda: self._mix(splits)):
-            mixed = self.mix_act(conv_norm(total, self.mix_conv, self.mix_bn))
-        outputs = torch.cat([splits, mixed], dim=1)
-        with remade(outputs, lambda: torch.cat([splits, mixed], dim=1)):
-            # DropBlock masks and rescales by a positive number, so here it does what it does before a ReLU.
-            x = conv_norm(self.drop_block(outputs), self.conv3, self.bn3)
+        x = self.act1(self.bn1(self.conv1(x)))
+        splits = self.aa(self.act2(self.bn2(self.conv2(x))))
+        mixed = self.mix_act(self.mix_bn(self.mix_conv(self._mix(splits))))
+        # DropBlock masks and rescales by a positive number, so here it does what it does before a ReLU.
+        x = self.drop_block(torch.cat([splits, mixed], dim=1))
+        x = self.bn3(self.conv3(x))
 
         if self.se is not None:
             x = self.se(x)
@@ -190,49 +184,6 @@ class TiedBottleneck(nn.Module):
         for i in range(2, self.splits):
             total += parts[i]  # the buffer is ours to write to, and no gradient needs it
         return total
-
-
-@contextmanager
-def remade(tensor: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
-    """Within, autograd does not keep ``tensor`` for the backward pass, which calls ``make`` for it instead.
-
-    For what is cheaply made of tensors that are kept anyway. Where saved tensors cannot be exchanged, under
-    ``torch.compile`` and ``torch.func``, or are exchanged already, as by gradient checkpointing, nothing is done.
-    """
-    if not torch.is_grad_enabled() or not isinstance(tensor, Tensor) or not _can_exchange_saved_tensors():
-        yield
-        return
-    address = tensor.untyped_storage().data_ptr()  # not the tensor itself, which the hook would keep alive
-
-    def pack(saved: Tensor) -> Tensor | Callable[[], Tensor]:
-        if saved.untyped_storage().data_ptr() != address:
-            return saved
-        size, stride, offset = saved.size(), saved.stride(), saved.storage_offset()
-        return lambda: make().as_strided(size, stride, offset)  # it may be a view that was saved
-
-    def unpack(packed: Tensor | Callable[[], Tensor]) -> Tensor:
-        return packed if isinstance(packed, Tensor) else packed()
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        yield
-
-
-def _can_exchange_saved_tensors() -> bool:
-    return not (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._autograd._top_saved_tensors_default_hooks(True)
-    )
-
-
-class TiedShortcut(nn.Sequential):
-    """The shortcut of a stage's first block: perhaps a pool, a tied 1x1 convolution and its norm."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        *before, conv, norm = self
-        for layer in before:
-            x = layer(x)
-        return conv_norm(x, conv, norm)
 
 
 def tied_like(conv: nn.Conv2d, *, blocks: int, groups: int | None = None) -> TiedConv2d:
@@ -256,12 +207,12 @@ def tied_like(conv: nn.Conv2d, *, blocks: int, groups: int | None = None) -> Tie
     )
 
 
-def tie_shortcut(downsample: nn.Module, *, blocks: int) -> TiedShortcut:
+def tie_shortcut(downsample: nn.Module, *, blocks: int) -> nn.Sequential:
     """Return the shortcut that timm built (pool?, convolution, norm) with its convolution tied."""
     layers = (
         tied_like(layer, blocks=blocks) if isinstance(layer, nn.Conv2d) else layer for layer in downsample.children()
     )
-    return TiedShortcut(*layers)
+    return nn.Sequential(*layers)
 
 
 def _split_width(planes: int, base_width: int) -> int:
@@ -274,15 +225,15 @@ def _split_width(planes: int, base_width: int) -> int:
     return width
 
 
-def _check_one_a_split(name: str, values: Sequence[int], splits: int) -> None:
+def _check_one_per_split(name: str, values: Sequence[int], splits: int) -> None:
     if len(values) != splits:
         raise ValueError(
             f"TiedBottleneck: {name}={tuple(values)} has {len(values)} entries for splits={splits}. "
-            f"Give one number of {name} a split."
+            f"Give one number of {name} per split."
         )
 
 
-def _even_share(cardinality: int, splits: int) -> int:
+def _share_evenly(cardinality: int, splits: int) -> int:
     if cardinality == 1:
         return 1
     if cardinality % splits:

@@ -48,10 +48,13 @@ class TiedResNet(ResNet):
 
 
 class SmallResNet(TiedResNet):
-    """As :class:`TiedResNet`, for images of 8 to 64 pixels: the stem is one 3x3 convolution and nothing is pooled.
+    """As :class:`TiedResNet`, for images of 8 to 128 pixels: the stem is one 3x3 convolution, all strides are halved.
 
-    The stem has ``2 * stem_width`` channels and stride 2, the stages strides 2, 4, 8 and 16, half of timm's ResNet.
-    ``output_stride`` is counted accordingly: 16, 8 or 4.
+    The stem has ``2 * stem_width`` channels, the stages strides 2, 4, 8 and 16. ``output_stride`` is counted
+    accordingly: 16, 8 or 4.
+
+    Args:
+        pool: after a stem of stride 1, max pooling. Default: a stem of stride 2, and nothing is pooled.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class SmallResNet(TiedResNet):
         output_stride: int = 16,
         *,
         stem_width: int = 16,
+        pool: bool = False,
         device: device | str | int | None = None,
         dtype: dtype | None = None,
         **kwargs: Any,
@@ -82,12 +86,16 @@ class SmallResNet(TiedResNet):
             dtype=dtype,
             **kwargs,
         )
-        stem: Any = nn.Conv2d(in_chans, 2 * stem_width, 3, stride=2, padding=1, bias=False, device=device, dtype=dtype)
+        stride = 1 if pool else 2
+        stem: Any = nn.Conv2d(in_chans, 2 * stem_width, 3, stride, padding=1, bias=False, device=device, dtype=dtype)
         nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
-        no_pool: Any = nn.Identity()
-        self.conv1, self.maxpool = stem, no_pool
-        stages: list[dict[str, Any]] = self.feature_info[1:]
-        for stage in stages:
+        self.conv1 = stem
+        if not pool:
+            no_pool: Any = nn.Identity()
+            self.maxpool = no_pool
+        features: list[dict[str, Any]] = self.feature_info
+        features[0]["reduction"] = stride
+        for stage in features[1:]:
             stage["reduction"] //= 2
 
 

@@ -10,7 +10,7 @@ from .linear import TiedLinear
 
 
 def tied_hidden_channels(channels: int, reduction: float, blocks: int) -> int:
-    """Return ``channels / reduction`` rounded to a multiple of ``blocks``, at least one channel a block.
+    """Return ``channels / reduction`` rounded to a multiple of ``blocks``, at least one channel per block.
 
     Narrow squeeze layers need the rounding: EfficientNet-B0 has widths of 6 and 10, which 4 does not divide.
     """
@@ -32,12 +32,12 @@ class TiedSE(nn.Module):
         device, dtype: as in ``torch.nn.Linear``.
 
     Shape:
-        - Input: :math:`(N, C, H, W)`.
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
         - Output: as the input, shape and memory format.
 
     Raises:
         ValueError: at construction, if ``blocks`` does not divide ``channels``, or ``reduction`` is not positive.
-        RuntimeError: at the call, if the input is not :math:`(N, C, H, W)`.
+        RuntimeError: at the call, if the input has another number of channels.
 
     Example:
         >>> import torch
@@ -68,9 +68,8 @@ class TiedSE(nn.Module):
         self.fc2 = TiedLinear(hidden, channels, device=device, dtype=dtype, blocks=blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        _check_images("TiedSE", x, self.channels)
-        gate = self.fc2(self.act(self.fc1(x.mean((2, 3))))).sigmoid()
-        return x * gate[:, :, None, None]
+        gate = self.fc2(self.act(self.fc1(x.mean((-2, -1))))).sigmoid()
+        return x * gate[..., None, None]
 
 
 class TiedGlobalContext(nn.Module):
@@ -87,14 +86,14 @@ class TiedGlobalContext(nn.Module):
         device, dtype: as in ``torch.nn.Conv2d``.
 
     Shape:
-        - Input: :math:`(N, C, H, W)`.
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
         - Output: as the input, shape and memory format.
 
     The last transform starts at zero, so that a block put into a trained network changes nothing at first.
 
     Raises:
         ValueError: at construction, if ``blocks`` does not divide ``channels``, or ``reduction`` is not positive.
-        RuntimeError: at the call, if the input is not :math:`(N, C, H, W)`.
+        RuntimeError: at the call, if the input has another number of channels.
 
     Example:
         >>> import torch
@@ -131,9 +130,8 @@ class TiedGlobalContext(nn.Module):
             nn.init.zeros_(self.fc2.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        _check_images("TiedGlobalContext", x, self.channels)
-        attention = self.context(x).flatten(2).softmax(-1)  # (N, 1, H·W)
-        context = (x.flatten(2) @ attention.transpose(1, 2)).unsqueeze(-1)  # (N, C, 1, 1)
+        attention = self.context(x).flatten(-2).softmax(-1)  # (N, 1, H·W)
+        context = (x.flatten(-2) @ attention.transpose(-2, -1)).unsqueeze(-1)  # (N, C, 1, 1)
         return x + self.fc2(self.act(self.norm(self.fc1(context))))
 
 
@@ -143,9 +141,3 @@ def _check_attention(who: str, channels: int, reduction: float, blocks: int) -> 
         raise TypeError(f"{who}: reduction must be a number, got {reduction!r} ({type(reduction).__name__}).")
     if not reduction > 0:
         raise ValueError(f"{who}: reduction must be positive, got reduction={reduction}.")
-
-
-def _check_images(who: str, x: Tensor, channels: int) -> None:
-    if x.dim() != 4:
-        raise RuntimeError(f"{who}: expected input (N, {channels}, H, W), got {tuple(x.shape)}.")
-    _checks.check_conv_input(who, x, channels=channels, spatial_dims=2)

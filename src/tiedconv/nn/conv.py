@@ -1,14 +1,18 @@
 """Tied block convolutions as modules with the signatures of ``torch.nn.Conv1d/2d/3d``."""
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch.nn.functional as F
+import torch.fx
 from torch import Tensor, device, dtype, empty, nn
 
 from .. import _checks
-from ..ops import layout
-from ..ops.functional import Padding, Size, tied_conv
+from ..ops._paths import Size
+from ..ops.functional import Padding, convolve, pad
+
+# A trace records calls of these, which look at sizes, instead of going through them.
+torch.fx.wrap("convolve")
+torch.fx.wrap("pad")
 
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -83,17 +87,23 @@ class _TiedConvNd(nn.Module):
             nn.init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
     def forward(self, x: Tensor) -> Tensor:
-        who = type(self).__name__
-        padding: Any = self.padding
+        padding: Size | str = self.padding
         if self.padding_mode != "zeros":
-            _checks.check_conv_input(who, x, channels=self.in_channels, spatial_dims=self.N)
-            x, padding = self._pad(x), 0
-        return tied_conv(
-            who, self.N, x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups, self.blocks
+            x, padding = self.pad_input(x), 0
+        return convolve(
+            type(self).__name__,
+            x,
+            self.weight,
+            self.bias,
+            self.stride,
+            padding,
+            self.dilation,
+            self.groups,
+            self.blocks,
         )
 
-    def _pad(self, x: Tensor) -> Tensor:
-        """Pad with ``padding_mode``, in the memory format of ``x``."""
+    def pad_input(self, x: Tensor) -> Tensor:
+        """Pad ``x`` by ``padding`` in ``padding_mode``, which may be any but ``"zeros"``, in its memory format."""
         amounts: list[int] = []  # (before, after), last dimension first, as F.pad wants them
         for i in reversed(range(self.N)):
             if self.padding == "same":
@@ -102,7 +112,7 @@ class _TiedConvNd(nn.Module):
             else:
                 amount = 0 if isinstance(self.padding, str) else self.padding[i]
                 amounts += [amount, amount]
-        return layout.match_format(F.pad(x, amounts, mode=self.padding_mode), like=x)
+        return pad(x, amounts, self.padding_mode)
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]

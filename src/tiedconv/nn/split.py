@@ -3,11 +3,14 @@
 import math
 from collections.abc import Sequence
 
+import torch.fx
 from torch import Tensor, device, dtype, empty, nn
 
 from .. import _checks
-from ..ops.functional import Size
-from ..ops.split import split_tied_conv
+from ..ops._paths import Size
+from ..ops.split import split_convolve
+
+torch.fx.wrap("split_convolve")  # a trace records the call, which looks at sizes, instead of going through it
 
 
 class SplitTiedConv2d(nn.Module):
@@ -22,9 +25,9 @@ class SplitTiedConv2d(nn.Module):
         in_channels: channels of the input, a multiple of :math:`s \cdot` ``blocks[i] * groups[i]`` for every split.
         out_channels: channels of the output, likewise.
         kernel_size, stride, padding, dilation: as in ``torch.nn.Conv2d``, the same for all splits; padding in numbers.
-        groups: one number of groups a split. Default: 1 each.
+        groups: one number of groups per split. Default: 1 each.
         device, dtype: as in ``torch.nn.Conv2d``.
-        blocks: one number of blocks a split.
+        blocks: one number of blocks per split.
 
     Shape:
         - Input: :math:`(N, C_i, H, W)` or :math:`(C_i, H, W)`; :math:`N` may be 0.
@@ -32,13 +35,13 @@ class SplitTiedConv2d(nn.Module):
           :class:`TiedConv2d`.
 
     Attributes:
-        weights: one weight a split, :math:`(C_o / (s B_i),\; C_i / (s B_i G_i),\; k_H, k_W)`, initialised as
+        weights: one weight per split, :math:`(C_o / (s B_i),\; C_i / (s B_i G_i),\; k_H, k_W)`, initialised as
             :class:`TiedConv2d` does.
 
     Computed by :func:`tiedconv.ops.split_tied_conv2d`.
 
     Raises:
-        TypeError: at construction, if ``groups`` or ``blocks`` is no sequence of ints.
+        TypeError: at construction, if ``groups`` or ``blocks`` is not a sequence of ints.
         ValueError: at construction, if ``groups`` and ``blocks`` have different lengths, or if the channels do not
             divide.
         RuntimeError: at the call, if the input is not 3-D or 4-D or has another number of channels.
@@ -74,7 +77,7 @@ class SplitTiedConv2d(nn.Module):
         groups = (1,) * splits if groups is None else groups
         if not splits or len(groups) != splits:
             raise ValueError(
-                f"{who}: blocks={tuple(blocks)} and groups={tuple(groups)} must have one entry a split, at least one."
+                f"{who}: blocks={tuple(blocks)} and groups={tuple(groups)} must have one entry per split, at least one."
             )
         channels = {"in_channels": in_channels, "out_channels": out_channels}
         _checks.check_blocks(who, channels, groups=1, blocks=1)
@@ -105,9 +108,16 @@ class SplitTiedConv2d(nn.Module):
             nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        who, weights = type(self).__name__, list(self.weights)
-        return split_tied_conv(
-            who, x, weights, None, self.stride, self.padding, self.dilation, self.groups, self.blocks
+        return split_convolve(
+            type(self).__name__,
+            x,
+            list(self.weights),
+            None,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            self.blocks,
         )
 
     def extra_repr(self) -> str:

@@ -1,13 +1,12 @@
 """The ways to compute one tied convolution. All take the same arguments and return the same numbers.
 
-Every path gets a batched input (N, C_i, *space), per-dimension tuples for ``stride``, ``padding`` and ``dilation``, and
-arguments that are already checked. None promises a memory format: the caller restores the input's.
+Every path gets a batched input (N, C_i, *space) and arguments that are already checked. None promises a memory format:
+the caller restores the input's.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,19 +14,23 @@ from . import layout
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
+Size = int | Sequence[int]
+
 
 class ConvArgs(NamedTuple):
-    """Geometry of a convolution, one entry a spatial dimension, and how its channels are shared out."""
+    """Geometry of a convolution, as ``torch.nn.functional`` takes it, and how its channels are shared out."""
 
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
+    stride: Size
+    padding: Size | str
+    dilation: Size
     groups: int
     blocks: int
 
     def is_pointwise(self, weight: Tensor) -> bool:
         """Whether each output position reads exactly the input position at the same place."""
-        return weight.shape[2:].numel() == 1 and max(self.stride) == 1 and not any(self.padding)
+        if weight.shape[2:].numel() != 1 or self.stride not in (1, (1,) * (weight.dim() - 2)):
+            return False
+        return self.padding in (0, "same", "valid", (0,) * (weight.dim() - 2))
 
 
 Path = Callable[[Tensor, Tensor, Tensor | None, ConvArgs], Tensor]
@@ -36,18 +39,18 @@ Path = Callable[[Tensor, Tensor, Tensor | None, ConvArgs], Tensor]
 def view(x: Tensor, weight: Tensor, bias: Tensor | None, args: ConvArgs) -> Tensor:
     """Blocks as samples: one small convolution on (N·B, C_i/B, *space). Free of copies on contiguous input, G = 1."""
     blocks_as_samples = layout.split_blocks(x, groups=args.groups, blocks=args.blocks)
-    conv = CONV[x.dim() - 2]
+    conv = CONV[weight.dim() - 2]
     y = conv(blocks_as_samples, weight, bias, args.stride, args.padding, args.dilation, args.groups)
     return layout.join_blocks(y, groups=args.groups, blocks=args.blocks)
 
 
 def grouped(x: Tensor, weight: Tensor, bias: Tensor | None, args: ConvArgs) -> Tensor:
     """The definition: a convolution with B·G groups whose filters are repeated for every block."""
-    repeated = layout.repeat_for_groups(weight, groups=args.groups, blocks=args.blocks)
+    weight = layout.repeat_for_groups(weight, groups=args.groups, blocks=args.blocks)
     if bias is not None:
         bias = layout.repeat_for_groups(bias, groups=args.groups, blocks=args.blocks)
-    conv = CONV[x.dim() - 2]
-    return conv(x, repeated, bias, args.stride, args.padding, args.dilation, args.groups * args.blocks)
+    conv = CONV[weight.dim() - 2]
+    return conv(x, weight, bias, args.stride, args.padding, args.dilation, args.groups * args.blocks)
 
 
 def depth(x: Tensor, weight: Tensor, bias: Tensor | None, args: ConvArgs) -> Tensor:
@@ -57,26 +60,17 @@ def depth(x: Tensor, weight: Tensor, bias: Tensor | None, args: ConvArgs) -> Ten
     that is a channels_last_3d tensor without moving a byte, and so is the output.
     """
     blocks_as_depth = x.permute(0, 2, 3, 1).unflatten(3, (args.blocks, -1)).permute(0, 4, 1, 2, 3)
-    y = F.conv3d(
-        blocks_as_depth, weight.unsqueeze(-1), bias, (*args.stride, 1), (*args.padding, 0), (*args.dilation, 1)
+    stride, padding, dilation = (
+        _with_depth(size, neutral) for size, neutral in ((args.stride, 1), (args.padding, 0), (args.dilation, 1))
     )
+    y = F.conv3d(blocks_as_depth, weight.unsqueeze(-1), bias, stride, padding, dilation)
     return y.permute(0, 2, 3, 4, 1).flatten(3).permute(0, 3, 1, 2)
 
 
 def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, args: ConvArgs) -> Tensor:
-    """A pointwise convolution with one group as matrix products, in whichever order the channels lie."""
-    filters = weight.flatten(1)
-    if layout.is_channels_last(x):
-        y = F.linear(x.movedim(1, -1).unflatten(-1, (args.blocks, -1)), filters, bias)
-        return y.flatten(-2).movedim(-1, 1)
-    blocks_as_samples = layout.split_blocks(x, groups=1, blocks=args.blocks).flatten(2)
-    # Not torch.matmul: where gradients are wanted it transposes and copies the input, to make one product of the batch.
-    filters = filters.expand(blocks_as_samples.shape[0], -1, -1)
-    if bias is None:
-        y = torch.bmm(filters, blocks_as_samples)
-    else:
-        y = torch.baddbmm(bias.unsqueeze(-1), filters, blocks_as_samples)
-    return layout.join_blocks(y, groups=1, blocks=args.blocks).unflatten(2, x.shape[2:])
+    """A pointwise convolution with one group as a matrix product. Free of copies on channels_last input."""
+    y = F.linear(x.movedim(1, -1).unflatten(-1, (args.blocks, -1)), weight.flatten(1), bias)
+    return y.flatten(-2).movedim(-1, 1)
 
 
 def applicable(x: Tensor, weight: Tensor, args: ConvArgs) -> dict[str, Path]:
@@ -88,3 +82,10 @@ def applicable(x: Tensor, weight: Tensor, args: ConvArgs) -> dict[str, Path]:
         if args.is_pointwise(weight):
             paths["matmul"] = matmul
     return paths
+
+
+def _with_depth(size: Size | str, neutral: int) -> Any:
+    """Add the axis of the blocks, along which nothing happens."""
+    if isinstance(size, str):
+        return size
+    return (size, size, neutral) if isinstance(size, int) else (*size, neutral)

@@ -1,7 +1,6 @@
 """Tied convolutions and tied linear maps as functions on tensors, with the signatures of ``torch.nn.functional``."""
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -9,10 +8,9 @@ from torch import Tensor
 
 from .. import _checks
 from . import layout
-from ._dispatch import choose
-from ._paths import ConvArgs
+from ._dispatch import choose, is_traced
+from ._paths import CONV, ConvArgs, Size
 
-Size = int | Sequence[int]
 Padding = Size | Literal["same", "valid"]
 
 
@@ -45,7 +43,7 @@ def tied_conv2d(
         0's blocks, then group 1's.
 
     Raises:
-        TypeError: if a tensor is none, or a number is no integer.
+        TypeError: if an argument is not a tensor, or a number is not an integer.
         ValueError: if ``blocks`` or ``groups`` is below 1, or ``groups`` does not divide the weight's rows.
         RuntimeError: if shapes or dtypes of the tensors do not fit together, or for a stride, padding or dilation that
             ``F.conv2d`` refuses.
@@ -57,7 +55,7 @@ def tied_conv2d(
         >>> tied_conv2d(x, weight, blocks=2).shape
         torch.Size([1, 6, 2, 2])
     """
-    return tied_conv("tied_conv2d", 2, x, weight, bias, stride, padding, dilation, groups, blocks)
+    return _checked_conv("tied_conv2d", 2, x, weight, bias, stride, padding, dilation, groups, blocks)
 
 
 def tied_conv1d(
@@ -72,7 +70,7 @@ def tied_conv1d(
     blocks: int = 1,
 ) -> Tensor:
     r"""As :func:`tied_conv2d`, for sequences: ``x`` :math:`(N, C_i, L)`, ``weight`` :math:`(C_o/B, C_i/(BG), k)`."""
-    return tied_conv("tied_conv1d", 1, x, weight, bias, stride, padding, dilation, groups, blocks)
+    return _checked_conv("tied_conv1d", 1, x, weight, bias, stride, padding, dilation, groups, blocks)
 
 
 def tied_conv3d(
@@ -87,7 +85,7 @@ def tied_conv3d(
     blocks: int = 1,
 ) -> Tensor:
     r"""As :func:`tied_conv2d`, for volumes: ``x`` :math:`(N, C_i, D, H, W)`, in any memory format."""
-    return tied_conv("tied_conv3d", 3, x, weight, bias, stride, padding, dilation, groups, blocks)
+    return _checked_conv("tied_conv3d", 3, x, weight, bias, stride, padding, dilation, groups, blocks)
 
 
 def tied_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, blocks: int = 1) -> Tensor:
@@ -103,7 +101,7 @@ def tied_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, blocks
         :math:`(*, C_o)`.
 
     Raises:
-        TypeError: if a tensor is none, or ``blocks`` no integer.
+        TypeError: if an argument is not a tensor, or ``blocks`` is not an integer.
         ValueError: if ``blocks`` is below 1.
         RuntimeError: if shapes or dtypes of the tensors do not fit together.
 
@@ -115,21 +113,65 @@ def tied_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, blocks
     """
     who = "tied_linear"
     _checks.check_blocks(who, {}, groups=1, blocks=blocks)
-    check_kinds(who, x, weight, bias)
+    _check_kinds(who, x, weight, bias)
     if weight.dim() != 2:
         raise RuntimeError(f"{who}: expected weight (C_o/B, C_i/B), got {tuple(weight.shape)}.")
-    features = weight.shape[1] * blocks
-    if x.dim() < 1 or x.shape[-1] != features:
+    check_dtypes(who, x, weight, bias)
+    return linear(who, x, weight, bias, blocks)
+
+
+def linear(who: str, x: Tensor, weight: Tensor, bias: Tensor | None, blocks: int) -> Tensor:
+    """Compute a tied linear map whose numbers are checked; ``who`` begins the message about the input's shape."""
+    *leading, features = x.shape or (0,)
+    rows, columns = weight.shape
+    if not torch.jit.is_tracing() and features != columns * blocks:
         raise RuntimeError(
-            f"{who}: expected input (..., {features}), as the weight is {tuple(weight.shape)} and blocks={blocks}, "
+            f"{who}: expected input (..., {columns * blocks}), as the weight is {rows, columns} and blocks={blocks}, "
             f"got {tuple(x.shape)}."
         )
-    _checks.check_floating(who, x)
-    check_tensors(who, x, weight, bias)
-    return F.linear(x.unflatten(-1, (blocks, -1)), weight, bias).flatten(-2)
+    if blocks == 1:
+        return F.linear(x, weight, bias)
+    y = F.linear(x.reshape(-1, columns), weight, bias)  # two dimensions are the fastest
+    return y.view(*leading, rows * blocks)
 
 
-def tied_conv(
+def convolve(
+    who: str,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Size,
+    padding: Size | str,
+    dilation: Size,
+    groups: int,
+    blocks: int,
+) -> Tensor:
+    """Compute a convolution whose numbers are checked, in the memory format of ``x``.
+
+    On the path of every call: only shape and dtype of the input are looked at. ``who`` begins the messages about them.
+    """
+    traced = is_traced()  # sizes are tensors then, and a comparison would be recorded as a condition
+    fits = traced or (x.shape[1:2] == (weight.shape[1] * groups * blocks,) and x.dtype == weight.dtype)
+    if x.dim() != weight.dim() or not fits:
+        spatial_dims = weight.dim() - 2
+        if not traced:
+            _checks.check_conv_input(who, x, channels=weight.shape[1] * groups * blocks, spatial_dims=spatial_dims)
+            check_dtypes(who, x, weight, bias)
+        if x.dim() == spatial_dims + 1:
+            y = convolve(who, x.unsqueeze(0), weight, bias, stride, padding, dilation, groups, blocks)
+            return y.squeeze(0)
+    if blocks == 1:
+        return CONV[weight.dim() - 2](x, weight, bias, stride, padding, dilation, groups)
+    args = ConvArgs(stride, padding, dilation, groups, blocks)
+    return layout.match_format(choose(x, weight, args)(x, weight, bias, args), like=x)
+
+
+def pad(x: Tensor, amounts: list[int], mode: str) -> Tensor:
+    """Pad as ``F.pad``, in the memory format of ``x``, where torch's circular padding returns a contiguous tensor."""
+    return layout.match_format(F.pad(x, amounts, mode=mode), like=x)
+
+
+def _checked_conv(
     who: str,
     spatial_dims: int,
     x: Tensor,
@@ -141,9 +183,9 @@ def tied_conv(
     groups: int,
     blocks: int,
 ) -> Tensor:
-    """Check a call and compute it; ``who`` is the name that error messages begin with."""
+    """Check a call of a function, which has not been built before, and compute it."""
     _checks.check_blocks(who, {}, groups=groups, blocks=blocks)
-    check_kinds(who, x, weight, bias)
+    _check_kinds(who, x, weight, bias)
     if weight.dim() != spatial_dims + 2:
         raise RuntimeError(
             f"{who}: expected a weight of {spatial_dims + 2} dimensions, (C_o/B, C_i/(B*G), *kernel), "
@@ -153,37 +195,25 @@ def tied_conv(
     if weight.shape[0] % groups:
         raise ValueError(f"{who}: the weight's {weight.shape[0]} rows are not divisible by groups={groups}.")
     _checks.check_conv_input(who, x, channels=weight.shape[1] * groups * blocks, spatial_dims=spatial_dims)
-    check_tensors(who, x, weight, bias)
-    args, extra = geometry(who, weight.shape[2:], stride, padding, dilation, groups, blocks)
-    batched = x if x.dim() == spatial_dims + 2 else x.unsqueeze(0)
-    y = convolve(batched if extra is None else F.pad(batched, extra), weight, bias, args)
-    return y if batched is x else y.squeeze(0)
+    check_dtypes(who, x, weight, bias)
+    geometry = check_geometry(who, spatial_dims, stride, padding, dilation)
+    return convolve(who, x, weight, bias, *geometry, groups, blocks)
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, args: ConvArgs) -> Tensor:
-    """Compute a checked call on batched ``x``, in its memory format."""
-    return layout.match_format(choose(x, weight, args)(x, weight, bias, args), like=x)
+def check_geometry(who: str, dims: int, stride: Size, padding: Padding, dilation: Size) -> tuple[Any, Any, Any]:
+    """Check stride, padding and dilation of a call → one entry a dimension of each, or the padding's name."""
+    stride = _checks.per_dim(who, "stride", stride, dims, minimum=1, error=RuntimeError)
+    dilation = _checks.per_dim(who, "dilation", dilation, dims, minimum=1, error=RuntimeError)
+    if not isinstance(padding, str):
+        return stride, _checks.per_dim(who, "padding", padding, dims, minimum=0, error=RuntimeError), dilation
+    if padding not in ("same", "valid"):
+        raise RuntimeError(f'{who}: padding must be an int, a tuple of ints, "same" or "valid", got {padding!r}.')
+    if padding == "same" and any(s != 1 for s in stride):
+        raise RuntimeError(f'{who}: padding="same" needs stride 1, got stride={stride}. Give the padding as numbers.')
+    return stride, padding, dilation
 
 
-def geometry(
-    who: str, kernel: Sequence[int], stride: Size, padding: Padding, dilation: Size, groups: int, blocks: int
-) -> tuple[ConvArgs, list[int] | None]:
-    """Check a call's numbers → one entry a dimension of each, and what ``F.pad`` has to add to the input before."""
-    dims = len(kernel)
-    strides = _checks.per_dim(who, "stride", stride, dims, minimum=1, error=RuntimeError)
-    dilations = _checks.per_dim(who, "dilation", dilation, dims, minimum=1, error=RuntimeError)
-    extra = None
-    if isinstance(padding, str):
-        paddings, extra = _named_padding(who, padding, kernel, strides, dilations)
-    else:
-        paddings = _checks.per_dim(who, "padding", padding, dims, minimum=0, error=RuntimeError)
-    return ConvArgs(strides, paddings, dilations, groups, blocks), extra
-
-
-def check_kinds(who: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """Raise TypeError unless the three are tensors; the bias may be None."""
-    if isinstance(x, Tensor) and isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor)):
-        return  # no dictionary on the path of every call
+def _check_kinds(who: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     _checks.check_kinds(who, {"x": x, "weight": weight, **({} if bias is None else {"bias": bias})})
 
 
@@ -193,12 +223,10 @@ def check_not_empty(who: str, weight: Tensor) -> None:
         raise RuntimeError(f"{who}: the weight {tuple(weight.shape)} is empty. Give at least one row, column and tap.")
 
 
-def check_tensors(who: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """Check the bias' shape and that the dtypes fit together."""
-    if bias is None:
-        if x.dtype == weight.dtype:
-            return
-    elif bias.shape != weight.shape[:1]:
+def check_dtypes(who: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Check the bias' shape, that the input is floating point and that the dtypes fit together."""
+    _checks.check_floating(who, x)
+    if bias is not None and bias.shape != weight.shape[:1]:
         raise RuntimeError(
             f"{who}: expected bias ({weight.shape[0]},), one entry a row of the weight and shared by the blocks, "
             f"got {tuple(bias.shape)}."
@@ -214,18 +242,3 @@ def check_tensors(who: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> N
 def _autocasts(x: Tensor) -> bool:
     # Asking about meta, a device without autocast, is an error of its own.
     return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
-
-
-def _named_padding(
-    who: str, padding: str, kernel: Sequence[int], stride: tuple[int, ...], dilation: tuple[int, ...]
-) -> tuple[tuple[int, ...], list[int] | None]:
-    """``"same"`` or ``"valid"`` → padding on both sides, and what the far sides need beyond it for ``F.pad``."""
-    if padding == "valid":
-        return (0,) * len(kernel), None
-    if padding != "same":
-        raise RuntimeError(f'{who}: padding must be an int, a tuple of ints, "same" or "valid", got {padding!r}.')
-    if any(s != 1 for s in stride):
-        raise RuntimeError(f'{who}: padding="same" needs stride 1, got stride={stride}. Give the padding as numbers.')
-    total = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
-    extra = [amount for t in reversed(total) for amount in (0, t % 2)]
-    return tuple(t // 2 for t in total), extra if any(extra) else None

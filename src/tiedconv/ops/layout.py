@@ -33,9 +33,11 @@ def is_channels_last(x: Tensor) -> bool:
 
 def match_format(y: Tensor, like: Tensor) -> Tensor:
     """Return ``y`` in the memory format of ``like`` (same rank), copied only where it is in the other one."""
-    if is_channels_last(like):
-        return y.movedim(1, -1).contiguous().movedim(-1, 1)  # vmap refuses contiguous(memory_format=...)
-    return y.contiguous()
+    if not is_channels_last(like):
+        return y.contiguous()
+    if is_channels_last(y):
+        return y
+    return y.movedim(1, -1).contiguous().movedim(-1, 1)  # vmap refuses contiguous(memory_format=...)
 
 
 def repeat_for_groups(weight: Tensor, *, groups: int, blocks: int) -> Tensor:
@@ -45,6 +47,8 @@ def repeat_for_groups(weight: Tensor, *, groups: int, blocks: int) -> Tensor:
     """
     if blocks == 1:
         return weight
+    if groups == 1:
+        return torch.cat((weight,) * blocks)  # keeps the weight's memory format
     per_group = weight.unflatten(0, (groups, 1, -1))
     return per_group.expand(-1, blocks, *(-1,) * (per_group.dim() - 2)).flatten(0, 2)
 

@@ -3,14 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks
-from . import layout
-from ._dispatch import merges_splits
-from ._paths import ConvArgs
-from .functional import Padding, Size, check_kinds, check_not_empty, check_tensors, convolve, geometry
+from ._paths import Size
+from .functional import Padding, check_dtypes, check_geometry, check_not_empty, convolve
 
 
 def split_tied_conv2d(
@@ -28,23 +25,22 @@ def split_tied_conv2d(
 
     The 3x3 convolutions of the paper's bottleneck (section 2) as one call: equal to :func:`tied_conv2d` on every chunk
     and ``torch.cat`` of the outputs. With :math:`s` splits, part :math:`i` has :math:`G_i` groups of :math:`B_i`
-    blocks. Where that is faster the parts are computed by one grouped convolution, at the price of multiplications by
-    zero; a channel that is not finite then spreads to all blocks of its split.
+    blocks.
 
     Args:
         x: :math:`(N, C_i, H, W)` or :math:`(C_i, H, W)`, in any memory format; :math:`N` may be 0.
-        weights: one weight a split, :math:`(C_o / (s B_i),\; C_i / (s B_i G_i),\; k_H, k_W)`.
-        biases: one bias a split, :math:`(C_o / (s B_i))`, or none at all.
+        weights: one weight per split, :math:`(C_o / (s B_i),\; C_i / (s B_i G_i),\; k_H, k_W)`.
+        biases: one bias per split, :math:`(C_o / (s B_i))`, or none at all.
         stride, padding, dilation: as in ``F.conv2d``, the same for all splits.
-        groups: one number of groups a split. Default: 1 each.
-        blocks: one number of blocks a split.
+        groups: one number of groups per split. Default: 1 each.
+        blocks: one number of blocks per split.
 
     Returns:
         :math:`(N, C_o, H', W')` or :math:`(C_o, H', W')` in the memory format of ``x``: the outputs of the splits in
         their order.
 
     Raises:
-        TypeError: if a tensor or a sequence is none, or a number is no integer.
+        TypeError: if an argument is not a tensor or not a sequence, or a number is not an integer.
         ValueError: if ``weights``, ``biases``, ``groups`` and ``blocks`` have different lengths or a number is below 1.
         RuntimeError: if shapes or dtypes of the tensors do not fit together, or the splits' widths differ.
 
@@ -53,42 +49,32 @@ def split_tied_conv2d(
         >>> split_tied_conv2d(x, [torch.ones(4, 4, 3, 3), torch.ones(2, 2, 3, 3)], padding=1, blocks=(1, 2)).shape
         torch.Size([1, 8, 4, 4])
     """
-    return split_tied_conv("split_tied_conv2d", x, weights, biases, stride, padding, dilation, groups, blocks)
-
-
-def split_tied_conv(
-    who: str,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor] | None,
-    stride: Size,
-    padding: Padding,
-    dilation: Size,
-    groups: Sequence[int] | None,
-    blocks: Sequence[int],
-) -> Tensor:
-    """Check a call and compute it; ``who`` is the name that error messages begin with."""
+    who = "split_tied_conv2d"
     optional = {"biases": biases, "groups": groups}
     given = {name: value for name, value in optional.items() if value is not None}
     _checks.check_splits(who, {"weights": weights, "blocks": blocks, **given})
     groups = (1,) * len(blocks) if groups is None else groups
     _check(who, x, weights, biases, groups, blocks)
-    args, extra = geometry(who, weights[0].shape[2:], stride, padding, dilation, 1, 1)
-    batched = x if x.dim() == 4 else x.unsqueeze(0)
-    compute = _merged if merges_splits(batched, weights, groups, blocks) else _separate
-    y = compute(batched if extra is None else F.pad(batched, extra), weights, biases, args, groups, blocks)
-    return y if batched is x else y.squeeze(0)
+    geometry = check_geometry(who, 2, stride, padding, dilation)
+    return split_convolve(who, x, weights, biases, *geometry, groups, blocks)
 
 
-def _separate(
+def split_convolve(
+    who: str,
     x: Tensor,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor] | None,
-    args: ConvArgs,
+    stride: Size,
+    padding: Size | str,
+    dilation: Size,
     groups: Sequence[int],
     blocks: Sequence[int],
 ) -> Tensor:
-    """The definition: one tied convolution a chunk of the channels."""
+    """Compute a call whose numbers are checked; ``who`` begins the messages about the input."""
+    if not (torch.jit.is_tracing() or (x.dim() == 4 and x.shape[1] == _channels(weights, groups, blocks))):
+        _checks.check_conv_input(who, x, channels=_channels(weights, groups, blocks), spatial_dims=2)
+        y = split_convolve(who, x.unsqueeze(0), weights, biases, stride, padding, dilation, groups, blocks)
+        return y.squeeze(0)
     parts = zip(
         x.chunk(len(weights), dim=1),
         weights,
@@ -97,25 +83,12 @@ def _separate(
         blocks,
         strict=True,
     )
-    return torch.cat([convolve(part, w, b, args._replace(groups=g, blocks=n)) for part, w, b, g, n in parts], dim=1)
+    outputs = [convolve(who, part, w, v, stride, padding, dilation, g, b) for part, w, v, g, b in parts]
+    return torch.cat(outputs, dim=1)
 
 
-def _merged(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor] | None,
-    args: ConvArgs,
-    groups: Sequence[int],
-    blocks: Sequence[int],
-) -> Tensor:
-    """One grouped convolution, whose groups are as wide as all splits' groups and blocks allow."""
-    untied = [layout.repeat_for_groups(w, groups=g, blocks=b) for w, g, b in zip(weights, groups, blocks, strict=True)]
-    weight, all_groups = layout.side_by_side(untied, [g * b for g, b in zip(groups, blocks, strict=True)])
-    bias = None
-    if biases is not None:
-        repeated = zip(biases, groups, blocks, strict=True)
-        bias = torch.cat([layout.repeat_for_groups(v, groups=g, blocks=b) for v, g, b in repeated])
-    return convolve(x, weight, bias, args._replace(groups=all_groups))
+def _channels(weights: Sequence[Tensor], groups: Sequence[int], blocks: Sequence[int]) -> int:
+    return weights[0].shape[1] * groups[0] * blocks[0] * len(weights)
 
 
 def _check(
@@ -131,9 +104,9 @@ def _check(
         lengths["biases"] = len(biases)
     if not weights or len(set(lengths.values())) > 1:
         given = ", ".join(f"{name}: {length}" for name, length in lengths.items())
-        raise ValueError(f"{who}: expected one entry a split of each argument and at least one split, got {given}.")
+        raise ValueError(f"{who}: expected one entry per split of each argument and at least one split, got {given}.")
     for i, (w, g, b) in enumerate(zip(weights, groups, blocks, strict=True)):
-        check_kinds(who, x, w, None if biases is None else biases[i])
+        _checks.check_kinds(who, {"x": x, "weight": w, **({} if biases is None else {"bias": biases[i]})})
         _checks.check_blocks(who, {}, groups=g, blocks=b)
         if w.dim() != 4 or w.shape[0] % g:
             raise RuntimeError(
@@ -151,4 +124,4 @@ def _check(
         )
     _checks.check_conv_input(who, x, channels=widths[0][1] * len(weights), spatial_dims=2)
     for i, w in enumerate(weights):
-        check_tensors(who, x, w, None if biases is None else biases[i])
+        check_dtypes(who, x, w, None if biases is None else biases[i])

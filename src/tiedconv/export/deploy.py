@@ -1,0 +1,101 @@
+"""``deploy``: a network with tied layers as one of ordinary layers, in the form in which engines run it fastest."""
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..convert.replace import replace, take_over
+from ..convert.untie import conv_with, merged_splits, tied_layers, untied_splits
+from ..nn import SplitTiedConv2d, TiedLinear
+from ..ops import layout
+
+MOST_WORK = 1.5
+"""Wide splits become one convolution if that needs at most so many times their multiply-adds."""
+
+THIN_SPLIT = 40
+"""Channels; narrower splits become one convolution whatever that needs."""
+
+
+def deploy(model: nn.Module) -> nn.Module:
+    r"""Return a copy of ``model``, for inference, in which every tied layer is made of ordinary torch layers.
+
+    Engines such as ONNX Runtime and OpenVINO, ``torch.jit.script`` and quantizers know such layers and have fast
+    kernels for them. Nothing is traced: modules that are not tied layers stay as they are, batch norms too, which
+    engines fold into the convolutions themselves.
+
+    - A tied convolution becomes a grouped one, whose groups are the blocks: :math:`B` times the weights, no more
+      multiply-adds.
+    - The splits of a bottleneck become one grouped convolution, with zeros, if they are thinner than 40 channels or if
+      that needs at most 1.5 times their multiply-adds; else :class:`Branches`.
+    - A tied linear layer becomes an ``nn.Linear`` of one block between an ``nn.Unflatten`` and an ``nn.Flatten``.
+
+    Args:
+        model: it stays untouched. Train it, not the copy: the copy's weights are not tied any more.
+
+    Returns:
+        A module in evaluation mode with the outputs of ``model``, to rounding.
+
+    Raises:
+        TypeError: if ``model`` is not a module.
+        ValueError: if a tied layer has hooks, a parametrization or a parameter that it shares, or is a subclass.
+
+    Example:
+        >>> from tiedconv.nn import TiedConv2d
+        >>> model = nn.Sequential(TiedConv2d(8, 8, 3, blocks=4), nn.BatchNorm2d(8))
+        >>> deploy(model)[0]
+        Conv2d(8, 8, kernel_size=(3, 3), stride=(1, 1), groups=4)
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"deploy: expected a torch.nn.Module, got {type(model).__name__}.")
+    tied_layers("deploy", model)  # before anything is copied
+    root = nn.ModuleList([copy.deepcopy(model).eval()])  # what holds a model that is itself a tied layer
+    replace(root, {id(layer): _ordinary(layer) for layer in tied_layers("deploy", root).values()})
+    return root[0].eval()
+
+
+class Branches(nn.Module):
+    """Convolutions side by side, each on its share of the channels.
+
+    Args:
+        convs: equally wide convolutions.
+
+    Shape:
+        - Input: :math:`(N, C_i, H, W)`.
+        - Output: :math:`(N, C_o, H', W')`, the convolutions' outputs one after the other.
+    """
+
+    def __init__(self, convs: list[nn.Module]) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(convs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = x.chunk(len(self.convs), dim=-3)
+        outputs = []  # TorchScript knows neither a comprehension nor zip over modules
+        for i, conv in enumerate(self.convs):
+            outputs.append(conv(parts[i]))
+        return torch.cat(outputs, dim=-3)
+
+
+def _ordinary(layer: Any) -> nn.Module:
+    if isinstance(layer, TiedLinear):
+        return _linear(layer)
+    if not isinstance(layer, SplitTiedConv2d):
+        weight = layout.repeat_for_groups(layer.weight, groups=layer.groups, blocks=layer.blocks)
+        return conv_with(layer, weight, layer.groups * layer.blocks)
+    groups = [g * b for g, b in zip(layer.groups, layer.blocks, strict=True)]
+    work = len(groups) / math.gcd(*groups) / sum(1 / count for count in groups)
+    if work <= MOST_WORK or layer.in_channels // len(groups) < THIN_SPLIT:
+        return conv_with(layer, *merged_splits(layer))
+    return Branches([conv_with(layer, w, g) for w, g in zip(untied_splits(layer), groups, strict=True)])
+
+
+def _linear(layer: TiedLinear) -> nn.Module:
+    rows, columns = layer.weight.shape
+    linear = nn.Linear(columns, rows, bias=layer.bias is not None, device="meta")
+    take_over(linear, layer, layer.weight, layer.bias)
+    if layer.blocks == 1:
+        return linear
+    return nn.Sequential(nn.Unflatten(-1, (layer.blocks, columns)), linear, nn.Flatten(-2))
