@@ -3,6 +3,7 @@
 from .deploy import Branches, deploy
 from .hub import from_pretrained, push_to_hub, save_pretrained
 from .onnx_files import open_onnx, to_onnx
+from .openvino_files import open_openvino, to_openvino
 from .program import ExportedFile, to_program
 from .quantize import quantize_onnx
 
@@ -12,9 +13,11 @@ __all__ = [
     "deploy",
     "from_pretrained",
     "open_onnx",
+    "open_openvino",
     "push_to_hub",
     "quantize_onnx",
     "save_pretrained",
     "to_onnx",
+    "to_openvino",
     "to_program",
 ]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._extras import require
-from .program import TOLERANCE, ExportedFile, check_path, compare, trace, whole
+from .program import TOLERANCE, ExportedFile, Traced, check_path, compare, trace, whole
 
 INPUT, OUTPUT = "images", "output"
 
@@ -25,7 +25,8 @@ def to_onnx(
     """Save ``model`` as an ONNX file from ``images`` (N, C, H, W) to ``output``.
 
     ONNX Runtime loads the file and is given random images of several numbers and sizes; unless its outputs are the
-    model's in evaluation mode, no file is left. Tied filters are stored once.
+    model's in evaluation mode, no file is left. Tied filters are stored once; engines run a network without them
+    faster, so pass ``deploy(model)`` where speed counts more than the size of the file.
 
     Args:
         model, input_size, dynamic_size, batch_size, tolerance: as in :func:`tiedconv.export.to_program`.
@@ -48,8 +49,22 @@ def to_onnx(
         require(module, extra="export")
     path = check_path(who, path, ".onnx")
     traced = trace(who, model, input_size, dynamic_size=dynamic_size, batch_size=batch_size)
+    with whole(path) as part:
+        save_onnx(who, traced, part)
+        errors = compare(who, open_onnx(part), traced, tolerance)
+        return ExportedFile(path, part.stat().st_size, *errors, tuple(tuple(x.shape) for x in traced.images))
+
+
+def save_onnx(who: str, traced: Traced, path: Path) -> None:
+    """Write a traced model as an ONNX file, unchecked.
+
+    Raises:
+        RuntimeError: in the name of ``who``, if torch's exporter cannot.
+    """
+    (given,) = [node for node in traced.program.graph.nodes if node.name in traced.program.graph_signature.user_inputs]
     # The program knows which axes are dynamic; this is how they are called.
-    axes = {**({0: "batch"} if batch_size is None else {}), **({2: "height", 3: "width"} if dynamic_size else {})}
+    names = {0: "batch", 2: "height", 3: "width"}
+    axes = {axis: name for axis, name in names.items() if not isinstance(given.meta["val"].shape[axis], int)}
     try:
         exported: Any = torch.onnx.export(
             traced.program,
@@ -60,13 +75,10 @@ def to_onnx(
             verbose=False,
         )
     except Exception as error:  # of whichever of the exporter's passes
-        raise RuntimeError(f"{who}: torch's exporter cannot write this {type(model).__name__}: {error}") from error
+        raise RuntimeError(f"{who}: torch's exporter cannot write this model as ONNX: {error}") from error
     for node in exported.model.graph.all_nodes():
         node.metadata_props.clear()  # Python's stack for every node, and where the code lies on disk
-    with whole(path) as part:
-        exported.save(part, external_data=False)
-        errors = compare(who, open_onnx(part), traced, tolerance)
-        return ExportedFile(path, part.stat().st_size, *errors, tuple(tuple(x.shape) for x in traced.images))
+    exported.save(path, external_data=False)
 
 
 def open_onnx(path: str | Path) -> Callable[[Tensor], Tensor]:

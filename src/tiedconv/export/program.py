@@ -23,7 +23,7 @@ class ExportedFile:
 
     Attributes:
         path: the file.
-        bytes: its size.
+        bytes: its size, with that of the weights where they are a file beside it.
         max_abs_error: largest difference between its outputs and the model's.
         max_rel_error: the same, divided by the largest output of the model for the same images.
         shapes: (N, C, H, W) of the images that both were given.
@@ -162,12 +162,15 @@ def check_path(who: str, path: str | Path, suffix: str) -> Path:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; the file comes to ``path`` at the end, or not at all."""
-    # A folder beside it: some writers take the name's suffix for the format, or put more files next to theirs.
+    """Yield a path to write to; the file and those written beside it come to their place at the end, or not at all."""
+    # A folder of its own: some writers take the name's suffix for the format, or put more files next to theirs.
     with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         part = Path(folder) / path.name
         yield part
-        part.replace(path)
+        if beside := [file for file in Path(folder).iterdir() if file != part]:
+            path.unlink(missing_ok=True)  # nobody may read the old file with the new ones beside it
+        for file in (*beside, part):
+            file.replace(path.with_name(file.name))
 
 
 def _images(input_size: Sequence[int], *, dynamic_size: bool, batch_size: int | None) -> list[Tensor]:

@@ -1,0 +1,90 @@
+"""Models as OpenVINO's files, an .xml with its weights in a .bin beside it, checked in OpenVINO on the CPU."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import _files
+from .._extras import require
+from .onnx_files import save_onnx
+from .program import TOLERANCE, ExportedFile, check_path, compare, trace, whole
+
+
+def to_openvino(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    input_size: Sequence[int],
+    dynamic_size: bool = True,
+    batch_size: int | None = None,
+    tolerance: float = TOLERANCE,
+) -> ExportedFile:
+    """Save ``model`` for OpenVINO, from ``images`` (N, C, H, W) to ``output``, with float32 weights.
+
+    OpenVINO loads the file and is given random images of several numbers and sizes; unless its outputs are the model's
+    in evaluation mode, no file is left. Tied filters are stored once; OpenVINO runs a network without them faster, so
+    pass ``deploy(model)`` where speed counts more than the size of the file.
+
+    Args:
+        model, input_size, dynamic_size, batch_size, tolerance: as in :func:`tiedconv.export.to_program`.
+        path: ends in ``.xml``. The weights are written beside it, to the same name with ``.bin``; the two belong
+            together.
+
+    Raises:
+        ModuleNotFoundError: if openvino, onnx or onnxscript is not installed.
+        TypeError, ValueError, RuntimeError: as :func:`tiedconv.export.to_program`.
+
+    Example:
+        >>> from tiedconv.export import deploy
+        >>> from tiedconv.nn import TiedConv2d
+        >>> model = deploy(TiedConv2d(4, 4, 3, blocks=2))
+        >>> with TemporaryDirectory() as folder:
+        ...     file = to_openvino(model, f"{folder}/conv.xml", input_size=(4, 8, 8))
+        ...     open_openvino(file.path)(torch.ones(5, 4, 9, 7)).shape
+        torch.Size([5, 4, 7, 5])
+    """
+    who = "to_openvino"
+    for module in ("onnx", "onnxscript"):
+        require(module, extra="openvino")
+    openvino = load_openvino()
+    path = check_path(who, path, ".xml")
+    _files.check_writable("output", path.with_suffix(".bin"), who=who)
+    traced = trace(who, model, input_size, dynamic_size=dynamic_size, batch_size=batch_size)
+    with TemporaryDirectory() as folder, whole(path) as part:
+        # By way of ONNX: openvino reads torch's programs too, in twice the time.
+        save_onnx(who, traced, Path(folder) / "model.onnx")
+        openvino.save_model(openvino.convert_model(Path(folder) / "model.onnx"), part, compress_to_fp16=False)
+        errors = compare(who, open_openvino(part), traced, tolerance)
+        size = sum(file.stat().st_size for file in part.parent.iterdir())
+        return ExportedFile(path, size, *errors, tuple(tuple(x.shape) for x in traced.images))
+
+
+def open_openvino(path: str | Path) -> Callable[[Tensor], Tensor]:
+    """Return a function that runs an OpenVINO file of one input and one output on the CPU.
+
+    It computes in float32, with the threads that torch has now, and for the least time per call. Load the file by
+    ``openvino.Core().compile_model(path)`` for a server, or for OpenVINO's own choices, such as bfloat16.
+    """
+    openvino = load_openvino()
+    settings = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = openvino.Core().compile_model(Path(path), "CPU", settings)
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(compiled(images.contiguous().numpy())[0])
+
+    return run
+
+
+def load_openvino() -> Any:
+    """Import openvino without the package that reports its use to its maker, which would start with the import."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: cannot be imported
+    return require("openvino", extra="openvino")
