@@ -1,6 +1,5 @@
 import sys
 
-import onnxruntime
 import pytest
 import torch
 from tests.export.export_cases import OneSize
@@ -9,6 +8,7 @@ from torch import nn
 from tiedconv.cli import export as command
 from tiedconv.cli._models import load_model
 from tiedconv.cli.main import main
+from tiedconv.export import open_onnx, open_openvino
 from tiedconv.nn import TiedConv2d
 
 
@@ -30,26 +30,42 @@ def export(line, *more):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("line", "suffix", "opened"), [("", ".onnx", open_onnx), ("--format openvino", ".xml", open_openvino)]
+)
 @pytest.mark.parametrize("_loads", [classifier()], indirect=True)
 @pytest.mark.usefixtures("_loads")
-def test_onnx_and_int8_are_written_and_described(tmp_path, capsys):
-    path = tmp_path / "new" / "model.onnx"
-    export("--int8 true --data Digits --data.image_size 12 --rounds 2", "--output", path)
-    printed = capsys.readouterr()
+def test_engines_files_and_int8_are_written_and_described(tmp_path, capfd, line, suffix, opened):
+    path = tmp_path / "new" / f"model{suffix}"
+    export(f"{line} --int8 true --data Digits --data.image_size 12 --rounds 2", "--output", path)
+    printed = capfd.readouterr()
     assert "mine has random weights. --checkpoint or --pretrained loads others." in printed.out
-    assert all(text in printed.out for text in ("1x1x12x12", "untied", "Digits, 360 validation images", "float32"))
+    assert all(text in printed.out for text in ("1x1x12x12", "fast", "Digits, 360 validation images", "float32"))
     assert printed.err == ""
-    assert sorted(p.name for p in path.parent.iterdir()) == ["model.int8.onnx", "model.onnx"]
-    for file in path.parent.iterdir():
-        ((output,),) = [onnxruntime.InferenceSession(file).run(None, {"images": torch.zeros(2, 1, 9, 30).numpy()})]
-        assert output.shape == (2, 10)
+    files = [path, path.with_suffix(f".int8{suffix}")]
+    weights = [file.with_suffix(".bin") for file in files if suffix == ".xml"]
+    assert sorted(path.parent.iterdir()) == sorted(files + weights)
+    for file in files:
+        assert opened(file)(torch.zeros(2, 1, 9, 30)).shape == (2, 10)
+        assert f"{sum(f.stat().st_size for f in (file, *weights) if f.stem == file.stem) / 1e6:.2f}" in printed.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("layout", "filters"), [("fast", 8 * 4 * 9), ("thin", 4 * 4 * 9)])
+@pytest.mark.parametrize("_loads", [classifier()], indirect=True)
+@pytest.mark.usefixtures("_loads")
+def test_the_layout_says_how_often_tied_filters_are_stored(tmp_path, capsys, layout, filters):
+    path = tmp_path / "model.pt2"
+    export(f"--format torch-export --layout {layout} --input_size 1,8,8", "--output", path)
+    assert layout in capsys.readouterr().out
+    assert filters in [value.numel() for value in torch.export.load(path).state_dict.values()]
 
 
 @pytest.mark.parametrize("_loads", [OneSize()], indirect=True)
 @pytest.mark.usefixtures("_loads")
 def test_a_program_of_one_size(tmp_path, capsys):
     path = tmp_path / "model.pt2"
-    line = "--format torch-export --input_size 3,8,8 --batch_size 2 --untie"
+    line = "--format torch-export --input_size 3,8,8 --batch_size 2"
     with pytest.raises(SystemExit, match=r"takes no images \(2, 3, 40, 8\).*--dynamic_size false"):
         export(line, "--output", path)
     assert list(tmp_path.iterdir()) == []
@@ -66,20 +82,17 @@ def test_safetensors_load_by_their_folder(tmp_path, name, capsys):
     assert load_model(str(folder))(torch.zeros(1, 3, 64, 64)).shape == (1, 4)
 
 
-def test_weights_of_twins_without_ties():
-    tied = TiedConv2d(8, 8, 3, blocks=2, bias=False)
-    weights = [command._parameter_bytes(command._untied(nn.Sequential(tied), form)) for form in ("grouped", "dense")]
-    assert weights == [4 * 8 * 4 * 9, 4 * 8 * 8 * 9]
-
-
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("--int8", "export: int8 is calibrated on images. Give --data, such as --data Digits"),
-        ("--int8 --data Digits --format torch-export", "export: int8 is for --format onnx, got torch-export"),
+        ("--int8 --data Digits --format torch-export", "export: int8 is for --format onnx or openvino, got torch-"),
         ("--data Digits", r"export: data is for --int8, got Digits\. Add --int8 or leave --data out"),
         ("--int8 --data Digits --batch_size 2", r"export: int8 runs on batches of any size, got batch_size=2\. Leave"),
-        ("--untie --format safetensors", "export: safetensors holds the model that its name builds. Leave --untie"),
+        (
+            "--layout fast --format safetensors",
+            r"safetensors holds .* in the layout thin\. Leave --layout out, or give",
+        ),
         ("--rounds 1", "export: rounds must be at least 2, for a spread, got rounds=1"),
         ("--input_size 3,8", "export: input_size must be channels,height,width, such as 3,224,224, got '3,8'"),
         ("--input_size a,8,8", "export: input_size must be channels,height,width, such as 3,224,224, got 'a,8,8'"),
@@ -97,14 +110,20 @@ def test_mistakes_are_named_and_leave_no_file(tmp_path, line, message):
 
 @pytest.mark.parametrize(
     ("line", "name"),
-    [("", "own.onnx"), ("--format torch-export", "own.pt2"), ("--int8 --data Digits", "own.int8.onnx")],
+    [
+        ("", "own.onnx"),
+        ("--format torch-export", "own.pt2"),
+        ("--int8 --data Digits", "own.int8.onnx"),
+        ("--format openvino", "own.bin"),
+        ("--format openvino --int8 --data Digits", "own.int8.bin"),
+    ],
 )
 @pytest.mark.parametrize("_loads", [classifier()], indirect=True)
 @pytest.mark.usefixtures("_loads")
 def test_the_checkpoint_is_not_written_over(tmp_path, line, name):
     (tmp_path / name).write_bytes(b"weights")
     (tmp_path / "link").symlink_to(tmp_path / name)
-    output = tmp_path / name.replace(".int8", "")
+    output = tmp_path / name.replace(".int8", "").replace(".bin", ".xml")
     for given in (tmp_path / name, tmp_path / "link"):
         with pytest.raises(SystemExit, match=f"would be written over --checkpoint {given}. Give another --output"):
             export(line, "--checkpoint", given, "--output", output)
@@ -118,10 +137,18 @@ def test_data_have_the_models_classes(tmp_path):
         export("--int8 --data Digits", "--output", tmp_path / "model.onnx")
 
 
-def test_what_is_not_installed_is_said_before_a_model_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnx", None)
+@pytest.mark.parametrize(
+    ("line", "module", "extra"),
+    [
+        ("", "onnx", "export"),
+        ("--format openvino", "openvino", "openvino"),
+        ("--format openvino --int8 --data Digits", "nncf", "openvino"),
+    ],
+)
+def test_what_is_not_installed_is_said_before_a_model_is_loaded(tmp_path, monkeypatch, line, module, extra):
+    monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setattr(command, "load_model", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(
-        SystemExit, match=r"onnx is needed here and not installed\. Run: pip install 'tiedconv\[export\]'"
+        SystemExit, match=rf"{module} is needed here and not installed\. Run: pip install 'tiedconv\[{extra}\]'"
     ):
-        export("", "--output", tmp_path / "model.onnx")
+        export(line, "--output", tmp_path / "model.onnx")

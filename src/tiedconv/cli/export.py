@@ -1,24 +1,36 @@
 """``tiedconv export``."""
 
-import copy
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import torch
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
-from .._extras import require
 from .._files import check_writable
-from .._meta import on_meta
 from ..bench._timer import interleaved
-from ..convert import untie_
 from ..data import ClassificationData
-from ..export import ExportedFile, open_onnx, quantize_onnx, to_onnx, to_program
-from ..export.quantize import top1
+from ..export import (
+    ExportedFile,
+    Layout,
+    deploy,
+    open_onnx,
+    open_openvino,
+    quantize_onnx,
+    quantize_openvino,
+    save_pretrained,
+    to_onnx,
+    to_openvino,
+    to_program,
+    weight_bytes,
+)
+from ..export.onnx_files import check_onnx_installed
+from ..export.openvino_files import check_openvino_installed
+from ..export.quantize import load_nncf, top1
 from ..models.named import TORCHVISION
 from ._console import table_console
 from ._models import input_size as made_for
@@ -27,10 +39,26 @@ from ._models import is_random, load_model
 CALIBRATION_IMAGES = 256
 
 
+class _Engine(NamedTuple):
+    """What writes, quantizes and runs the files of a format, and checks that all for it is installed."""
+
+    check_installed: Callable[[], None]
+    write: Callable[..., ExportedFile]
+    quantize: Callable[..., ExportedFile]
+    open: Callable[[Path], Callable[[Tensor], Tensor]]
+
+
+_ENGINES = {
+    "onnx": _Engine(check_onnx_installed, to_onnx, quantize_onnx, open_onnx),
+    "openvino": _Engine(check_openvino_installed, to_openvino, quantize_openvino, open_openvino),
+}
+
+
 def export(
     model: str,
     output: Path,
-    format: Literal["onnx", "torch-export", "safetensors"] = "onnx",
+    format: Literal["onnx", "openvino", "torch-export", "safetensors"] = "onnx",
+    layout: Layout | None = None,
     checkpoint: Path | None = None,
     num_classes: int | None = None,
     in_chans: int | None = None,
@@ -38,22 +66,24 @@ def export(
     input_size: str | list[int] = "",
     dynamic_size: bool = True,
     batch_size: int | None = None,
-    untie: bool = False,
     int8: bool = False,
     data: ClassificationData | None = None,
     rounds: int = 20,
 ) -> None:
     """Write a model to a file for other programs, and check there that it computes the same.
 
-    ONNX files and programs of torch.export are loaded again and given random images of several numbers and sizes;
-    where the outputs differ, there is an error and no file. Tied filters are stored once in every format.
+    Files of ONNX and OpenVINO and programs of torch.export are loaded again and given random images of several numbers
+    and sizes; where the outputs differ, there is an error and no file.
 
     Args:
         model: name of a timm model, tied or not, torchvision/<name>, a folder that an export to safetensors wrote, or
             hf-hub:<repository>.
-        output: a file that ends in .onnx for onnx and .pt2 for torch-export; a folder for safetensors.
-        format: onnx; torch-export, a program for torch.export.load; safetensors, weights and config.json in a folder
-            that loads by its name.
+        output: a file that ends in .onnx for onnx, .xml for openvino and .pt2 for torch-export; a folder for
+            safetensors.
+        format: onnx; openvino, an .xml with its weights in a .bin beside it; torch-export, a program for
+            torch.export.load; safetensors, weights and config.json in a folder that loads by its name.
+        layout: fast, ordinary layers that engines run fastest, in a larger file; thin, tied filters stored once, in
+            the smallest file. Default: fast for onnx and openvino, thin for torch-export and safetensors.
         checkpoint: weights to load, such as a last.ckpt of `tiedconv fit`.
         num_classes: classes of the model. Default: those of the checkpoint.
         in_chans: channels of an image. Default: those of the checkpoint.
@@ -61,14 +91,14 @@ def export(
         input_size: channels,height,width of an image. Default: those of the data, or what the model is for.
         dynamic_size: images may have any height and width; false for models that have one size, such as ViT.
         batch_size: the only number of images that the file takes. Default: any.
-        untie: write tied filters out for each block: a larger file, in which runtimes can fuse more.
-        int8: write also <output>.int8.onnx, with integers of 8 bits, and print top-1 accuracy on the validation images
-            and speed of both files on this CPU.
+        int8: for onnx and openvino, write also <output>.int8.onnx or .int8.xml, with integers of 8 bits, and print
+            top-1 accuracy on the validation images and speed of both files on this CPU.
         data: for int8, a data module such as Digits, FashionMNIST or ImageFolder: calibration on training images.
         rounds: for int8, measured calls of both files, in turns.
     """
-    _check(format, output, untie, int8, data, batch_size, rounds)
-    _check_kept(checkpoint, output, int8)
+    layout = layout or ("fast" if format in _ENGINES else "thin")
+    _check(format, layout, int8, data, batch_size, rounds)
+    _check_output(format, output, int8, checkpoint)
     given = {"num_classes": num_classes, "in_chans": in_chans, "pretrained": pretrained or None}
     kwargs = {name: value for name, value in given.items() if value is not None}
     network = load_model(model, checkpoint, **kwargs)
@@ -76,39 +106,37 @@ def export(
     if is_random(model, checkpoint, kwargs):
         console.print(f"{model} has random weights. --checkpoint or --pretrained loads others.", markup=False)
     if format == "safetensors":
-        from ..export.hub import save_pretrained
-
         save_pretrained(network, output, architecture=model if model.startswith(TORCHVISION) else None)
-        console.print(_table(network, output, sum(file.stat().st_size for file in output.iterdir()), None))
+        console.print(_table(network, layout, output, sum(file.stat().st_size for file in output.iterdir()), None))
         return
     size = _size(input_size) or (data.input_size if data else made_for(network))
     if data:
         data.prepare_data()
         _check_fits(network, data, size)
-    write = to_onnx if format == "onnx" else to_program
-    written = copy.deepcopy(network)
-    if untie:
-        untie_(written)
+    write = _ENGINES[format].write if format in _ENGINES else to_program
+    written = deploy(network) if layout == "fast" else network
     file = write(written, output, input_size=size, dynamic_size=dynamic_size, batch_size=batch_size)
-    console.print(_table(network, file.path, file.bytes, file))
+    console.print(_table(network, layout, file.path, file.bytes, file))
     if data:
-        _int8(console, file.path, data, rounds)
+        _int8(console, _ENGINES[format], file, data, rounds)
 
 
 def _check(
     format: str,
-    output: Path,
-    untie: bool,
+    layout: Layout,
     int8: bool,
     data: ClassificationData | None,
     batch_size: int | None,
     rounds: int,
 ) -> None:
     """Check what needs no model, before one is loaded."""
-    if untie and format == "safetensors":
-        raise ValueError("export: safetensors holds the model that its name builds. Leave --untie out.")
-    if int8 and format != "onnx":
-        raise ValueError(f"export: int8 is for --format onnx, got {format}. Leave one of them out.")
+    if layout == "fast" and format == "safetensors":
+        raise ValueError(
+            "export: safetensors holds the model that its name builds, in the layout thin. Leave --layout out, or give "
+            "--format onnx, openvino or torch-export."
+        )
+    if int8 and format not in _ENGINES:
+        raise ValueError(f"export: int8 is for --format onnx or openvino, got {format}. Leave one of them out.")
     if int8 and data is None:
         raise ValueError("export: int8 is calibrated on images. Give --data, such as --data Digits.")
     if data is not None and not int8:
@@ -117,16 +145,20 @@ def _check(
         raise ValueError(f"export: int8 runs on batches of any size, got batch_size={batch_size}. Leave it out.")
     if rounds < 2:
         raise ValueError(f"export: rounds must be at least 2, for a spread, got rounds={rounds}.")
-    if format == "onnx":
-        for module in ("onnx", "onnxscript", "onnxruntime"):
-            require(module, extra="export")  # before an hour of loading
+    if format in _ENGINES:  # before an hour of loading
+        _ENGINES[format].check_installed()
+    if format == "openvino" and int8:
+        load_nncf()
+
+
+def _check_output(format: str, output: Path, int8: bool, checkpoint: Path | None) -> None:
+    """Check that files can be written, and not over the one that the weights are read from."""
     if format != "safetensors":
         check_writable("output", output, who="export")
-
-
-def _check_kept(checkpoint: Path | None, output: Path, int8: bool) -> None:
-    """Check that no file is written over the one that the weights are read from."""
-    for written in [output, *([_int8_path(output)] if int8 else [])]:
+    files = [output, *([_int8_path(output)] if int8 else [])]
+    if format == "openvino":
+        files += [file.with_suffix(".bin") for file in files]
+    for written in files:
         if checkpoint is not None and checkpoint.exists() and written.exists() and written.samefile(checkpoint):
             raise ValueError(
                 f"export: {written} would be written over --checkpoint {checkpoint}. Give another --output."
@@ -134,7 +166,7 @@ def _check_kept(checkpoint: Path | None, output: Path, int8: bool) -> None:
 
 
 def _int8_path(output: Path) -> Path:
-    return output.with_suffix(".int8.onnx")
+    return output.with_suffix(f".int8{output.suffix}")
 
 
 def _size(given: str | list[int]) -> tuple[int, ...]:
@@ -168,13 +200,13 @@ def _check_fits(model: nn.Module, data: ClassificationData, size: tuple[int, ...
         )
 
 
-def _int8(console: Console, path: Path, data: ClassificationData, rounds: int) -> None:
+def _int8(console: Console, engine: _Engine, file: ExportedFile, data: ClassificationData, rounds: int) -> None:
     """Write the int8 twin and print both files' size, accuracy and speed."""
-    images_for_scales = data.training_images(CALIBRATION_IMAGES)
-    small = quantize_onnx(path, images_for_scales, _int8_path(path))
-    files = {"float32": path, "int8": small}
+    small = engine.quantize(file.path, data.training_images(CALIBRATION_IMAGES), _int8_path(file.path))
+    files = {"float32": file, "int8": small}
+    runs = {name: engine.open(written.path) for name, written in files.items()}
     images, _ = next(iter(data.val_dataloader()))
-    times = interleaved({name: partial(open_onnx(file), images) for name, file in files.items()}, rounds=rounds)
+    times = interleaved({name: partial(run, images) for name, run in runs.items()}, rounds=rounds)
     table = Table(
         title=f"{type(data).__name__}, {len(data.split(train=False))} validation images",  # type: ignore[arg-type]
         caption=f"batches of {len(images)}, threads {torch.get_num_threads()}; median ± half the interquartile range",
@@ -183,43 +215,31 @@ def _int8(console: Console, path: Path, data: ClassificationData, rounds: int) -
     table.add_column("file")
     for header in ("", "MB", "top-1 %", "images/s", "x float32"):
         table.add_column(header, justify="right", no_wrap=True)
-    for name, file in files.items():
+    for name, written in files.items():
         rate, ratio = len(images) / times[name].median, times[name].speedup_over(times["float32"])
         table.add_row(
-            str(file),
+            str(written.path),
             name,
-            _mb(file.stat().st_size),
-            f"{100 * top1(file, data.val_dataloader()):.2f}",
+            _mb(written.bytes),
+            f"{100 * top1(runs[name], data.val_dataloader()):.2f}",
             f"{rate:.0f} ±{rate * times[name].spread / times[name].median:.0f}",
             f"{ratio.median:.2f} ±{ratio.spread:.2f}",
         )
     console.print(table)
 
 
-def _table(model: nn.Module, path: Path, size: int, checked: ExportedFile | None) -> Table:
-    """Say how large the file is, beside the weights of the model and of its twins without ties, and how exact."""
-    caption = "MB of the file and of parameters: the model's, with filters for each block (untied), of a dense network"
-    table = Table(caption=caption, box=SIMPLE)
+def _table(model: nn.Module, layout: Layout, path: Path, size: int, checked: ExportedFile | None) -> Table:
+    """Say how large the file is, beside the weights in both layouts and of a dense network, and how exact."""
+    table = Table(caption="MB of the file; of the weights in each layout and of a dense network", box=SIMPLE)
     table.add_column("file")
-    for header in ("MB", "parameters", "untied", "dense", "error", "of largest", "images checked"):
+    for header in ("layout", "MB", "thin", "fast", "dense", "error", "of largest", "images checked"):
         table.add_column(header, justify="right", no_wrap=True)
     errors = ("-", "-", "-")
     if checked:
         shapes = "\n".join("x".join(map(str, shape)) for shape in checked.shapes)
         errors = (f"{checked.max_abs_error:.1e}", f"{checked.max_rel_error:.1e}", shapes)
-    weights = [_parameter_bytes(twin) for twin in (model, _untied(model, "grouped"), _untied(model, "dense"))]
-    table.add_row(str(path), _mb(size), *map(_mb, weights), *errors)
+    table.add_row(str(path), layout, _mb(size), *map(_mb, weight_bytes(model).values()), *errors)
     return table
-
-
-def _untied(model: nn.Module, form: Any) -> nn.Module:
-    twin = on_meta(model)
-    untie_(twin, form)
-    return twin
-
-
-def _parameter_bytes(model: nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def _mb(size: int) -> str:

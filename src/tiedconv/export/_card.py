@@ -10,10 +10,10 @@ from torch import nn
 
 from .._meta import on_meta
 from ..analysis.counts import count
+from ..convert.untie import TIED
 from ..models.named import native_input_size
-from ..nn import SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
+from ..nn import SplitTiedConv2d
 
-_TIED = (TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear, SplitTiedConv2d)
 _PAPER = "https://arxiv.org/abs/2009.12021"
 _CITATION = """\
 @inproceedings{wang2021tied,
@@ -119,8 +119,9 @@ def _comparison(model: nn.Module, size: tuple[int, int, int] | None, layers: lis
         rows.append([f"multiply-adds for one {' x '.join(map(str, size))} image", *(f"{n:,}" for n in macs)])
     text = _table(rows)
     if layers:
+        untied = dict(models["untied"].named_modules())
         listed = [
-            [f"`{name}`", type(layer).__name__, _blocks(layer), f"{_weights(layer):,}", f"{_untied_weights(layer):,}"]
+            [f"`{name}`", type(layer).__name__, _blocks(layer), f"{_weights(layer):,}", f"{_weights(untied[name]):,}"]
             for name, layer in layers
         ]
         text = (
@@ -138,7 +139,7 @@ def _table(rows: list[list[str]]) -> str:
 
 def _tied_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, layer in model.named_modules():
-        if isinstance(layer, _TIED) and max(_numbers(layer)) > 1:
+        if isinstance(layer, TIED) and max(_numbers(layer)) > 1:
             yield name, layer
 
 
@@ -156,10 +157,6 @@ def _all_weights(layer: Any) -> list[torch.Tensor]:
 
 def _weights(layer: Any) -> int:
     return sum(weight.numel() for weight in _all_weights(layer))
-
-
-def _untied_weights(layer: Any) -> int:
-    return sum(w.numel() * b**2 for w, b in zip(_all_weights(layer), _numbers(layer), strict=True))
 
 
 def _untied(model: nn.Module) -> nn.Module:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._extras import require
-from .program import TOLERANCE, ExportedFile, Traced, check_path, compare, trace, whole
+from .program import TOLERANCE, ExportedFile, Traced, check_path, compare, described, trace, whole
 
 INPUT, OUTPUT = "images", "output"
 
@@ -45,14 +45,13 @@ def to_onnx(
         True
     """
     who = "to_onnx"
-    for module in ("onnx", "onnxscript", "onnxruntime"):
-        require(module, extra="export")
+    check_onnx_installed()
     path = check_path(who, path, ".onnx")
     traced = trace(who, model, input_size, dynamic_size=dynamic_size, batch_size=batch_size)
     with whole(path) as part:
         save_onnx(who, traced, part)
         errors = compare(who, open_onnx(part), traced, tolerance)
-        return ExportedFile(path, part.stat().st_size, *errors, tuple(tuple(x.shape) for x in traced.images))
+        return described(path, part, errors, traced.images)
 
 
 def save_onnx(who: str, traced: Traced, path: Path) -> None:
@@ -95,3 +94,9 @@ def open_onnx(path: str | Path) -> Callable[[Tensor], Tensor]:
         return torch.from_numpy(output)
 
     return run
+
+
+def check_onnx_installed() -> None:
+    """Raise ModuleNotFoundError unless all that :func:`to_onnx` needs is installed."""
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        require(module, extra="export")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .. import _files
 from .._extras import require
 from .onnx_files import save_onnx
-from .program import TOLERANCE, ExportedFile, check_path, compare, trace, whole
+from .program import TOLERANCE, ExportedFile, check_path, compare, described, trace, whole
 
 
 def to_openvino(
@@ -49,19 +49,16 @@ def to_openvino(
         torch.Size([5, 4, 7, 5])
     """
     who = "to_openvino"
-    for module in ("onnx", "onnxscript"):
-        require(module, extra="openvino")
-    openvino = load_openvino()
-    path = check_path(who, path, ".xml")
-    _files.check_writable("output", path.with_suffix(".bin"), who=who)
+    check_openvino_installed()
+    path = check_openvino_path(who, path)
     traced = trace(who, model, input_size, dynamic_size=dynamic_size, batch_size=batch_size)
     with TemporaryDirectory() as folder, whole(path) as part:
         # By way of ONNX: openvino reads torch's programs too, in twice the time.
         save_onnx(who, traced, Path(folder) / "model.onnx")
+        openvino = load_openvino()
         openvino.save_model(openvino.convert_model(Path(folder) / "model.onnx"), part, compress_to_fp16=False)
         errors = compare(who, open_openvino(part), traced, tolerance)
-        size = sum(file.stat().st_size for file in part.parent.iterdir())
-        return ExportedFile(path, size, *errors, tuple(tuple(x.shape) for x in traced.images))
+        return described(path, part, errors, traced.images)
 
 
 def open_openvino(path: str | Path) -> Callable[[Tensor], Tensor]:
@@ -82,6 +79,20 @@ def open_openvino(path: str | Path) -> Callable[[Tensor], Tensor]:
         return torch.from_numpy(compiled(images.contiguous().numpy())[0])
 
     return run
+
+
+def check_openvino_path(who: str, path: str | Path) -> Path:
+    """Return ``path`` if it ends in ``.xml`` and can be written, with the weights beside it; make its folder."""
+    path = check_path(who, path, ".xml")
+    _files.check_writable("output", path.with_suffix(".bin"), who=who)
+    return path
+
+
+def check_openvino_installed() -> None:
+    """Raise ModuleNotFoundError unless all that :func:`to_openvino` needs is installed."""
+    for module in ("onnx", "onnxscript"):
+        require(module, extra="openvino")
+    load_openvino()
 
 
 def load_openvino() -> Any:

@@ -1,7 +1,7 @@
 """Models as programs of ``torch.export``: traced for images of any number and size, saved, reloaded and compared."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +87,7 @@ def to_program(
     with whole(path) as part:
         torch.export.save(traced.program, part)
         errors = compare(who, torch.export.load(part).module(), traced, tolerance)
-        return ExportedFile(path, part.stat().st_size, *errors, tuple(tuple(x.shape) for x in traced.images))
+        return described(path, part, errors, traced.images)
 
 
 def trace(
@@ -139,9 +139,8 @@ def compare(who: str, run: Callable[[Tensor], Tensor], traced: Traced, tolerance
                 f"{who}: what was exported refuses images {shape}: {_first_line(error)} Nothing was written. Pass a "
                 "larger input_size, if a map of the network shrinks to one pixel, or dynamic_size=False."
             ) from error
-        absolute = (y - expected).abs().max().item() if y.shape == expected.shape else float("nan")
-        relative = absolute / max(expected.abs().max().item(), torch.finfo(expected.dtype).tiny)
-        if not relative <= tolerance:  # also where it is no number
+        absolute, relative = difference(y, expected)
+        if not relative <= tolerance:  # also where it is not a number
             raise RuntimeError(
                 f"{who}: what was exported returns {tuple(y.shape)} for images {shape}, the model "
                 f"{tuple(expected.shape)}, with a difference of {relative:.1e} of the largest output, where "
@@ -151,6 +150,12 @@ def compare(who: str, run: Callable[[Tensor], Tensor], traced: Traced, tolerance
     return largest[0], largest[1]
 
 
+def difference(y: Tensor, expected: Tensor) -> tuple[float, float]:
+    """Return the largest difference, and its part of the largest expected output; not a number for other shapes."""
+    absolute = (y - expected).abs().max().item() if y.shape == expected.shape else float("nan")
+    return absolute, absolute / max(expected.abs().max().item(), torch.finfo(expected.dtype).tiny)
+
+
 def check_path(who: str, path: str | Path, suffix: str) -> Path:
     """Return ``path`` if it has the suffix and can be written; make its folder."""
     path = Path(path)
@@ -158,6 +163,12 @@ def check_path(who: str, path: str | Path, suffix: str) -> Path:
         raise ValueError(f"{who}: the file must end in {suffix}, got {path}. Give another name.")
     _files.check_writable("output", path, who=who)
     return path
+
+
+def described(path: Path, part: Path, errors: tuple[float, float], images: Iterable[Tensor]) -> ExportedFile:
+    """Report on the file ``part``, and those written beside it in its folder, which will be ``path``."""
+    size = sum(file.stat().st_size for file in part.parent.iterdir())
+    return ExportedFile(path, size, *errors, tuple(tuple(x.shape) for x in images))
 
 
 @contextmanager

@@ -1,7 +1,9 @@
-"""ONNX files with integers of 8 bits, for CPUs."""
+"""Files with integers of 8 bits, for CPUs: made after training from float32 files, by what their engines offer."""
 
-from collections.abc import Iterable, Iterator
-from itertools import chain
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,10 +13,14 @@ from torch import Tensor
 
 from .._extras import require
 from .onnx_files import INPUT, open_onnx
-from .program import check_path, whole
+from .openvino_files import check_openvino_path, load_openvino, open_openvino
+from .program import ExportedFile, check_path, described, difference, whole
+
+LARGEST_ERROR = 0.5
+"""Of int8 outputs, root mean square, as a part of the float32 ones. Rounding to 8 bits errs by a tenth of that."""
 
 
-def quantize_onnx(path: str | Path, calibration_batches: Iterable[Tensor], out: str | Path) -> Path:
+def quantize_onnx(path: str | Path, calibration_batches: Iterable[Tensor], out: str | Path) -> ExportedFile:
     """Write the int8 twin of an ONNX file, by ONNX Runtime's static quantization.
 
     Weights get 8 bits and a scale for each output channel; activations get 8 bits and the range that they have for the
@@ -22,15 +28,18 @@ def quantize_onnx(path: str | Path, calibration_batches: Iterable[Tensor], out: 
 
     Args:
         path: a float32 file of :func:`to_onnx`.
-        calibration_batches: images (N, C, H, W), prepared as in training; some hundred are enough.
+        calibration_batches: images (N, C, H, W), prepared as in training; some hundred are enough. All are kept in
+            memory.
         out: ends in ``.onnx``.
 
     Returns:
-        ``out``.
+        The new file, compared with the float32 one on the first batch.
 
     Raises:
         ModuleNotFoundError: if onnx or onnxruntime is not installed.
         ValueError: if there are no images, or ``out`` cannot be written.
+        RuntimeError: if the outputs differ from the float32 ones by more than half, root mean square. There is no file
+            then.
     """
     who = "quantize_onnx"
     require("onnx", extra="export")
@@ -38,10 +47,7 @@ def quantize_onnx(path: str | Path, calibration_batches: Iterable[Tensor], out: 
     registry: Any = require("onnxruntime.quantization.registry", extra="export")
     shapes: Any = require("onnxruntime.quantization.shape_inference", extra="export")
     out = check_path(who, out, ".onnx")
-    batches = iter(calibration_batches)
-    first = next(batches, None)
-    if first is None:
-        raise ValueError(f"{who}: calibration_batches is empty, and the ranges are read off images. Give some hundred.")
+    batches = _listed(who, calibration_batches)
     # Batch norm has no kernel for integers: its weights would be rounded, and nothing computed faster.
     kinds = {*registry.QLinearOpsRegistry, *registry.QDQRegistry} - {"BatchNormalization"}
     with whole(out) as part, TemporaryDirectory() as folder:
@@ -50,34 +56,103 @@ def quantize_onnx(path: str | Path, calibration_batches: Iterable[Tensor], out: 
         tools.quantize_static(
             prepared,
             part,
-            _Reader(chain([first], batches)),
+            _Reader(batches),
             quant_format=tools.QuantFormat.QDQ,
             op_types_to_quantize=sorted(kinds),
             per_channel=True,
             activation_type=tools.QuantType.QUInt8,
             weight_type=tools.QuantType.QInt8,
         )
-    return out
+        return _compared(who, out, part, open_onnx(path), open_onnx(part), batches[0])
 
 
-def top1(path: str | Path, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Return the share of images, 0-1, for which the largest output of an ONNX file is that of their class.
+def quantize_openvino(path: str | Path, calibration_batches: Iterable[Tensor], out: str | Path) -> ExportedFile:
+    """Write the int8 twin of an OpenVINO file, by NNCF's quantization after training.
+
+    As :func:`quantize_onnx`, but the range of an activation is the mean of its ranges in the batches, which ought to
+    have some dozen images each, and biases make up for what rounding adds to a channel's mean.
 
     Args:
-        path: an ONNX file of a classifier.
+        path: a float32 file of :func:`to_openvino`, of a deployed network: with tied filters stored once, OpenVINO
+            2026.4 computes other outputs in int8.
+        calibration_batches: as in :func:`quantize_onnx`.
+        out: ends in ``.xml``.
+
+    Returns:
+        The new file, compared with the float32 one on the first batch.
+
+    Raises:
+        ModuleNotFoundError: if openvino or nncf is not installed.
+        ValueError, RuntimeError: as :func:`quantize_onnx`.
+    """
+    who = "quantize_openvino"
+    openvino, nncf = load_openvino(), load_nncf()
+    out = check_openvino_path(who, out)
+    batches = _listed(who, calibration_batches)
+    with whole(out) as part:
+        with _silent():
+            calibration = nncf.Dataset(batches, Tensor.numpy)
+            small = nncf.quantize(openvino.Core().read_model(Path(path)), calibration, subset_size=len(batches))
+        openvino.save_model(small, part, compress_to_fp16=False)
+        return _compared(who, out, part, open_openvino(path), open_openvino(part), batches[0])
+
+
+def top1(run: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Return the share of images, 0-1, for which the largest output of a classifier is that of their class.
+
+    Args:
+        run: a network, or what :func:`open_onnx` and :func:`open_openvino` return.
         batches: images (N, C, H, W) with their classes (N).
     """
-    run = open_onnx(path)
     hits = torch.cat([run(images).argmax(1) == classes for images, classes in batches])
     return hits.float().mean().item()
+
+
+def _listed(who: str, batches: Iterable[Tensor]) -> list[Tensor]:
+    found = [batch.contiguous() for batch in batches]
+    if not found:
+        raise ValueError(f"{who}: calibration_batches is empty, and the ranges are read off images. Give some hundred.")
+    return found
+
+
+def _compared(
+    who: str, out: Path, part: Path, run: Callable[[Tensor], Tensor], small: Callable[[Tensor], Tensor], images: Tensor
+) -> ExportedFile:
+    y, expected = small(images), run(images)
+    error = ((y - expected).norm() / expected.norm()).item()
+    if not error <= LARGEST_ERROR:  # also where it is not a number
+        raise RuntimeError(
+            f"{who}: the int8 outputs differ from the float32 ones by {error:.0%}, where {LARGEST_ERROR:.0%} is "
+            "allowed. Nothing was written. Give the file of a deployed network (--layout fast), or stay with float32."
+        )
+    return described(out, part, difference(y, expected), [images])
+
+
+def load_nncf() -> Any:
+    """Import nncf, which takes seconds."""
+    load_openvino()  # before nncf does
+    with _silent():
+        return require("nncf", extra="openvino")
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep standard output and logs free of progress bars and advice."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 class _Reader:
     """Batches one after the other, in the form in which ONNX Runtime asks for them."""
 
-    def __init__(self, batches: Iterator[Tensor]) -> None:
-        self.batches = batches
+    def __init__(self, batches: list[Tensor]) -> None:
+        self.batches = iter(batches)
 
     def get_next(self) -> dict[str, Any] | None:
         images = next(self.batches, None)
-        return None if images is None else {INPUT: images.contiguous().numpy()}
+        return None if images is None else {INPUT: images.numpy()}

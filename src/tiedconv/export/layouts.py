@@ -1,0 +1,43 @@
+"""The layouts in which a network is written to a file, and what its weights need in each."""
+
+from typing import Literal
+
+from torch import nn
+
+from .._meta import on_meta
+from ..convert import untie_
+from .deploy import deploy
+
+Layout = Literal["fast", "thin"]
+"""``"fast"``: what :func:`deploy` makes; ``"thin"``: the network itself, with tied filters stored once."""
+
+
+def weight_bytes(model: nn.Module) -> dict[Layout | Literal["dense"], int]:
+    """Return how many bytes the parameters of a network need, by layout, and those of its dense twin.
+
+    Args:
+        model: any network that :func:`deploy` takes. It stays untouched, and nothing is computed.
+
+    Returns:
+        ``"thin"``, ``"fast"`` and ``"dense"``, the last with an ordinary convolution without groups of its own in the
+        place of each tied one.
+
+    Raises:
+        TypeError, ValueError: as :func:`deploy`.
+
+    Example:
+        >>> from tiedconv.nn import TiedConv2d
+        >>> weight_bytes(nn.Sequential(TiedConv2d(64, 64, 3, blocks=2, bias=False)))
+        {'thin': 36864, 'fast': 73728, 'dense': 147456}
+    """
+    dense = on_meta(model)
+    untie_(dense, "dense")
+    return {
+        "thin": _bytes(model),
+        "fast": _bytes(deploy(on_meta(model))),
+        "dense": _bytes(dense),
+    }
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
