@@ -19,6 +19,15 @@ def test_peak_memory_sees_weights_gradients_and_momentum():
     assert 3 * weights < measured < 5 * weights
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from Linux' /proc")
+def test_peak_memory_of_a_compiled_model_leaves_out_the_compiler():
+    build = partial(torch.nn.Sequential, torch.nn.Flatten(), torch.nn.Linear(300, 10_000))
+    weights = 301 * 10_000 * 4 / 2**20
+    measured = train_step_peak_memory(build, (2, 3, 10, 10), device="cpu", compiled=True)
+    assert 3 * weights < measured < 3 * weights + 60
+
+
 def test_without_a_record_of_the_peak_there_is_no_figure(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "_STATUS", tmp_path / "status")
     assert train_step_peak_memory(torch.nn.Identity, (1, 3, 8, 8), device="cpu") is None

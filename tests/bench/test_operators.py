@@ -27,6 +27,7 @@ def test_resnet_sweep_has_every_shape_with_every_number_of_blocks_and_format():
         (blocks, memory_format) for blocks in (2, 4, 8) for memory_format in ("contiguous", "channels_last")
     }
     assert swept[0].shape == "3x3, 64 ch, 56²"
+    assert len(swept) == 48
     assert swept[0].flops == 2 * 8 * 56 * 56 * 64 * 64 * 9 // 2
 
 
@@ -95,11 +96,22 @@ def test_figures_of_a_row_by_hand():
     assert row.gflops("dense") == pytest.approx(4 * 18432 / 4 / 1e9)
     assert row.speedup("tied") == Quartiles(2.5, 2.25, 2.75)
     assert row.speedup("dense") == Quartiles(1.0, 1.0, 1.0)
+    assert row.share_of_best is None  # view itself was not timed
     trained = OperatorRow(case, True, "view", row.timings)
     assert trained.gflops("tied") == pytest.approx(3 * row.gflops("tied"))
     record = row.record()["candidates"]["tied"]
     assert (record["median_ms"], record["spread_ms"]) == (1500, 250)
     assert record["speedup"] == {"median": 2.5, "q1": 2.25, "q3": 2.75}
+
+
+def test_share_of_the_best_path_that_the_chosen_one_reaches():
+    seconds = {"dense": 1.0, "tied": 2.0, "view": 5.0, "depth": 4.0}
+    timings = {name: Timing((median,)) for name, median in seconds.items()}
+    row = OperatorRow(tiny("resnet"), False, "view", timings)
+    assert row.share_of_best == row.record()["share_of_best"] == 0.8  # dense and tied are no paths
+    assert OperatorRow(tiny("resnet"), False, "depth", timings).share_of_best == 1
+    assert OperatorRow(tiny("resnet"), False, "grouped", timings).share_of_best is None
+    assert OperatorRow(tiny("fig3"), False, "grouped", {"grouped": Timing((1.0,))}).share_of_best is None
 
 
 @pytest.mark.parametrize("train", [False, True])

@@ -35,6 +35,14 @@ def test_clock_covers_the_call():
     assert seconds >= 0.02
 
 
+def test_functions_rest_before_each_call_outside_of_the_clock(monkeypatch):
+    rests = []
+    monkeypatch.setattr(time, "sleep", rests.append)
+    times, _ = try_interleaved({"a": lambda: None, "b": lambda: None}, rounds=3, rest=9)
+    assert rests == [9] * 10
+    assert max(times["a"].seconds) < 9
+
+
 def test_cuda_is_timed_by_its_own_clock_from_an_idle_device(monkeypatch):
     log = []
 

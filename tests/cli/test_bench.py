@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 import torch
@@ -58,7 +59,9 @@ def test_operators_print_a_table_write_every_time_and_draw(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "contiguous, forward, float32, batch 3" in printed
     assert "channels_last, forward, float32, batch 3" in printed
-    assert all(name in printed for name in ("dense", "released", "tied", "matmul", "3x3, 16 ch, 4²", "threads 1"))
+    words = ("dense", "released", "tied", "matmul", "3x3, 16 ch, 4²", "B = 4", "here at least", "threads 1")
+    assert all(word in printed for word in words)
+    assert "…" not in printed
     results = read_results(file)
     assert (results.benchmark, results.machine["threads"], results.options["batch"]) == ("operators", "1", 3)
     assert [row.case.blocks for row in results.rows] == [2, 2, 4, 4] * 2
@@ -132,9 +135,10 @@ def test_mistakes_are_named_before_anything_is_measured(tmp_path, monkeypatch, o
 MODELS = "models --models resnet_tiny,tiedresnet_tiny --image_size 8 --batch 2 --rounds 2"
 
 
-def test_models_print_a_table_a_quantity_write_and_draw(tmp_path, capsys):
+@pytest.mark.slow
+def test_models_print_a_table_per_quantity_write_and_draw(tmp_path, capsys):
     file, plot = tmp_path / "models.json", tmp_path / "models.svg"
-    options = "--released --memory_formats channels_last --quantities latency,train --modes optimized,eager --threads 1"
+    options = "--quantities latency,train --engines onnxruntime,eager --threads 1"
     bench(f"{MODELS} {options}", "--json", file, "--plot", plot)
     printed = capsys.readouterr().out
     assert "latency, ms, float32, batch 1" in printed
@@ -142,10 +146,15 @@ def test_models_print_a_table_a_quantity_write_and_draw(tmp_path, capsys):
     assert "x resnet_tiny" in printed
     results = read_results(file)
     assert (results.machine["threads"], results.options["image_size"]) == ("1", 8)
-    names = ["resnet_tiny", "tiedresnet_tiny", "tiedresnet_tiny (released)"]
-    assert results.options["models"] == names
-    assert [(row.quantity, row.mode, row.model) for row in results.rows] == [
-        (*what, name) for what in (("latency", "optimized"), ("latency", "eager"), ("train", "eager")) for name in names
+    assert results.options["models"] == ["resnet_tiny", "tiedresnet_tiny"]
+    assert [(row.quantity, row.engine, row.memory_format, row.model) for row in results.rows] == [
+        (*what, name)
+        for what in (
+            ("latency", "onnxruntime", None),
+            ("latency", "eager", "channels_last"),
+            ("train", "eager", "channels_last"),
+        )
+        for name in ("resnet_tiny", "tiedresnet_tiny")
     ]
     assert {len(row.timing.seconds) for row in results.rows} == {2}
     assert "<svg" in plot.read_text()
@@ -154,19 +163,31 @@ def test_models_print_a_table_a_quantity_write_and_draw(tmp_path, capsys):
 def test_a_model_that_fails_is_shown_kept_and_ends_in_status_1(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("tiedconv.bench.models.inference", refuse)
     file = tmp_path / "models.json"
-    with pytest.raises(SystemExit, match="4 not measured:\nlatency, float32, resnet_tiny, eager, contiguous: Runtime"):
-        bench(f"{MODELS} --quantities latency,train --modes eager", "--json", file)
-    assert capsys.readouterr().out.count("failed") == 4
+    with pytest.raises(
+        SystemExit, match="2 not measured:\nlatency, resnet_tiny, eager, channels_last: RuntimeError: not"
+    ):
+        bench(f"{MODELS} --quantities latency,train", "--json", file)
+    assert capsys.readouterr().out.count("failed") == 2
     errors = [row.error for row in read_results(file).rows]
-    assert errors == ["RuntimeError: not on this machine"] * 4 + [""] * 4
+    assert errors == ["RuntimeError: not on this machine"] * 2 + [""] * 2
+
+
+def test_the_package_that_an_engine_lacks_is_named_before_anything_is_measured(monkeypatch):
+    monkeypatch.setattr("tiedconv.cli.bench.measure", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
+    with pytest.raises(SystemExit, match=r"onnxruntime is needed here .* pip install 'tiedconv\[export\]'"):
+        bench("models --engines eager,onnxruntime")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ("--models resnet_tyni", "bench: no model is called 'resnet_tyni'"),
-        ("--models resnet_tyni --released", "bench: no model is called 'resnet_tyni'"),
-        ("--modes eager,fast", "bench: modes must be among eager, compiled, optimized, got 'fast'"),
+        ("--engines eager,fast", "bench: engines must be among eager, compiled, onnxruntime, openvino, got 'fast'"),
+        (
+            "--engines openvino --dtype bfloat16",
+            "bench: openvino is measured in float32 on the CPU, got dtype=bfloat16",
+        ),
         ("--quantities ,", "bench: quantities must name at least one, each once, got none"),
         ("--device cuda:99", "bench: device=cuda:99, but torch sees"),
         ("--plot models.xyz", r"bench: cannot draw --plot models\.xyz"),

@@ -5,7 +5,7 @@ from .machine import describe_machine
 from .memory import train_step_peak_memory
 from .models import ModelOptions, ModelRow, measure, throughput
 from .operators import OperatorRow, time_case
-from .released import released_tied_conv2d, released_twin
+from .released import released_tied_conv2d
 
 __all__ = [
     "ModelOptions",
@@ -16,7 +16,6 @@ __all__ = [
     "describe_machine",
     "measure",
     "released_tied_conv2d",
-    "released_twin",
     "throughput",
     "time_case",
     "train_step_peak_memory",

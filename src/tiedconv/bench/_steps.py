@@ -1,16 +1,17 @@
 """What is called when a model is measured."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def inference(model: nn.Module, images: Tensor | list[Tensor]) -> Callable[[], object]:
+def inference(model: Callable[[Any], object], images: Tensor | list[Tensor]) -> Callable[[], object]:
     """Return a forward pass without gradients, of a batch or, for a detector, of a list of images.
 
-    The caller has put the model into evaluation mode.
+    The caller has put the model, which may also be a function, into evaluation mode.
     """
 
     def run() -> object:

@@ -69,19 +69,21 @@ def interleaved(
     warmup: int = 2,
     device: torch.device | str = "cpu",
     seed: int = 0,
+    rest: float = 0,
 ) -> dict[str, Timing]:
-    """Call every function once a round and return the times of the calls, by the functions' names.
+    """Call every function once per round and return the times of the calls, by the functions' names.
 
     The order is drawn anew in every round: a function that leaves the caches full, or meets them warm, would else
     always be followed or preceded by the same one.
 
     Args:
         functions: what to time, by name.
-        rounds: measured calls a function.
+        rounds: measured calls per function.
         warmup: rounds before those, not measured.
         device: where the functions compute. On a CUDA device its own clock runs from an idle device to the end of the
             work, launches included.
         seed: of the order.
+        rest: seconds to wait before each call, in which other functions' threads come to rest.
     """
     device = torch.device(device)
     clock = _cuda_seconds if device.type == "cuda" else _cpu_seconds
@@ -89,6 +91,7 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for i in range(warmup + rounds):
         for name in order.sample(list(functions), len(functions)):
+            time.sleep(rest)
             elapsed = clock(functions[name], device)
             if i >= warmup:
                 seconds[name].append(elapsed)
@@ -96,7 +99,12 @@ def interleaved(
 
 
 def try_interleaved(
-    functions: Mapping[str, Callable[[], object]], *, rounds: int, device: torch.device | str = "cpu", seed: int = 0
+    functions: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    rest: float = 0,
 ) -> tuple[dict[str, Timing], dict[str, str]]:
     """As :func:`interleaved`, but a function that raises drops out and the others go on.
 
@@ -104,7 +112,7 @@ def try_interleaved(
         The times of those that never failed, and the errors of the others as text, both by name.
     """
     guarded = {name: _Guarded(function) for name, function in functions.items()}
-    times = interleaved(guarded, rounds=rounds, device=device, seed=seed)
+    times = interleaved(guarded, rounds=rounds, device=device, seed=seed, rest=rest)
     failed = {name: call.error for name, call in guarded.items() if call.error}
     return {name: timing for name, timing in times.items() if name not in failed}, failed
 

@@ -20,6 +20,7 @@ def train_step_peak_memory(
     channels_last: bool = False,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
+    compiled: bool = False,
 ) -> float | None:
     """Memory in MiB that building a model and one train step on ``shape`` images add to a fresh process.
 
@@ -32,6 +33,8 @@ def train_step_peak_memory(
         channels_last: memory format of model and images.
         dtype: of model and images.
         device: where. None: the GPU if there is one, else the CPU.
+        compiled: whether to compile the model by ``torch.compile``. What that keeps of the model counts too, some 100
+            MiB; the compiler itself does not.
 
     Returns:
         The figure, or None on a system that keeps no record of it (without a GPU, all but Linux).
@@ -40,7 +43,7 @@ def train_step_peak_memory(
     if device.type == "cpu" and not _STATUS.exists():
         return None
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
-        arguments = (build, shape, channels_last, dtype, device, torch.get_num_threads())
+        arguments = (build, shape, channels_last, dtype, device, compiled, torch.get_num_threads())
         return executor.submit(_peak_memory, *arguments).result()
 
 
@@ -50,13 +53,18 @@ def _peak_memory(
     channels_last: bool,  # a torch.memory_format cannot be pickled reliably
     dtype: torch.dtype,
     device: torch.device,
+    compiled: bool,
     threads: int,
 ) -> float:
     torch.set_num_threads(threads)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    if compiled:  # loads the compiler
+        torch.compile(torch.neg)(torch.ones(1, requires_grad=True)).backward()
     before = _resident("VmRSS")
     model = build().to(device, dtype).to(memory_format=memory_format).train()
     images = torch.randn(shape, device=device, dtype=dtype).contiguous(memory_format=memory_format)
+    if compiled:
+        model.compile(dynamic=False)
     step = train_step(model, images)
     step()
     step()  # the optimiser's state exists from the first step on, the peak is in the second

@@ -1,7 +1,7 @@
 """Speed and memory of whole models, beside a reference and in turns."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal, get_args
@@ -9,25 +9,20 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ..export import deploy
+from ..models.named import build_model, check_model
 from ._steps import inference, train_step
 from ._timer import Quartiles, Timing, describe_error, interleaved, try_interleaved
+from .engines import IN_TORCH, Engine, check_engine, compiler, prepare
 from .machine import check_device
 from .memory import train_step_peak_memory
-from .named import build_model, check_model
 from .operators import FORMATS, MemoryFormat
 
 Quantity = Literal["latency", "throughput", "train", "memory"]
-Mode = Literal["eager", "compiled", "optimized"]
 Precision = Literal["float32", "bfloat16"]
 UNITS: dict[Quantity, str] = {"latency": "ms", "throughput": "images/s", "train": "images/s", "memory": "MiB"}
 
-_MODES: dict[Quantity, tuple[Mode, ...]] = {
-    "latency": ("eager", "compiled", "optimized"),
-    "throughput": ("eager", "compiled", "optimized"),
-    "train": ("eager", "compiled"),
-    "memory": ("eager",),
-}
+REST = 0.1
+"""Seconds between calls of different engines: idle threads look for work for up to 35 ms, on cores that others need."""
 
 
 def throughput(
@@ -40,7 +35,7 @@ def throughput(
             changes their weights.
         images: :math:`(N, C, H, W)` on the models' device, in the memory format to measure.
         train: a whole train step (forward, backward, SGD with momentum) instead of inference.
-        rounds: measured calls a model, after two that are not.
+        rounds: measured calls per model, after two that are not.
 
     Returns:
         Images per second of each measured call.
@@ -56,39 +51,41 @@ class ModelOptions:
     """What to measure.
 
     Attributes:
-        models: names as :func:`build_model` takes them; the first is the reference.
-        modes: ``"eager"``; ``"compiled"`` by ``torch.compile``, which takes about a minute a model, format and
-            quantity; ``"optimized"`` by :func:`tiedconv.export.optimize_for_inference`, for latency and throughput.
-        memory_formats: of model and images.
-        dtypes: of model and images.
+        models: names as :func:`tiedconv.models.build_model` takes them; the first is the reference.
+        engines: ``"eager"`` torch; ``"compiled"`` by ``torch.compile``, which takes about a minute per model, format
+            and quantity; ``"onnxruntime"`` and ``"openvino"``, for latency and throughput. All but eager infer with the
+            deployed network (:func:`tiedconv.export.deploy`).
+        memory_formats: of model and images in torch; other engines choose their own.
+        dtype: of model and images. Engines outside torch have ``"float32"`` alone.
         quantities: ``"latency"`` of one image in ms; ``"throughput"`` of a batch in images/s; ``"train"``, images/s of
             a step (forward, cross-entropy, backward, SGD with momentum); ``"memory"``, peak MiB of such a step in a
-            process of its own, eager only.
-        batch: images in a batch, but for latency.
+            process of its own.
+        batch: images in a batch, except for latency.
         image_size: height and width of the images, pixels.
         rounds: measured calls of every model, after two that are not.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:<number>"``.
 
     Raises:
-        ValueError: if a name is unknown or given twice, nothing is left to measure, or a number is out of range.
+        ModuleNotFoundError: if the package of an engine is not installed.
+        ValueError: if a name is unknown or given twice, nothing is left to measure, an engine cannot compute in this
+            dtype or on this device, or a number is out of range.
     """
 
     models: Sequence[str]
-    modes: Sequence[Mode] = ("eager",)
-    memory_formats: Sequence[MemoryFormat] = ("contiguous", "channels_last")
-    dtypes: Sequence[Precision] = ("float32",)
+    engines: Sequence[Engine] = ("eager",)
+    memory_formats: Sequence[MemoryFormat] = ("channels_last",)
+    dtype: Precision = "float32"
     quantities: Sequence[Quantity] = ("latency", "throughput", "train", "memory")
     batch: int = 8
     image_size: int = 224
-    rounds: int = 20
+    rounds: int = 11
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         known: dict[str, tuple[str, ...]] = {
             "models": (),
-            "modes": get_args(Mode),
+            "engines": get_args(Engine),
             "memory_formats": get_args(MemoryFormat),
-            "dtypes": get_args(Precision),
             "quantities": get_args(Quantity),
         }
         for option, choices in known.items():
@@ -101,19 +98,26 @@ class ModelOptions:
                 if name not in choices:
                     raise ValueError(f"bench: {option} must be among {', '.join(choices)}, got {name!r}.")
         for name in self.models:
-            check_model(name)
-        check_device(self.device)
+            check_model("bench", name)
+        device = check_device(self.device)
         for option in ("batch", "image_size", "rounds"):
             if getattr(self, option) < 1:
                 raise ValueError(f"bench: {option} must be at least 1, got {option}={getattr(self, option)}.")
-        if not self.groups():
+        if not self.measurable():
             raise ValueError(
-                f"bench: {', '.join(self.quantities)} cannot be measured with modes={', '.join(self.modes)}. Add eager."
+                f"bench: {', '.join(self.quantities)} cannot be measured with engines={', '.join(self.engines)}. "
+                "Add eager."
             )
+        for engine in self.engines:
+            check_engine(engine, dtype=self.dtype, device=device)
 
-    def groups(self) -> list[tuple[Quantity, Precision]]:
-        """What is measured together, in turns: all models, modes and formats of one quantity and dtype."""
-        return [(q, dtype) for dtype in self.dtypes for q in self.quantities if set(self.modes) & set(_MODES[q])]
+    def measurable(self) -> list[Quantity]:
+        """Return the quantities that at least one of the engines has."""
+        return [quantity for quantity in self.quantities if self.engines_for(quantity)]
+
+    def engines_for(self, quantity: Quantity) -> list[Engine]:
+        """Return the engines that have a quantity: only those in torch train."""
+        return [engine for engine in self.engines if quantity in ("latency", "throughput") or engine in IN_TORCH]
 
 
 @dataclass(frozen=True)
@@ -121,21 +125,22 @@ class ModelRow:
     """One quantity of one model.
 
     Attributes:
-        quantity, dtype, model, mode, memory_format: what was measured, in the words of :class:`ModelOptions`.
-        batch: images a call.
+        quantity, dtype, model, engine: what was measured, in the words of :class:`ModelOptions`.
+        memory_format: of model and images; None for engines that choose their own.
+        batch: images per call.
         timing: of the calls; None for memory and after an error.
         mib: peak memory, for that quantity.
-        ratio: how many times as fast as the reference in the same mode and format, round by round. For memory, how
+        ratio: how many times as fast as the reference in the same engine and format, round by round. For memory, how
             many times its MiB. None where either failed.
-        ratio_to_best: the same to the reference in whichever mode and format it is best in.
+        ratio_to_best: the same to the reference in whichever engine and format it is best in.
         error: why there is no figure, or empty.
     """
 
     quantity: Quantity
     dtype: Precision
     model: str
-    mode: Mode
-    memory_format: MemoryFormat
+    engine: Engine
+    memory_format: MemoryFormat | None
     batch: int
     timing: Timing | None = None
     mib: float | None = None
@@ -146,7 +151,7 @@ class ModelRow:
     @property
     def label(self) -> str:
         """What was measured, in one line."""
-        return f"{self.model}, {self.mode}, {self.memory_format}"
+        return ", ".join(filter(None, (self.model, self.engine, self.memory_format)))
 
     @property
     def value(self) -> Quartiles | None:
@@ -162,7 +167,7 @@ class ModelRow:
     def failures(self) -> list[str]:
         """One line if there is no figure: what it would have been, and the first line of the error."""
         reason = self.error.partition("\n")[0]
-        return [f"{self.quantity}, {self.dtype}, {self.label}: {reason}"] if self.error else []
+        return [f"{self.quantity}, {self.label}: {reason}"] if self.error else []
 
     def record(self) -> dict[str, Any]:
         """Return what :meth:`from_record` reads, and the derived figures, as JSON has them."""
@@ -190,17 +195,16 @@ class ModelRow:
         return cls(**plain, timing=record["seconds"] and Timing(tuple(record["seconds"])))
 
 
-def measure(options: ModelOptions, quantity: Quantity, dtype: Precision) -> list[ModelRow]:
-    """Measure one quantity in one dtype for all models, modes and memory formats, in turns.
+def measure(options: ModelOptions, quantity: Quantity) -> list[ModelRow]:
+    """Measure one quantity of all models in all engines and memory formats, in turns.
 
     What fails has a row with the error; the others are measured nevertheless.
     """
     batch = 1 if quantity == "latency" else options.batch
     rows = [
-        ModelRow(quantity, dtype, model, mode, memory_format, batch)
-        for mode in options.modes
-        if mode in _MODES[quantity]
-        for memory_format in options.memory_formats
+        ModelRow(quantity, options.dtype, model, engine, memory_format, batch)
+        for engine in options.engines_for(quantity)
+        for memory_format in (options.memory_formats if engine in IN_TORCH else [None])
         for model in options.models
     ]
     rows = [_peak(row, options) for row in rows] if quantity == "memory" else _times(rows, options)
@@ -210,40 +214,35 @@ def measure(options: ModelOptions, quantity: Quantity, dtype: Precision) -> list
 def _times(rows: list[ModelRow], options: ModelOptions) -> list[ModelRow]:
     steps: dict[str, Callable[[], object]] = {}
     failed: dict[str, str] = {}
-    for row in rows:
-        try:
-            steps[row.label] = _step(row, options)
-        except Exception as error:  # whatever an export or a model raises, the others are still measured
-            failed[row.label] = describe_error(error)
-    with _room_for_compiled() if "compiled" in options.modes else nullcontext():
-        timings, broken = try_interleaved(steps, rounds=options.rounds, device=options.device)
+    engines = {row.engine for row in rows}
+    with compiler() if "compiled" in engines else nullcontext():
+        for row in rows:
+            try:
+                steps[row.label] = _step(row, options)
+            except Exception as error:  # whatever an export or a model raises, the others are still measured
+                failed[row.label] = describe_error(error)
+        rest = REST if len(engines) > 1 else 0
+        timings, broken = try_interleaved(steps, rounds=options.rounds, device=options.device, rest=rest)
     failed |= broken
     return [replace(row, timing=timings.get(row.label), error=failed.get(row.label, "")) for row in rows]
 
 
 def _step(row: ModelRow, options: ModelOptions) -> Callable[[], object]:
     """Build the model and what is called to measure it."""
-    memory_format, dtype = FORMATS[row.memory_format], getattr(torch, row.dtype)
+    memory_format, dtype = FORMATS[row.memory_format or "contiguous"], getattr(torch, row.dtype)
     shape = (row.batch, 3, options.image_size, options.image_size)
     images = torch.randn(shape).to(options.device, dtype).contiguous(memory_format=memory_format)
-    model = build_model(row.model).to(options.device, dtype).to(memory_format=memory_format)
-    model.train(row.quantity == "train")
-    if row.mode == "optimized":
-        model = deploy(model)
-    if row.mode == "compiled":
-        model = torch.compile(model, dynamic=False)  # type: ignore[assignment]  # a callable module
-    return (train_step if row.quantity == "train" else inference)(model, images)
-
-
-def _room_for_compiled() -> AbstractContextManager[Any]:
-    """Let all compiled models live at once, where torch would run the ninth as eager without a word.
-
-    What was compiled before is forgotten; torch would look through it at every call.
-    """
-    import torch._dynamo
-
-    torch._dynamo.reset()
-    return torch._dynamo.config.patch(recompile_limit=256)
+    model = build_model(row.model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():  # timm starts residual branches at zero, and a wrong branch would not show
+                parameter.normal_(std=0.1)
+    model = model.to(options.device, dtype).to(memory_format=memory_format).train(row.quantity == "train")
+    if row.quantity == "train":
+        if row.engine == "compiled":
+            model.compile(dynamic=False)
+        return train_step(model, images)
+    return inference(prepare(row.engine, model, images, memory_format), images)
 
 
 def _peak(row: ModelRow, options: ModelOptions) -> ModelRow:
@@ -254,6 +253,7 @@ def _peak(row: ModelRow, options: ModelOptions) -> ModelRow:
             channels_last=row.memory_format == "channels_last",
             dtype=getattr(torch, row.dtype),
             device=options.device,
+            compiled=row.engine == "compiled",
         )
     except Exception as error:  # also that of a process that was killed for its memory
         return replace(row, error=describe_error(error))
@@ -261,11 +261,13 @@ def _peak(row: ModelRow, options: ModelOptions) -> ModelRow:
 
 
 def _compare(rows: list[ModelRow], reference: str) -> list[ModelRow]:
-    """Add the ratios to the reference's rows, all of one quantity and dtype."""
-    references = {(row.mode, row.memory_format): row for row in rows if row.model == reference and row.value}
+    """Add the ratios to the reference's rows, all of one quantity."""
+    references = {(row.engine, row.memory_format): row for row in rows if row.model == reference and row.value}
     best = min(references.values(), key=lambda row: row.timing.median if row.timing else row.mib or 0, default=None)
     return [
-        replace(row, ratio=_ratio(row, references.get((row.mode, row.memory_format))), ratio_to_best=_ratio(row, best))
+        replace(
+            row, ratio=_ratio(row, references.get((row.engine, row.memory_format))), ratio_to_best=_ratio(row, best)
+        )
         for row in rows
     ]
 

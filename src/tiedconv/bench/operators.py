@@ -27,17 +27,15 @@ BLOCKS: dict[Sweep, tuple[int, ...]] = {"resnet": (2, 4, 8), "fig3": (1, 2, 4, 8
 BATCH: dict[Sweep, int] = {"resnet": 8, "fig3": 1}
 REFERENCE: dict[Sweep, str] = {"resnet": "dense", "fig3": "standard"}
 
-# Channels in and out, height and width, kernel. The narrow 3x3 are splits of TiedResNet-50.
+# ResNet-50's own: channels in and out, height and width, kernel.
 RESNET_SHAPES = (
     (64, 64, 56, 3),
+    (128, 128, 28, 3),
     (256, 256, 14, 3),
-    (256, 256, 28, 3),
+    (512, 512, 7, 3),
     (256, 256, 56, 1),
     (512, 512, 28, 1),
     (1024, 1024, 14, 1),
-    (32, 32, 56, 3),
-    (128, 128, 14, 3),
-    (256, 256, 7, 3),
     (2048, 2048, 7, 1),
 )
 FIG3_SHAPE = (2048, 64, 56)  # channels in, channels out for one block, height and width
@@ -115,6 +113,17 @@ class OperatorRow:
         reference = self.timings.get(REFERENCE[self.case.sweep])
         return None if reference is None else self.timings[candidate].speedup_over(reference)
 
+    @property
+    def share_of_best(self) -> float | None:
+        """Speed of the chosen path as a part of the fastest one's, at the median times, 0-1.
+
+        None in the sweep fig3, which does not time the paths, and where the chosen one failed.
+        """
+        if self.case.sweep == "fig3" or self.chosen not in self.timings:
+            return None
+        paths = [timing.median for name, timing in self.timings.items() if name not in ("dense", "released", "tied")]
+        return min(paths) / self.timings[self.chosen].median
+
     def failures(self) -> list[str]:
         """One line for each candidate that failed, with the first line of the error."""
         what = f"{self.case.shape}, B={self.case.blocks}, {self.case.memory_format}"
@@ -126,6 +135,7 @@ class OperatorRow:
             "case": asdict(self.case),
             "train": self.train,
             "chosen": self.chosen,
+            "share_of_best": self.share_of_best,
             "candidates": {
                 name: {
                     "median_ms": 1e3 * timing.median,
@@ -156,7 +166,7 @@ def cases(
 ) -> list[Case]:
     """Return the cases of a sweep.
 
-    ``"resnet"`` has convolutions of ResNets and of the tied bottleneck's splits. ``"fig3"`` is the paper's Fig. 3:
+    ``"resnet"`` has the 3x3 and 1x1 convolutions of ResNet-50. ``"fig3"`` is the paper's Fig. 3:
     2048 channels of 56x56 pixels and 64 filters, applied to B blocks for 64·B outputs, which keeps the operations
     equal for every B.
 
@@ -211,10 +221,10 @@ def time_case(
         rounds: measured calls a candidate.
         seed: of the numbers and of the order.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
-        values = torch.randn(shape, generator=generator).to(device, dtype)
+        values = torch.randn(shape, generator=generator, device=device).to(dtype)
         return values.contiguous(memory_format=FORMATS[case.memory_format])
 
     try:

@@ -11,7 +11,6 @@ from ..analysis import style
 from ..analysis._labels import label_ends
 from ._timer import Quartiles
 from .models import UNITS, ModelRow
-from .named import RELEASED
 from .operators import OperatorRow
 from .results import Results
 
@@ -123,27 +122,25 @@ def plot_operators(rows: Sequence[OperatorRow], ax: "Axes | None" = None, *, nam
 
 
 def plot_models(rows: Sequence[ModelRow], ax: "Axes | None" = None) -> "Axes":
-    """Draw one bar a model, mode and memory format, with the figure and the ratio to the reference written at it.
+    """Draw one bar per model, engine and memory format, with the figure and the ratio to the reference written at it.
 
-    The ratio is that in the same mode and format: how many times as fast, or for memory how many times as much.
+    The ratio is that in the same engine and format: how many times as fast, or for memory how many times as much.
 
     Args:
-        rows: of one quantity and dtype. What failed has no bar and says so.
+        rows: of one quantity. What failed has no bar and says so.
         ax: as in :func:`plot_fig3`.
     """
     ax = style.new_axes(5, _models_height(rows)) if ax is None else ax
     names = list(dict.fromkeys(row.model for row in rows))
-    groups = list(dict.fromkeys((row.mode, row.memory_format) for row in rows))
-    heights = [i + 0.7 * groups.index((row.mode, row.memory_format)) for i, row in enumerate(rows)]
+    groups = list(dict.fromkeys(map(_place, rows)))
+    heights = [i + 0.7 * groups.index(_place(row)) for i, row in enumerate(rows)]
     widest = max((row.value.q3 for row in rows if row.value), default=1.0)
     for name in names:
         bars = {h: q for h, row in zip(heights, rows, strict=True) if row.model == name and (q := row.value)}
         medians = [q.median for q in bars.values()]
         quartiles = [[q.median - q.q1 for q in bars.values()], [q.q3 - q.median for q in bars.values()]]
-        own = name.removesuffix(RELEASED)
-        colour = style.series(list(dict.fromkeys(n.removesuffix(RELEASED) for n in names)).index(own)).colour
-        alpha = 1 if name == own else 0.45  # the same model in another formulation
-        ax.barh(list(bars), medians, height=0.78, color=colour, alpha=alpha, linewidth=0, label=name)
+        colour = style.series(names.index(name)).colour
+        ax.barh(list(bars), medians, height=0.78, color=colour, linewidth=0, label=name)
         ax.errorbar(medians, list(bars), xerr=quartiles, fmt="none", ecolor=style.INK, elinewidth=0.9)
     for height, row in zip(heights, rows, strict=True):
         value = row.value
@@ -159,10 +156,9 @@ def plot_models(rows: Sequence[ModelRow], ax: "Axes | None" = None) -> "Axes":
     ax.axvline(0, color=style.MUTED, linewidth=0.8)
     ax.set_xlim(0, 1.25 * widest)
     middles = [
-        statistics.fmean(h for h, row in zip(heights, rows, strict=True) if (row.mode, row.memory_format) == group)
-        for group in groups
+        statistics.fmean(h for h, row in zip(heights, rows, strict=True) if _place(row) == group) for group in groups
     ]
-    ax.set_yticks(middles, [f"{mode}\n{memory_format}" for mode, memory_format in groups], fontsize=7)
+    ax.set_yticks(middles, groups, fontsize=7)
     ax.set_ylim(max(heights, default=0) + 0.7, -0.7)
     return ax
 
@@ -183,7 +179,7 @@ def draw(results: Results) -> "Figure":
     lines[0] += ", ".join(f"{n} {options[n]}" for n in ("dtype", "batch", "image_size", "rounds") if n in options)
     if results.benchmark == "models":
         of = options["models"][0]
-        lines.insert(0, f"Beside the bars: times the speed of {of} (memory: times its MiB), same mode and format.")
+        lines.insert(0, f"Beside the bars: times the speed of {of} (memory: times its MiB), same engine and format.")
     length = int(20 * figure.get_figwidth())  # letters that fit
     caption = "\n".join(part for line in lines for part in textwrap.wrap(line, length))
     figure.supxlabel(caption, fontsize=6.5, color=style.MUTED, x=0.01, ha="left")
@@ -212,9 +208,9 @@ def _draw_operators(rows: Sequence[OperatorRow]) -> "Figure":
 
 
 def _draw_models(rows: Sequence[ModelRow]) -> "Figure":
-    groups: dict[tuple[str, str], list[ModelRow]] = {}
+    groups: dict[str, list[ModelRow]] = {}
     for row in rows:
-        groups.setdefault((row.quantity, row.dtype), []).append(row)
+        groups.setdefault(row.quantity, []).append(row)
     columns = min(2, len(groups))
     heights = [_models_height(panel) for panel in groups.values()]
     lines = [max(heights[i : i + columns]) for i in range(0, len(heights), columns)]
@@ -235,7 +231,12 @@ def _number(value: float) -> str:
 
 def _models_height(rows: Sequence[ModelRow]) -> float:
     """Inches for a panel with these bars."""
-    return 0.7 + 0.16 * len(rows) + 0.11 * len({(row.mode, row.memory_format) for row in rows})
+    return 0.7 + 0.16 * len(rows) + 0.11 * len(set(map(_place, rows)))
+
+
+def _place(row: ModelRow) -> str:
+    """Engine and memory format, one below the other."""
+    return f"{row.engine}\n{row.memory_format or ''}".strip()
 
 
 def _models_title(rows: Sequence[ModelRow]) -> str:

@@ -13,9 +13,9 @@ from rich.table import Table
 
 from .._files import check_writable
 from ..bench import ModelOptions, ModelRow, Quartiles, describe_machine, measure
+from ..bench.engines import Engine
 from ..bench.machine import check_device, keep_freed_memory
-from ..bench.models import UNITS, Mode, Precision, Quantity
-from ..bench.named import with_released
+from ..bench.models import UNITS, Precision, Quantity
 from ..bench.operators import REFERENCE, MemoryFormat, OperatorRow, Sweep, cases, time_case
 from ..bench.results import Results
 from ._console import table_console
@@ -39,10 +39,11 @@ def operators(
 
     All candidates of a row take turns in one process, which keeps the memory it frees. Each cell has the median of the
     calls in ms with half the interquartile range, then how many times as fast as the dense convolution that is (paired
-    by round), and the GFLOP/s reached.
+    by round), and the GFLOP/s reached. The last column says which path the dispatcher chooses, and its speed as a part
+    of the fastest path's.
 
     Args:
-        sweep: resnet has convolutions of ResNets; fig3 is the paper's Fig. 3, where the operations stay equal and the
+        sweep: resnet has convolutions of ResNet-50; fig3 is the paper's Fig. 3, where the operations stay equal and the
             blocks grow.
         blocks: numbers of blocks, separated by commas. Default: 2,4,8, and 1,2,4,8,16,32 for fig3.
         batch: images in a batch. Default: 8, and 1 for fig3.
@@ -73,40 +74,40 @@ def operators(
 
 
 def models(
-    models: str | list[str] = "torchvision/resnet50,tiedresnet50_s,tiedresnet50",
-    modes: str | list[str] = "eager,optimized",
-    memory_formats: str | list[str] = "contiguous,channels_last",
-    dtypes: str | list[str] = "float32",
+    models: str | list[str] = "resnet50,tiedresnet50_4s16w,tiedresnet50_lite,tiedresnet50_s,tiedresnet50",
+    engines: str | list[str] = "eager",
+    memory_formats: str | list[str] = "channels_last",
+    dtype: Precision = "float32",
     quantities: str | list[str] = "latency,throughput,train,memory",
     batch: int = 8,
     image_size: int = 224,
-    released: bool = False,
     device: str = "cpu",
     threads: int | None = None,
-    rounds: int = 20,
+    rounds: int = 11,
     json: Path | None = None,
     plot: Path | None = None,
 ) -> None:
     """Measure speed and memory of whole models beside the first of them.
 
-    All models, modes and formats of a table take turns in one process, on random images and with random weights; the
+    All models, engines and formats of a table take turns in one process, on random images and with random weights; the
     process keeps the memory it frees, as with jemalloc, so that no call waits for pages from the system. Each row has
     the median with half the interquartile range, and how many times as fast as the first model that is (for memory: how
-    many times its MiB), in the same mode and format and against its best ones; ratios are paired by round.
+    many times its MiB), in the same engine and format and against its best ones; ratios are paired by round. Before an
+    engine is timed, its outputs are compared with the eager model's.
 
     Args:
         models: names of timm models, tied or not, or torchvision/<name>, separated by commas. The first is the
             reference.
-        modes: eager, compiled (by torch.compile, a minute or more for each model, format and quantity) and optimized
-            (tiedconv.export.optimize_for_inference), separated by commas.
-        memory_formats: contiguous and channels_last, separated by commas.
-        dtypes: float32 and bfloat16, separated by commas; models and images are converted.
+        engines: eager, compiled (torch.compile, a minute or more for each model, format and quantity), onnxruntime and
+            openvino (files for images of one shape; no training), separated by commas. All but eager infer with the
+            network that tiedconv.export.deploy returns.
+        memory_formats: contiguous and channels_last, separated by commas, for the engines of torch; others choose.
+        dtype: of models and images. Only torch has bfloat16.
         quantities: latency (ms for one image), throughput (images/s of a batch), train (images/s of a step: forward,
             cross-entropy, backward, SGD with momentum) and memory (peak MiB of such a step in a process of its own),
             separated by commas.
-        batch: images in a batch, but for latency.
+        batch: images in a batch, except for latency.
         image_size: height and width of the images.
-        released: measure each tied model also in the formulation in which the layer was released.
         device: cpu, cuda or cuda:<number>.
         threads: threads of torch. Default: torch's own choice.
         rounds: measured calls of every model, after two that are not.
@@ -114,12 +115,11 @@ def models(
         plot: file to draw the results to; the suffix says the format.
     """
     place = _check(device, threads, rounds, json, plot)
-    names = _names(models)
     chosen = ModelOptions(
-        models=with_released(names) if released else names,
-        modes=cast(list[Mode], _names(modes)),
+        models=_names(models),
+        engines=cast(list[Engine], _names(engines)),
         memory_formats=cast(list[MemoryFormat], _names(memory_formats)),
-        dtypes=cast(list[Precision], _names(dtypes)),
+        dtype=dtype,
         quantities=cast(list[Quantity], _names(quantities)),
         batch=batch,
         image_size=image_size,
@@ -129,8 +129,8 @@ def models(
     console = table_console()
     rows: list[ModelRow] = []
     results = Results("models", describe_machine(place), asdict(chosen), rows)
-    for quantity, dtype in _progress(chosen.groups()):
-        measured = measure(chosen, quantity, dtype)
+    for quantity in _progress(chosen.measurable()):
+        measured = measure(chosen, quantity)
         rows += measured
         if json:
             results.write(json)
@@ -195,21 +195,26 @@ def _operator_table(rows: list[OperatorRow], results: Results) -> Table:
     table = Table(
         title=f"{rows[0].case.memory_format}, {'forward and backward' if options['train'] else 'forward'}, "
         f"{options['dtype']}, batch {options['batch']}",
-        caption="ms a call ± half the interquartile range; how many times as fast as "
+        caption="ms per call ± half the interquartile range; how many times as fast as "
         f"{REFERENCE[options['sweep']]}; GFLOP/s. Bold: the fastest.",
         box=SIMPLE,
+        collapse_padding=True,
     )
-    table.add_column("case", no_wrap=True)
-    table.add_column("B", justify="right")
+    table.add_column("case")
     names = list(dict.fromkeys(name for row in rows for name in (*row.timings, *row.failed)))
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("path")
+    table.add_column("path", no_wrap=True)
     for row in rows:
         fastest = min(row.timings, key=lambda name: row.timings[name].median, default="")
         cells = [_operator_cell(row, name) for name in names]
         cells = [f"[bold]{cell}[/bold]" if name == fastest else cell for name, cell in zip(names, cells, strict=True)]
-        table.add_row(row.case.shape, str(row.case.blocks), *cells, row.chosen)
+        share = "" if row.share_of_best is None else f"\n{row.share_of_best:.2f}"
+        table.add_row(f"{row.case.shape}\nB = {row.case.blocks}", *cells, row.chosen + share)
+    shares = [row.share_of_best for row in rows if row.share_of_best is not None]
+    if shares:
+        table.caption = f"{table.caption} Path: the one that the dispatcher chooses, and its speed as a part of the "
+        table.caption += f"fastest path's, here at least {min(shares):.2f}."
     return table
 
 
@@ -227,7 +232,7 @@ def _model_table(rows: list[ModelRow]) -> Table:
     first = rows[0]
     unit = UNITS[first.quantity]
     table = Table(title=f"{first.quantity}, {unit}, {first.dtype}, batch {first.batch}", box=SIMPLE)
-    for header in ("model", "mode", "format"):
+    for header in ("model", "engine", "format"):
         table.add_column(header)
     for header in (unit, f"x {first.model}", "x its best"):
         table.add_column(header, justify="right")
@@ -235,8 +240,8 @@ def _model_table(rows: list[ModelRow]) -> Table:
         value = row.value
         table.add_row(
             row.model,
-            row.mode,
-            row.memory_format,
+            row.engine,
+            row.memory_format or "",
             "[red]failed[/red]" if value is None else f"{value.median:.2f} ±{value.spread:.2f}",
             _times(row.ratio),
             _times(row.ratio_to_best),

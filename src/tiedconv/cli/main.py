@@ -55,8 +55,8 @@ _COMMANDS = {
     "bench models": _Command(
         "bench.models",
         "speed and memory of whole models",
-        "tiedconv bench models --models torchvision/resnet50,tiedresnet50 --released\n"
-        "  tiedconv bench models --quantities latency --modes eager,compiled,optimized --plot latency.svg",
+        "tiedconv bench models --models resnet50,tiedresnet50_lite --json models.json\n"
+        "  tiedconv bench models --quantities latency --engines eager,compiled,onnxruntime,openvino --plot latency.svg",
     ),
     "analyze gradcam": _Command(
         "analyze_gradcam.gradcam",

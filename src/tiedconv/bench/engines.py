@@ -1,0 +1,103 @@
+"""The engines that run a network: torch, eagerly or compiled, and two that read exported files."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .. import export
+from .._extras import require
+from ..export.openvino_files import load_openvino
+
+Engine = Literal["eager", "compiled", "onnxruntime", "openvino"]
+IN_TORCH: tuple[Engine, ...] = ("eager", "compiled")
+"""Engines that also train, and that compute in any memory format, in bfloat16 and on GPUs."""
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
+"""How far an engine's outputs may be from the eager model's, as a part of its largest one."""
+
+
+def check_engine(engine: Engine, *, dtype: str, device: torch.device) -> None:
+    """Check that an engine is installed and can compute in ``dtype`` on ``device``.
+
+    Raises:
+        ModuleNotFoundError: if a package is missing, with the extra that installs it.
+        ValueError: if an engine outside torch is to compute in another dtype than float32, or not on the CPU.
+    """
+    if engine in IN_TORCH:
+        return
+    if dtype != "float32" or device.type != "cpu":
+        raise ValueError(
+            f"bench: {engine} is measured in float32 on the CPU, got dtype={dtype}, device={device}. Leave it out of "
+            "the engines, or measure it on its own."
+        )
+    extra = "export" if engine == "onnxruntime" else "openvino"
+    for module in ("onnx", "onnxscript"):
+        require(module, extra=extra)
+    if engine == "onnxruntime":
+        require("onnxruntime", extra=extra)
+    else:
+        load_openvino()
+
+
+def prepare(
+    engine: Engine, model: nn.Module, images: Tensor, memory_format: torch.memory_format
+) -> Callable[[Tensor], Tensor]:
+    """Return ``model``, in evaluation mode, as a function that an engine computes.
+
+    All engines but eager are given the deployed network (:func:`tiedconv.export.deploy`). ``"compiled"`` is
+    ``torch.compile``, which happens here, inside of :func:`compiler`; the others read a file that is exported for
+    images of this shape alone.
+
+    Args:
+        engine: its name.
+        model: in ``memory_format``, on the device of ``images``.
+        images: (N, C, H, W). The outputs for them are compared with the model's own.
+        memory_format: of weights and images.
+
+    Raises:
+        RuntimeError: if the outputs are not the model's, or the network cannot be exported.
+    """
+    if engine == "eager":
+        return model
+    deployed = export.deploy(model).to(memory_format=memory_format)
+    if engine == "compiled":
+        deployed.compile(dynamic=False)
+    run = deployed if engine == "compiled" else _export(engine, deployed, images)
+    with torch.inference_mode():
+        expected, output = model(images), run(images)
+    error = ((output - expected).abs().max() / expected.abs().max()).item()
+    if not error <= TOLERANCE[images.dtype]:
+        raise RuntimeError(
+            f"bench: the outputs of {engine} differ from the eager model's by {error:.1e} of the largest one, where "
+            f"{TOLERANCE[images.dtype]:.1e} is allowed. It is not measured."
+        )
+    return run
+
+
+@contextmanager
+def compiler() -> Iterator[None]:
+    """Set up ``torch.compile`` for measurements.
+
+    - Weights are frozen for inference: batch norms are folded into them. ``torch.compile(options={"freezing": True})``
+      does nothing, since it is set only after weights have become inputs.
+    - All compiled networks live at once, where torch would run the ninth eagerly without a word. What was compiled
+      before is forgotten; torch would look through it at every call.
+    """
+    import torch._dynamo
+    import torch._inductor.config
+
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(recompile_limit=256), torch._inductor.config.patch(freezing=True):
+        yield
+
+
+def _export(engine: Engine, model: nn.Module, images: Tensor) -> Callable[[Tensor], Tensor]:
+    shape: dict[str, Any] = {"input_size": images.shape[1:], "dynamic_size": False, "batch_size": len(images)}
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps a file that is open
+        if engine == "onnxruntime":
+            return export.open_onnx(export.to_onnx(model, f"{folder}/model.onnx", **shape).path)
+        return export.open_openvino(export.to_openvino(model, f"{folder}/model.xml", **shape).path)
