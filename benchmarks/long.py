@@ -3,7 +3,7 @@
     python benchmarks/long.py --minutes 60 --calls 50000
 
 A tied network is trained on scikit-learn's digits, with validation and a checkpoint after every epoch, for so many
-minutes; then it answers single images, eagerly and optimized, half of the calls each. Memory (resident, MiB) and open
+minutes; then it answers single images, as it is and deployed, half of the calls each. Memory (resident, MiB) and open
 files are read while it runs, Linux only. Printed are the first reading after a tenth of the time, the last and the
 largest one, and how far they are apart; the command ends with 1 if the last is more than 2 % above the first, or files
 stayed open.
@@ -27,7 +27,7 @@ from rich.table import Table
 
 from tiedconv.bench import describe_machine
 from tiedconv.data import Digits
-from tiedconv.export import optimize_for_inference
+from tiedconv.export import deploy
 from tiedconv.tasks import ClassificationTask, Optimization, quiet_lightning
 
 READINGS = 100
@@ -103,7 +103,7 @@ def long(
     rows = {f"training, {minutes:g} min, {trainer.current_epoch:,} epochs": training}
     image = torch.randn(1, *data.input_size)
     network = task.model.eval()
-    for name, call in (("eager", network), ("optimized", optimize_for_inference(network))):
+    for name, call in (("as trained", network), ("deployed", deploy(network))):
         rows[f"{calls // 2:,} calls, {name}"] = _infer(call, image, calls // 2)
     table = Table(box=SIMPLE, caption="resident MiB; files: open at the end beyond those at the start")
     table.add_column("")
