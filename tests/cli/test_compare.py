@@ -38,6 +38,8 @@ def test_compare_trains_prints_and_writes_a_report_and_goes_on_with_another_seed
     for model in comparison.models:
         assert [run.seed for run in model.runs] == [0]
         assert model.inference_images_per_s.median > model.train_images_per_s.median > 0
+        assert model.deployed_images_per_s.median > 0
+        assert model.deployed_bytes > 3 * model.params  # norms are folded
     assert len(comparison.samples) == len(comparison.models[0].runs[0].predictions) == 12
     assert "Two small networks" in (output / "report.html").read_text()
 

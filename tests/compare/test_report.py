@@ -368,6 +368,9 @@ def test_the_report_says_what_the_interval_covers(render):
     assert "One of the 152 validation images" in text
     assert "a standard error of up to 4.1 points (binomial)" in text
     assert "measured eagerly in float32, at the training's batch size and memory format" in text
+    assert "Deployed is" not in text
+    deployed = render(make_comparison([replace(m, deployed_images_per_s=Quartiles(9.5, 9, 10)) for m in models]))
+    assert "Deployed is the network of ordinary layers" in deployed.text
     alone = render(make_comparison([make_model("a", [0.5]), make_model("b", [0.8])]))
     assert "cover the seeds only" not in alone.text
 
@@ -385,6 +388,13 @@ def test_the_finding_names_costs_and_speeds():
     assert "tiedresnet_tiny reaches 96.0 ± 1.0 % top-1, resnet_tiny 96.0 ± 1.0 %" in lead
     assert "It has 12 % fewer parameters and needs 4.9 % more multiply-adds." in lead
     assert "it trains at 0.80 times and infers at 1.00 times the images per second of resnet_tiny." in lead
+    base, tied = (
+        replace(model, deployed_images_per_s=Quartiles(speed, speed, speed), deployed_bytes=size)
+        for model, speed, size in ((base, 100.0, 2_000_000), (tied, 150.0, 1_000_000))
+    )
+    lead = finding(make_comparison([base, tied])).lead.replace("\u202f", " ")
+    assert "infers at 1.00 times and runs deployed in ONNX Runtime at 1.50 times the images per second of" in lead
+    assert lead.endswith("Its deployed file has 50 % fewer bytes.")
 
 
 def test_several_models_are_set_against_the_first():

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tiedconv.compare import runner
+from tiedconv.compare.results import ModelResult
 from tiedconv.compare.training import Budget, ModelSpec, check_same_run, describe_run, train_run
 from tiedconv.data import Digits
 from tiedconv.tasks import ClassificationTask, Optimization
@@ -152,3 +154,24 @@ def test_network_without_feature_maps_is_trained_without_the_similarity(tmp_path
         run = train(tmp_path, spec=vit, budget=Budget(epochs=1))
     assert run.similarity == []
     assert run.top5 > 0
+
+
+def test_what_cannot_be_deployed_is_said_and_the_others_are_measured(monkeypatch):
+    said = []
+    data = Digits(image_size=8, batch_size=4)
+    results = [ModelResult(name, name, {}, 1, 1) for name in ("resnet_tiny", "tiedresnet_tiny")]
+    export = runner.to_onnx
+
+    def to_onnx(model, path, **options):
+        if path.endswith("0.onnx"):
+            raise RuntimeError("no such operator")
+        return export(model, path, **options)
+
+    monkeypatch.setattr(runner, "to_onnx", to_onnx)
+    untied, tied = runner._measure_deployed(results, data, said.append)
+    assert said == ["deployed speed of resnet_tiny is not measured: no such operator"]
+    assert untied.deployed_bytes is None
+    assert tied.deployed_bytes > 1_000_000
+    monkeypatch.setattr(runner, "find_spec", lambda name: None)
+    assert runner._measure_deployed(results, data, said.append) == results
+    assert "without onnx, onnxscript, onnxruntime: pip install 'tiedconv[export]'" in said[-1]

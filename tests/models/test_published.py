@@ -10,6 +10,9 @@ BUILT = {
     "tiedresnet101": (39.426, 8.615, True),
     "tiedresnet50_s": (13.561, 2.495, False),
     "tiedresnet101_s": (23.319, 4.759, False),
+    "tiedresnet50_4s16w": (12.121, 2.201, False),
+    "tiedresnet101_4s16w": (20.583, 4.159, False),
+    "tiedresnet50_lite": (10.657, 1.848, False),
     "tiedresnet50_2s48w": (25.307, 4.934, False),
     "tiedresnet50_6s24w": (23.040, 4.553, True),
     "tiedresnet50_8s18w": (22.692, 4.387, False),
@@ -82,6 +85,17 @@ def test_what_differs_by_more_than_two_per_cent_is_remarked(comparisons: list[Co
         if max(abs(c.params_difference or 0), abs(c.gmacs_difference or 0)) > 2 and not c.published.remark
     ]
     assert silent == []
+
+
+def test_small_pair_has_the_counts_of_its_docstrings_and_pays() -> None:
+    untied, tied = (
+        count(timm.create_model(name, num_classes=10, device="meta"), (3, 32, 32))
+        for name in ("resnet_small", "tiedresnet_small")
+    )
+    assert (untied.params, tied.params) == (4_890_794, 1_691_722)
+    assert (round(untied.macs / 1e6, 1), round(tied.macs / 1e6, 1)) == (67.5, 29.9)
+    assert tied.params < 0.6 * untied.params
+    assert tied.macs < 0.65 * untied.macs
 
 
 def test_tiny_pair_has_the_counts_of_its_docstrings() -> None:

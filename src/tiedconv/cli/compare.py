@@ -74,11 +74,12 @@ def _seeds(given: int | str | list[int]) -> list[int]:
 def _table(comparison: Comparison) -> Table:
     table = Table(
         title=comparison.title,
-        caption=f"seeds: {', '.join(map(str, comparison.seeds))}; train, infer: images/s; step: MiB",
+        caption=f"seeds: {', '.join(map(str, comparison.seeds))}; train, infer, deployed (ONNX Runtime): "
+        "images/s; step: MiB; file: MB",
         box=SIMPLE,
     )
     table.add_column("model")  # the one that wraps where the terminal is narrow
-    for header in ("params", "MACs", "top-1 %", "train", "infer", "step"):
+    for header in ("params", "MACs", "top-1 %", "train", "infer", "step", "deployed", "file"):
         table.add_column(header, justify="right", no_wrap=True)
     for model in comparison.models:
         table.add_row(
@@ -89,6 +90,8 @@ def _table(comparison: Comparison) -> Table:
             _rate(model.train_images_per_s),
             _rate(model.inference_images_per_s),
             "-" if model.peak_memory_mib is None else f"{model.peak_memory_mib:.0f}",
+            _rate(model.deployed_images_per_s),
+            "-" if model.deployed_bytes is None else f"{model.deployed_bytes / 1e6:.1f}",
         )
     return table
 

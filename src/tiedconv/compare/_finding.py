@@ -165,10 +165,19 @@ def relative(value: float, base: float) -> str:
 
 def _speeds(model: ModelResult, base: ModelResult) -> str:
     ratios = []
-    for name, verb in (("train_images_per_s", "trains"), ("inference_images_per_s", "infers")):
+    for name, verb in (
+        ("train_images_per_s", "trains"),
+        ("inference_images_per_s", "infers"),
+        ("deployed_images_per_s", "runs deployed in ONNX Runtime"),
+    ):
         ours, theirs = getattr(model, name), getattr(base, name)
         if ours and theirs and theirs.median:
             ratios.append(f"{verb} at {ours.median / theirs.median:.2f} times")
-    return (
-        f"Measured on this machine it {' and '.join(ratios)} the images per second of {base.label}." if ratios else ""
-    )
+    if not ratios:
+        return ""
+    *first, last = ratios
+    listed = f"{', '.join(first)} and {last}" if first else last
+    file = ""
+    if model.deployed_bytes and base.deployed_bytes:
+        file = f" Its deployed file has {relative(model.deployed_bytes, base.deployed_bytes)} bytes."
+    return f"Measured on this machine it {listed} the images per second of {base.label}.{file}"

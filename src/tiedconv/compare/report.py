@@ -103,8 +103,14 @@ def _results_note(comparison: Comparison) -> str:
     speeds = [(m.train_images_per_s, m.inference_images_per_s, m.peak_memory_mib) for m in comparison.models]
     if any(any(speed) for speed in speeds):
         parts.append(
-            "Speeds are medians, with the quartiles below. They and the memory are measured eagerly in float32, at the "
-            "training's batch size and memory format, whatever precision or compilation the training used."
+            "Speeds are medians, with the quartiles below. All but the deployed one, and the memory, are measured "
+            "eagerly in float32, at the training's batch size and memory format, whatever precision or compilation it "
+            "used."
+        )
+    if any(m.deployed_images_per_s for m in comparison.models):
+        parts.append(
+            "Deployed is the network of ordinary layers that tiedconv.export.deploy makes, as an ONNX file in ONNX "
+            "Runtime on the CPU, at the same batch size."
         )
     return " ".join(parts)
 
@@ -120,6 +126,8 @@ def _results(comparison: Comparison) -> str:
         ("Training", "images/s"),
         ("Inference", "images/s"),
         ("Peak memory", "MiB"),
+        ("Deployed", "images/s"),
+        ("File", "MB"),
     )
     rows = [
         [
@@ -132,6 +140,8 @@ def _results(comparison: Comparison) -> str:
             spread(model.train_images_per_s),
             spread(model.inference_images_per_s),
             "–" if model.peak_memory_mib is None else f"{model.peak_memory_mib:.0f}",
+            spread(model.deployed_images_per_s),
+            "–" if model.deployed_bytes is None else f"{model.deployed_bytes / 1e6:.1f}",
         ]
         for index, model in enumerate(comparison.models)
     ]

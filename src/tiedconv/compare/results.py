@@ -60,7 +60,10 @@ class ModelResult:
         macs: multiply-adds for one image.
         train_images_per_s, inference_images_per_s: throughput at the comparison's batch size; None until measured.
         peak_memory_mib: memory that one train step adds to the process, in MiB; None where it cannot be read.
-        runs: one entry a seed.
+        deployed_images_per_s: throughput on the CPU of :func:`tiedconv.export.deploy`'s network in ONNX Runtime; None
+            if it was not measured.
+        deployed_bytes: size of that network's ONNX file.
+        runs: one entry per seed.
     """
 
     label: str
@@ -73,6 +76,8 @@ class ModelResult:
     peak_memory_mib: float | None = None
     runs: list[Run] = field(default_factory=list)
     tied: int | dict[str, int] | None = None
+    deployed_images_per_s: Quartiles | None = None
+    deployed_bytes: int | None = None
 
     def mean(self, metric: str) -> float:
         """Mean of ``"top1"``, ``"top5"`` or ``"seconds"`` over the runs."""
@@ -159,7 +164,8 @@ def read_kept(path: Path, build: Callable[[Any], Kept], remedy: str) -> Kept:
 
 
 def _model(raw: dict[str, Any]) -> ModelResult:
-    spreads = {k: Quartiles(**raw[k]) if raw[k] else None for k in ("train_images_per_s", "inference_images_per_s")}
+    speeds = ("train_images_per_s", "inference_images_per_s", "deployed_images_per_s")
+    spreads = {k: Quartiles(**raw[k]) if raw[k] else None for k in speeds}
     return ModelResult(**{**_known(ModelResult, raw), **spreads, "runs": [_run(r) for r in raw["runs"]]})
 
 

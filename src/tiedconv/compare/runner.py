@@ -6,7 +6,9 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import torch
@@ -17,7 +19,9 @@ from .._files import write_whole
 from ..analysis import evenly_spaced
 from ..analysis.counts import count
 from ..bench import describe_machine, throughput, train_step_peak_memory
+from ..bench._timer import interleaved
 from ..data import ClassificationData, ImageData
+from ..export import ExportedFile, deploy, open_onnx, to_onnx
 from ..models import check_model
 from ..tasks.classification import build_classifier
 from .detection_results import DetectionRun
@@ -99,6 +103,7 @@ def compare(
     _write(comparison, output)  # before the timing, which can fail or be stopped
     say("measuring throughput and memory")
     comparison = replace(comparison, models=_measure(comparison.models, data, budget))
+    comparison = replace(comparison, models=_measure_deployed(comparison.models, data, say))
     _write(comparison, output)
     return comparison
 
@@ -182,6 +187,38 @@ def _measure(results: list[ModelResult], data: ClassificationData, budget: Budge
             inference_images_per_s=Quartiles.of(inference[r.label]),
             peak_memory_mib=train_step_peak_memory(_builder(r, data), shape, channels_last=budget.channels_last),
         )
+        for r in results
+    ]
+
+
+def _measure_deployed(
+    results: list[ModelResult], data: ClassificationData, say: Callable[[str], None]
+) -> list[ModelResult]:
+    """Add file size and throughput of the deployed networks in ONNX Runtime, at the batch size of the training."""
+    if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]:
+        say(f"deployed speed is not measured without {', '.join(missing)}: pip install 'tiedconv[export]' brings them")
+        return results
+    files: dict[str, ExportedFile] = {}
+    with TemporaryDirectory() as folder:
+        for i, result in enumerate(results):
+            network = deploy(_builder(result, data)())
+            try:
+                file = to_onnx(network, f"{folder}/{i}.onnx", input_size=data.input_size, dynamic_size=False)
+            except (RuntimeError, TypeError, ValueError) as error:  # the other models are still measured
+                say(f"deployed speed of {result.label} is not measured: {error}")
+                continue
+            files[result.label] = file
+        images = torch.randn(data.batch_size, *data.input_size)
+        calls = {label: partial(open_onnx(file.path), images) for label, file in files.items()}
+        times = interleaved(calls, rounds=TIMED_ROUNDS)
+    return [
+        replace(
+            r,
+            deployed_images_per_s=Quartiles.of([len(images) / s for s in times[r.label].seconds]),
+            deployed_bytes=files[r.label].bytes,
+        )
+        if r.label in files
+        else r
         for r in results
     ]
 
