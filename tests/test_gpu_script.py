@@ -19,7 +19,8 @@ from PIL import Image
 
 REPOSITORY = Path(__file__).parents[1]
 SCRIPT = REPOSITORY / "benchmarks" / "gpu.sh"
-NOT_THERE = ("captum", "docstring_parser", "faster_coco_eval", "jsonargparse", "rich", "tensorboard", "typeshed_client")
+NOT_THERE = ("captum", "docstring_parser", "faster_coco_eval", "jsonargparse", "nncf", "onnx", "onnxscript", "openvino")
+NOT_THERE += ("pycocotools", "rich", "sklearn", "tensorboard", "torch_pruning", "typeshed_client", "webdataset")
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 script, training, photographs, sessions, imagenette, device_tests = (
     import_module(f"gpu.{name}") for name in ("__main__", "training", "photographs", "session", "imagenette", "tests")
