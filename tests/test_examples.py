@@ -71,6 +71,8 @@ def check_export_and_serve(output: str, folder: Path) -> None:
     assert len(served) == 4
     assert max(error, *served) < 1e-5
     assert (folder / "digits.onnx").is_file()
+    timed = re.findall(r"(?m)^(ONNX Runtime|OpenVINO) +(float32|int8) +[\d.]+ +[\d.]+ +[\d.]+$", output)
+    assert len(set(timed)) == 4
 
 
 CHECKS = {
