@@ -1,6 +1,6 @@
 """Models made ready to be used: deployed as ordinary layers, or written to files that other programs read."""
 
-from .deploy import Branches, deploy
+from .deployment import Branches, deploy
 from .hub import from_pretrained, push_to_hub, save_pretrained
 from .layouts import Layout, weight_bytes
 from .onnx_files import open_onnx, to_onnx

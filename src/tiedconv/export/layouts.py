@@ -6,7 +6,7 @@ from torch import nn
 
 from .._meta import on_meta
 from ..convert import untie_
-from .deploy import deploy
+from .deployment import deploy
 
 Layout = Literal["fast", "thin"]
 """``"fast"``: what :func:`deploy` makes; ``"thin"``: the network itself, with tied filters stored once."""
