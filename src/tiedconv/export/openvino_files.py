@@ -56,6 +56,7 @@ def to_openvino(
         # By way of ONNX: openvino reads torch's programs too, in twice the time.
         save_onnx(who, traced, Path(folder) / "model.onnx")
         openvino = load_openvino()
+        # convert_model also simplifies the graph, as quantization needs it; Core().read_model would not.
         openvino.save_model(openvino.convert_model(Path(folder) / "model.onnx"), part, compress_to_fp16=False)
         errors = compare(who, open_openvino(part), traced, tolerance)
         return described(path, part, errors, traced.images)
