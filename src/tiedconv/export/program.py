@@ -24,8 +24,8 @@ class ExportedFile:
     Attributes:
         path: the file.
         bytes: its size, with that of the weights where they are a file beside it.
-        max_abs_error: largest difference between its outputs and the model's.
-        max_rel_error: the same, divided by the largest output of the model for the same images.
+        max_abs_error: largest difference between its outputs and the model's; for an int8 file, the float32 file's.
+        max_rel_error: the same, divided by the largest of the outputs that it is compared with.
         shapes: (N, C, H, W) of the images that both were given.
     """
 
