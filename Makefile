@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types unit docs fuzz lowest
+.PHONY: demo test lint types unit docs fuzz lowest dist
 demo: $(INSTALLED)
 	$(BIN)/tiedconv compare --config configs/digits/compare.yaml --output runs/digits-compare
 
@@ -29,13 +29,21 @@ docs: $(INSTALLED)
 fuzz: $(INSTALLED)
 	OMP_NUM_THREADS=1 TIEDCONV_FUZZ=nightly $(BIN)/pytest -q -n auto -o faulthandler_timeout=600 tests/fuzz --fuzz-minimum 10000
 
-# The tests with the lowest version of each dependency that is declared; what old ones warn of is not our affair. For
-# another Python: make unit PYTHON=python3.13 VENV=.venv-3.13
+# The tests with the lowest version of each dependency that is declared, or of those in ONLY; warnings of old versions are
+# not errors. For another Python: make unit PYTHON=python3.13 VENV=.venv-3.13
 lowest:
 	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/python tools/lowest.py > .venv-lowest/lowest.txt
+	.venv-lowest/bin/python tools/lowest.py $(ONLY) > .venv-lowest/lowest.txt
 	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/lowest.txt --editable ".[dev]"
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -n auto -W default
+
+# The files of a release, in dist/; see RELEASING.md.
+dist:
+	$(PYTHON) -m venv .venv-dist
+	.venv-dist/bin/python -m pip install --quiet build twine
+	rm -rf dist
+	.venv-dist/bin/python -m build
+	.venv-dist/bin/python -m twine check --strict dist/*
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib import import_module
 from inspect import isclass, isroutine
@@ -229,3 +230,26 @@ def test_pages_name_recipes_and_scripts_that_exist():
             r"(?:configs|benchmarks|examples)/[\w/]+\.(?:yaml|py)", path.read_text(encoding="utf-8")
         ):
             assert (ROOT / name).exists(), f"{path}: {name}"
+
+
+def test_the_architecture_page_names_files_that_exist_and_the_packages_in_their_order():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(src/[^`]*)`", page)
+    assert named
+    assert [path for path in named if not (ROOT / path).exists()] == []
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (contract,) = project["tool"]["importlinter"]["contracts"]
+    layers = [layer.replace("tiedconv.", "").split(" : ") for layer in contract["layers"]]
+    rows = page.partition("\n|---|---|\n")[2].partition("\n\n")[0].splitlines()
+    assert [re.findall(r"`(\w+)`", row.split("|")[1]) for row in rows] == layers
+
+
+def test_make_targets_that_the_workflows_and_the_contributors_pages_name_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    workflows = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / ".github" / "workflows").glob("*.yml"))
+    pages = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("CONTRIBUTING.md", "RELEASING.md"))
+    lines = re.findall(r"run: make ([\w ]+)$|target: (\w+)", workflows, re.MULTILINE)
+    targets = [target for line in lines for target in " ".join(line).split()]
+    assert {"lint", "types", "unit", "lowest", "docs", "fuzz", "dist"} == set(targets)
+    for target in [*targets, *re.findall(r"(?:`|^)make (\w+)", pages, re.MULTILINE)]:
+        assert f"\n{target}:" in makefile, target
