@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import export
-from .._extras import require
-from ..export.openvino_files import load_openvino
+from ..export.onnx_files import check_onnx_installed
+from ..export.openvino_files import check_openvino_installed
 
 Engine = Literal["eager", "compiled", "onnxruntime", "openvino"]
 IN_TORCH: tuple[Engine, ...] = ("eager", "compiled")
@@ -34,13 +34,7 @@ def check_engine(engine: Engine, *, dtype: str, device: torch.device) -> None:
             f"bench: {engine} is measured in float32 on the CPU, got dtype={dtype}, device={device}. Leave it out of "
             "the engines, or measure it on its own."
         )
-    extra = "export" if engine == "onnxruntime" else "openvino"
-    for module in ("onnx", "onnxscript"):
-        require(module, extra=extra)
-    if engine == "onnxruntime":
-        require("onnxruntime", extra=extra)
-    else:
-        load_openvino()
+    (check_onnx_installed if engine == "onnxruntime" else check_openvino_installed)()
 
 
 def prepare(

@@ -30,13 +30,13 @@ _COMMANDS = {
         "compare.compare",
         "train several models alike and report",
         "tiedconv compare --config configs/digits/compare.yaml\n"
-        "  tiedconv compare --models resnet_tiny,tiedresnet_tiny --data Digits --budget.epochs 5\n"
+        "  tiedconv compare --models resnet_small,tiedresnet_small --data Digits --budget.epochs 5\n"
         "  tiedconv compare --config configs/occlusion/compare.yaml     # backbones in a detector",
     ),
     "export": _Command(
         "export.export",
-        "write a model to an ONNX file, a program or safetensors",
-        "tiedconv export --model tiedresnet50_s --output model.onnx\n"
+        "write a model for ONNX Runtime, OpenVINO, torch.export or the Hub",
+        "tiedconv export --model tiedresnet50_4s16w --output model.onnx\n"
         "  tiedconv export --model tiedresnet_tiny --checkpoint last.ckpt --output digits.onnx --int8 --data Digits",
     ),
     "tie": _Command(
