@@ -38,7 +38,7 @@ trap tear_down EXIT
 # The rate is low: rounding, which differs between one process and two, grows with it.
 fit() { # folder, strategy and so on
     cat <<END
-exec tiedconv fit --config $repository/configs/digits/tiedresnet_tiny.yaml \
+exec tiedconv fit --config $repository/configs/digits/train.yaml \
     --model.model_kwargs='{norm_layer: groupnorm1}' --model.optimization='{lr: 0.002}' \
     --trainer.accelerator=cpu --trainer.devices=1 --trainer.max_epochs=$epochs --trainer.limit_train_batches=$steps \
     --trainer.num_sanity_val_steps=0 --trainer.enable_progress_bar=false --trainer.enable_model_summary=false \

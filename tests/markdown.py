@@ -10,6 +10,7 @@ README = ROOT / "README.md"
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
 _FENCE = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
+_CELL = re.compile(r"\| `(tiedconv [^`|]*--config [^`|]+)` \|")
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,14 @@ def blocks(path: Path, language: str) -> list[Block]:
 
 
 def commands(path: Path) -> list[tuple[str, str]]:
-    """Return the calls of ``tiedconv`` in a file's blocks for the shell, each with its place, joined to one line."""
+    """Return the calls of ``tiedconv`` in a file's blocks for the shell and in its tables, each with its place.
+
+    A call in a block is joined to one line. In a table it is a cell of its own that names a recipe.
+    """
     calls = []
     for block in blocks(path, "sh"):
         joined = block.code.replace("\\\n", " ")
         calls += [(block.place, line.strip()) for line in joined.splitlines() if line.strip().startswith("tiedconv ")]
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        calls += [(f"{path.relative_to(ROOT)}:{number}", call) for call in _CELL.findall(line)]
     return calls

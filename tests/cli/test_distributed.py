@@ -69,13 +69,13 @@ def tiedconv(folder, subcommand, config, *arguments, processes=2, strategy=DDP, 
 
 @pytest.mark.slow
 def test_two_processes_train_and_predict_every_image_once(tmp_path):
-    tiedconv(tmp_path, "fit", "digits/resnet_tiny.yaml", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2")
+    tiedconv(tmp_path, "fit", "digits/train.yaml", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2")
     last = tmp_path / "runs" / "fit" / "version_0" / "checkpoints" / "last.ckpt"
     assert last.exists()
     (tmp_path / "mine").mkdir()
     for i in range(3):
         Image.new("L", (8, 8), 80 * i).save(tmp_path / "mine" / f"{i}.png")
-    tiedconv(tmp_path, "predict", "digits/resnet_tiny.yaml", "--ckpt_path", str(last), "--data.predict_path=mine")
+    tiedconv(tmp_path, "predict", "digits/train.yaml", "--ckpt_path", str(last), "--data.predict_path=mine")
     rows = [
         row["image"]
         for rank in (0, 1)
@@ -88,7 +88,7 @@ def test_two_processes_train_and_predict_every_image_once(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_a_detector_and_evaluate_every_image_once(tmp_path):
-    config = "occlusion/mask_rcnn_tiedresnet_tiny.yaml"
+    config = "occlusion/mask_rcnn.yaml"
     small = [f"--data.scenes.{name}={value}" for name, value in SCENES.items()]
     small += ["--data.batch_size=2", "--model.options={min_size: 48, max_size: 48, box_score_thresh: 0.0}"]
     tiedconv(tmp_path, "fit", config, *small, "--trainer.max_epochs=1")
@@ -117,7 +117,7 @@ def train(folder, processes, *arguments, norm="group", epochs=2, **options):
     folder.mkdir(exist_ok=True)
     (folder / "extra.py").write_text(CALLBACKS)
     batch = f"--data.batch_size={32 // processes}"
-    config = "digits/tiedresnet_tiny.yaml"
+    config = "digits/train.yaml"
     end = f"--trainer.max_epochs={epochs}"
     given = [*NORMS[norm], *TRAINING, batch, end, *arguments]
     tiedconv(folder, "fit", config, *given, processes=processes, **options)
@@ -150,9 +150,7 @@ def test_processes_train_as_one_with_their_batches_together(tmp_path, alone, pro
 def test_a_killed_process_ends_the_training_which_goes_on_from_its_checkpoint(tmp_path, alone):
     given = [*NORMS["group"], *TRAINING, "--data.batch_size=16", "--trainer.max_epochs=2"]
     (tmp_path / "extra.py").write_text(CALLBACKS)
-    said = tiedconv(
-        tmp_path, "fit", "digits/tiedresnet_tiny.yaml", *given, "--trainer.callbacks+=extra.Kill", fails=True
-    )
+    said = tiedconv(tmp_path, "fit", "digits/train.yaml", *given, "--trainer.callbacks+=extra.Kill", fails=True)
     # Lightning looks every few seconds, and kills all the others where they did not notice before.
     assert "tiedconv fit: Another process of this training ended" in said or "Child process with PID" in said
     assert "Traceback" not in said
@@ -176,7 +174,7 @@ def test_sharded_parameters_train_resume_and_predict_as_whole_ones(tmp_path, alo
         tiedconv(
             tmp_path,
             "predict",
-            "digits/tiedresnet_tiny.yaml",
+            "digits/train.yaml",
             *NORMS["group"],
             "--ckpt_path=kept/last.ckpt",
             "--data.predict_path=mine",

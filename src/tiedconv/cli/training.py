@@ -17,7 +17,7 @@ from ..data import ImageData
 from ..tasks import Task, keep_checkpoints_whole, quiet_lightning
 from ..tasks._checkpoints import LastCheckpoint
 
-_DIGITS = "--config configs/digits/tiedresnet_tiny.yaml"
+_DIGITS = "--config configs/digits/train.yaml"
 _LAST = "--ckpt_path runs/fit/version_0/checkpoints/last.ckpt"
 EXAMPLES = {
     "fit": f"example: tiedconv fit {_DIGITS} --trainer.max_epochs 5; or, for a detector, "
