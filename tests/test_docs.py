@@ -158,7 +158,7 @@ def test_code_in_sentences_breaks_between_words_alone_and_pictures_open_in_full_
 
 def test_links_within_the_readme_lead_to_the_pages_that_show_its_sections():
     places = _hook("readme")["places"]()
-    assert places["speed"] == "guides/speed.md#what-it-gives"
+    assert places["a-first-result-fashionmnist"] == "guides/classification.md#a-first-result"
     assert places["what-tying-keeps-of-a-trained-network"] == "guides/tie.md#what-it-keeps-measured"
 
 
