@@ -20,11 +20,11 @@ def check_blocks(who: str, channels: dict[str, int], *, groups: int, blocks: int
     """Check that ``blocks * groups`` divides every count in ``channels`` (name → count).
 
     Raises:
-        TypeError: if ``blocks``, ``groups`` or a count is no integer; ``True`` is none.
+        TypeError: if ``blocks``, ``groups`` or a count is not an integer; ``True`` does not count as one.
         ValueError: if ``blocks``, ``groups`` or a count is below 1, or if one count is not divisible.
     """
     if not channels and type(blocks) is int and type(groups) is int and blocks > 0 and groups > 0:
-        return  # the usual case of an operator, on the path of every call
+        return  # the usual call of a function
     for name, value in {"blocks": blocks, "groups": groups, **channels}.items():
         if not _is_int(value):
             raise TypeError(f"{who}: {name} must be an int, got {value!r} ({type(value).__name__}).")
@@ -53,14 +53,14 @@ def _fitting_blocks(given: str, counts: list[int], groups: int) -> str:
 def per_dim(
     who: str, name: str, value: int | Sequence[int], dims: int, *, minimum: int, error: type[Exception]
 ) -> tuple[int, ...]:
-    """Return ``value`` with one entry a spatial dimension. One int, or a sequence of one, counts for all dimensions.
+    """Return ``value`` with one entry per spatial dimension. One int, or a sequence of one, counts for all dimensions.
 
     Raises:
-        TypeError: if an entry is no integer.
-        error: if there is another number of entries, or one is below ``minimum``. Modules raise ValueError when they
-            are built, functions RuntimeError when they are called, as torch's do.
+        TypeError: if an entry is not an integer.
+        error: if the number of entries is wrong or one is below ``minimum``. Modules raise ValueError when they are
+            built, functions RuntimeError when they are called, as torch's do.
     """
-    # The usual cases first: this is on the path of every call.
+    # The usual cases first: every call of a function comes here.
     if type(value) is int and minimum <= value <= _LONGEST:
         return (value,) * dims
     if (
@@ -71,7 +71,7 @@ def per_dim(
         and max(value) <= _LONGEST
     ):
         return value
-    # The numbers in a tensor are no ints, and those in bytes are never meant.
+    # The numbers in a tensor are not ints, and those in bytes are never meant.
     values: tuple[Any, ...] = (value,)
     if isinstance(value, Iterable) and not isinstance(value, Tensor | bytes):
         values = tuple(value)
@@ -96,10 +96,12 @@ def _is_int(value: object) -> bool:
 
 
 def check_kinds(who: str, tensors: Mapping[str, object]) -> None:
-    """Raise TypeError unless everything in ``tensors`` (name → value) is a tensor."""
+    """Raise TypeError unless everything in ``tensors`` (name → value) is a dense tensor."""
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"{who}: {name} must be a tensor, got {reprlib.repr(value)} ({type(value).__name__}).")
+        if value.layout is not torch.strided:
+            raise TypeError(f"{who}: {name} must be a dense tensor, got layout={value.layout}. Pass {name}.to_dense().")
 
 
 def check_splits(who: str, arguments: Mapping[str, object]) -> None:
@@ -118,7 +120,7 @@ def check_floating(who: str, x: Tensor) -> None:
 
 
 def check_conv_input(who: str, x: Tensor, *, channels: int, spatial_dims: int) -> None:
-    """Check the rank, the channel count and the kind of dtype of a convolution's input.
+    """Check the rank and the channel count of a convolution's input.
 
     Raises:
         RuntimeError: with the shape that was given and the two shapes that are allowed.
@@ -132,4 +134,3 @@ def check_conv_input(who: str, x: Tensor, *, channels: int, spatial_dims: int) -
             message += f" The channels seem to be last: pass x.permute({', '.join(map(str, order))})"
             message += ", which is the channels_last format without a copy." if x.dim() > 3 else "."
         raise RuntimeError(message)
-    check_floating(who, x)

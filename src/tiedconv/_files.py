@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from tempfile import TemporaryFile
 
 
 def write_whole(path: Path, content: str | bytes | memoryview) -> None:
@@ -32,9 +33,8 @@ def check_writable(option: str, path: Path, who: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = part_of(path)
-        part.touch()
-        part.unlink()
+        with TemporaryFile(dir=path.parent):  # of no name that a file of the user's could have
+            pass
         writable = not path.is_dir()
         reason = "it is a folder"
     except OSError as error:

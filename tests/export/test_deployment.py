@@ -153,3 +153,15 @@ def test_what_would_be_lost_is_refused():
         deploy(model)
     with pytest.raises(TypeError, match=r"^deploy: expected a torch\.nn\.Module, got str\.$"):
         deploy("tiedresnet50")  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace.*` is deprecated")
+def test_what_calls_its_layers_otherwise_is_refused():
+    model, x = nn.Sequential(TiedConv2d(4, 4, 1, blocks=2)).eval(), torch.zeros(1, 4, 3, 3)
+    with pytest.raises(TypeError, match=r"^deploy: Sequential is traced, .* Give the module that it came from, and"):
+        deploy(torch.fx.symbolic_trace(model))
+    with pytest.raises(TypeError, match=r"^deploy: TopLevelTracedModule is compiled by torch\.jit\."):
+        deploy(torch.jit.trace(model, x))
+    with pytest.raises(TypeError, match=r"^deploy: the model is wrapped in OptimizedModule\."):
+        deploy(torch.compile(model[0]))
+    assert isinstance(deploy(torch.fx.symbolic_trace(nn.Sequential(nn.ReLU()))), torch.fx.GraphModule)

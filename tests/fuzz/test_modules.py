@@ -48,9 +48,12 @@ def test_a_convolution_works_or_is_refused(dims, given_):
             theirs = {name: value for name, value in given_.items() if name != "blocks"}
             assert type(attempt(lambda: twin(**theirs))[1]) is type(error), f"torch takes this, we say: {error}"
         return
-    # One number in a sequence is one for all dimensions here, and torch's layers take it for the kernel's dimensions.
-    kernel = [*given_["kernel_size"]] if isinstance(given_["kernel_size"], tuple | list) else [given_["kernel_size"]]
-    theirs = {**given_, "kernel_size": kernel * dims if len(kernel) == 1 else kernel}
+    # One number in a sequence is one for all dimensions here, and torch's layers take it for the number of dimensions.
+    theirs = dict(given_)
+    for name in ("kernel_size", "padding"):
+        sizes = given_.get(name)
+        if isinstance(sizes, tuple | list) and len(sizes) == 1:
+            theirs[name] = [*sizes] * dims
     like = twin(**{name: value for name, value in theirs.items() if name != "blocks"})
     x = torch.zeros(2, layer.in_channels, *[9] * dims, dtype=given_.get("dtype"))
     y, error = attempt(lambda: layer(x))

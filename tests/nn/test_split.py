@@ -1,4 +1,4 @@
-"""SplitTiedConv2d beside one TiedConv2d a chunk: construction, state, repr, formats, and what torch does to modules."""
+"""SplitTiedConv2d beside its function: construction, state, repr, formats, and what torch does to modules."""
 
 import copy
 import math
@@ -6,13 +6,12 @@ import pickle
 
 import pytest
 import torch
-from tests import references
 from tests.ops.strategies import lay_out
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from tiedconv import ops
-from tiedconv.nn import SplitTiedConv2d, TiedConv2d
+from tiedconv.nn import SplitTiedConv2d
 
 FORMATS = pytest.mark.parametrize("name", ["contiguous", "channels_last"])
 
@@ -25,46 +24,14 @@ def images(name: str, dtype: torch.dtype = torch.float32) -> Tensor:
     return lay_out(torch.randn(2, 12, 5, 4, dtype=dtype), name)
 
 
-def chunk_by_chunk(conv: SplitTiedConv2d, x: Tensor) -> Tensor:
-    """What the docstring says: a TiedConv2d with the split's weight on every chunk."""
-    width, out_width = conv.in_channels // len(conv.blocks), conv.out_channels // len(conv.blocks)
-    geometry = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
-    parts = []
-    for i, (weight, g, b) in enumerate(zip(conv.weights, conv.groups, conv.blocks, strict=True)):
-        tied = TiedConv2d(width, out_width, *geometry, g, bias=False, blocks=b, device="meta")
-        chunk = x[:, i * width : (i + 1) * width]
-        parts.append(torch.func.functional_call(tied, {"weight": weight}, chunk))
-    return torch.cat(parts, 1)
-
-
 @FORMATS
-@pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 1, 1), (2, (0, 1), 1), ((1, 2), 2, 2)])
-def test_it_is_a_tied_convolution_of_every_chunk(stride, padding, dilation, name):
-    conv = SplitTiedConv2d(12, 24, 3, stride, padding, dilation, (2, 1, 1), dtype=torch.float64, blocks=(1, 2, 4))
-    x = lay_out(torch.randn(2, 12, 8, 7, dtype=torch.float64), name).requires_grad_()
-    y = conv(x)
-    expected = chunk_by_chunk(conv, x)
-    assert_close(y, expected)
-    assert y.is_contiguous(memory_format=torch.channels_last) == (name == "channels_last")
-    gradients, expected_gradients = (
-        torch.autograd.grad(t.square().sum(), [x, *conv.parameters()]) for t in (y, expected)
-    )
-    assert_close(gradients, expected_gradients)
-
-
-@FORMATS
-def test_module_is_the_function_on_its_arguments(name):
-    conv, x = layer(), images(name)
-    expected = ops.split_tied_conv2d(x, list(conv.weights), None, 1, 1, 1, (2, 1, 1), blocks=(1, 2, 4))
+@pytest.mark.parametrize("geometry", [(1, 1, 1), (2, (0, 1), 1), ((1, 2), 2, 2)], ids=str)
+def test_module_is_the_function_on_its_arguments(geometry, name):
+    conv, x = SplitTiedConv2d(12, 24, 3, *geometry, (2, 1, 1), blocks=(1, 2, 4)), images(name)
+    expected = ops.split_tied_conv2d(x, list(conv.weights), None, *geometry, (2, 1, 1), blocks=(1, 2, 4))
     assert torch.equal(conv(x), expected)
     assert_close(conv(x[0]), expected[0])
-    assert conv(x[:0]).shape == (0, 24, 5, 4)
-
-
-def test_one_split_is_a_tied_convolution():
-    conv = SplitTiedConv2d(8, 4, 3, groups=(2,), blocks=(2,), dtype=torch.float64)
-    x = torch.randn(1, 8, 5, 5, dtype=torch.float64)
-    assert_close(conv(x), references.tied_conv(x, conv.weights[0], groups=2, blocks=2))
+    assert conv(x[:0]).shape == (0, *expected.shape[1:])
 
 
 def test_state_has_one_weight_a_split():
@@ -147,18 +114,6 @@ def test_compiles_without_graph_breaks(dynamic, name):
         assert_close(y, expected)
         gradients = (torch.autograd.grad(t.square().sum(), list(conv.parameters())) for t in (y, expected))
         assert_close(*gradients, rtol=1e-4, atol=1e-5)
-
-
-@FORMATS
-@pytest.mark.filterwarnings("ignore:`torch.jit.trace:FutureWarning", "ignore::torch.jit.TracerWarning")
-def test_is_traced_with_its_weights_as_parameters(name):
-    """Sizes are tensors in a trace."""
-    conv, x = layer(), images(name)
-    traced = torch.jit.trace(conv, (x,))
-    with torch.no_grad():
-        for weight in conv.weights:
-            weight.mul_(2)
-    assert_close(traced(x), conv(x))
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,8 @@ def test_images_by_format_kernel_map_and_channels_of_a_block(name, kernel, strid
         (256, 4, 15, _paths.grouped),
         (192, 4, 14, _paths.grouped),
         (288, 4, 14, _paths.grouped),  # 72 channels a block
+        (256, 4, 3, _paths.depth),
+        (256, 4, 2, _paths.view),  # lower than the kernel
         (256, 2, 8, _paths.view),
         (288, 4, 8, _paths.view),
         (192, 2, 8, _paths.grouped),
@@ -53,6 +55,13 @@ def test_filters_are_not_repeated_for_small_maps_of_many_channels(channels, bloc
     x = lay_out(torch.zeros(1, channels, side, side), LAST)
     weight = torch.zeros(channels // blocks, channels // blocks, 3, 3, requires_grad=True)
     assert choose(x, weight, ConvArgs((1, 1), (1, 1), (1, 1), 1, blocks)) is path
+
+
+@pytest.mark.parametrize(("width", "dilation"), [(4, 1), (7, (1, 2))])
+def test_maps_narrower_than_the_kernel_are_not_seen_as_volumes(width, dilation):
+    x, weight = lay_out(torch.zeros(2, 256, 7, width), LAST), torch.zeros(64, 64, 1, 5)
+    assert choose(x, weight, ConvArgs((1, 1), (0, 2), dilation, 1, 4)) is _paths.view
+    assert choose(lay_out(torch.zeros(2, 256, 7, 7), LAST), weight, ConvArgs((1, 1), (0, 2), 1, 1, 4)) is _paths.depth
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
@@ -88,15 +97,3 @@ def test_one_block_or_groups_are_torchs_own_convolution(groups, blocks, kernel, 
 def test_the_tables_stand_on_both_sides_of_the_thresholds():
     limits = (FEWER_POSITIONS, FEW_POSITIONS, MANY_POSITIONS, MANY_CHANNELS, VECTOR)
     assert limits == (8 * 8, 14 * 14, 28 * 28, 256, 16)
-
-
-@pytest.mark.parametrize("tracer", ["torch.compiler.is_exporting", "torch.jit.is_tracing"])
-@pytest.mark.parametrize("name", [FIRST, LAST])
-@pytest.mark.parametrize("kernel", [1, 3])
-@pytest.mark.parametrize(("groups", "blocks"), [(1, 2), (2, 2), (1, 1), (2, 1)])
-@pytest.mark.parametrize("side", [3, 15])
-def test_no_filter_is_repeated_while_a_tracer_looks_on(monkeypatch, tracer, name, kernel, groups, blocks, side):
-    monkeypatch.setattr(tracer, lambda: True)
-    x, weight = lay_out(torch.zeros(2, 32, side, side), name), torch.zeros(8, 32 // (groups * blocks), kernel, kernel)
-    path = choose(x, weight, ConvArgs((1, 1), (0, 0), (1, 1), groups, blocks))
-    assert path is (_paths.grouped if blocks == 1 else _paths.view)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests import references
 from tests.ops.strategies import LAYOUTS, cases, lay_out
+from torch import Tensor
 from torch.testing import assert_close
 
 from tiedconv import ops
@@ -114,6 +115,21 @@ def test_channels_are_group_major():
 def test_geometry_is_given_as_to_torch(function, value):
     x, weight = torch.ones(1, 1, 9, 9), torch.ones(1, 1, 2, 2)
     assert function(x, weight, None, value, value, value).shape == (1, 1, 6, 6)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:FutureWarning")
+def test_a_jit_trace_of_a_call_records_no_check_of_a_size():
+    """Warnings are errors here: torch warns of every size whose value a trace would keep."""
+
+    def call(x: Tensor, weight: Tensor, half: Tensor, bias: Tensor, matrix: Tensor) -> Tensor:
+        y = ops.tied_conv2d(x, weight, bias, padding="same", groups=2, blocks=2)
+        y = ops.split_tied_conv2d(y, [weight, half], groups=(2, 1), blocks=(1, 2))
+        return ops.tied_linear(y.mean((-2, -1)), matrix, blocks=4)
+
+    tensors = [torch.randn(shape) for shape in [(4, 2, 3, 3), (2, 2, 3, 3), (4,), (3, 2)]]
+    traced = torch.jit.trace(call, (torch.randn(2, 8, 5, 6), *tensors))
+    x = torch.randn(3, 8, 7, 5)
+    assert_close(traced(x, *tensors), call(x, *tensors))
 
 
 @given(

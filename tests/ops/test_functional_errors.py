@@ -22,7 +22,7 @@ WEIGHT = torch.zeros(4, 4, 3, 3)
             TypeError,
             r"tied_conv2d: stride must be one int or 2 of them, got tensor\(2\)\.",
         ),
-        ({"groups": 3}, ValueError, r"tied_conv2d: the weight's 4 rows are not divisible by groups=3\."),
+        ({"groups": 3}, ValueError, r"tied_conv2d: the 4 rows of the weight are not divisible by groups=3\."),
         ({"stride": 0}, RuntimeError, r"tied_conv2d: stride must be at least 1, got 0\."),
         ({"stride": 1.5}, TypeError, r"tied_conv2d: stride must be one int or 2 of them, got 1\.5\."),
         ({"stride": (1, 1, 1)}, RuntimeError, r"tied_conv2d: stride must be one int or 2 of them, got \(1, 1, 1\)\."),
@@ -41,7 +41,7 @@ WEIGHT = torch.zeros(4, 4, 3, 3)
         (
             {"bias": torch.zeros(8)},
             RuntimeError,
-            r"tied_conv2d: expected bias \(4,\), one entry a row of the weight and shared by the blocks, got \(8,\)\.",
+            r"expected bias \(4,\), one entry per row of the weight and shared by the blocks, got \(8,\)\.$",
         ),
         (
             {"bias": torch.zeros(4, dtype=torch.float64)},
@@ -141,5 +141,22 @@ def test_tied_linear_says_what_is_wrong(x, arguments, error, message):
 def test_an_empty_weight_is_refused(shape):
     with pytest.raises(RuntimeError, match=r"tied_conv2d: the weight \(\d, \d, \d, 1\) is empty"):
         tied_conv2d(torch.zeros(2, shape[1], 4, 4), torch.zeros(shape))
-    with pytest.raises(RuntimeError, match=r"split_tied_conv2d: the weight \(\d, \d, \d, 1\) is empty"):
+    with pytest.raises(RuntimeError, match=r"split_tied_conv2d: weights\[0\] \(\d, \d, \d, 1\) is empty"):
         split_tied_conv2d(torch.zeros(2, shape[1], 4, 4), [torch.zeros(shape)], blocks=[1])
+
+
+@pytest.mark.parametrize("shape", [(1, 0), (0, 1)])
+def test_an_empty_matrix_is_refused(shape):
+    with pytest.raises(RuntimeError, match=r"tied_linear: the weight \(\d, \d\) is empty\. Every dimension needs"):
+        tied_linear(torch.zeros(2, 2 * shape[1]), torch.zeros(shape), blocks=2)
+
+
+@pytest.mark.parametrize("name", ["x", "weight", "bias"])
+def test_sparse_tensors_are_refused(name):
+    message = rf"{name} must be a dense tensor, got layout=torch\.sparse_coo\. Pass {name}\.to_dense\(\)\.$"
+    conv = {"x": X, "weight": WEIGHT, "bias": torch.zeros(4)}
+    with pytest.raises(TypeError, match="^tied_conv2d: " + message):
+        tied_conv2d(**{**conv, name: conv[name].to_sparse()}, blocks=2)
+    linear = {"x": torch.zeros(1, 8), "weight": torch.zeros(4, 4), "bias": torch.zeros(4)}
+    with pytest.raises(TypeError, match="^tied_linear: " + message):
+        tied_linear(**{**linear, name: linear[name].to_sparse()}, blocks=2)

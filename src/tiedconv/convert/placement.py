@@ -23,7 +23,7 @@ Preset = Literal["all", "body", "entry", "se"]
 TIED = {nn.Conv1d: TiedConv1d, nn.Conv2d: TiedConv2d, nn.Conv3d: TiedConv3d, nn.Linear: TiedLinear}
 """What takes the place of what."""
 
-_TIED_ALREADY = (TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear, SplitTiedConv2d)
+TIED_LAYERS = (TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear, SplitTiedConv2d)
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 _SE = re.compile(r"(SE|SqueezeExcit\w*)(Module|Layer|Block)?")
 
@@ -183,7 +183,7 @@ def entry_convs(model: nn.Module) -> list[nn.Module]:
     That is a 1x1 convolution which is the first of the smallest module that holds it and the convolution after it,
     where that one has a larger kernel: ``conv1`` of a ResNet's bottleneck, the expansion of an inverted residual.
     """
-    convs = [(name, m) for name, m in model.named_modules() if isinstance(m, (_ConvNd, *_TIED_ALREADY[:3]))]
+    convs = [(name, m) for name, m in model.named_modules() if isinstance(m, (_ConvNd, *TIED_LAYERS[:3]))]
     entries: list[nn.Module] = []
     for (name, conv), (next_name, following) in pairwise(convs):
         if prod(conv.kernel_size) > 1 or prod(following.kernel_size) == 1:
@@ -217,7 +217,7 @@ def _common_parent(first: str, second: str) -> str:
 def is_listed(module: nn.Module) -> bool:
     """Whether a module is a convolution or a linear layer, of any kind: what a report has a row for."""
     quantized = "quantized" in type(module).__module__ and hasattr(module, "weight")
-    return isinstance(module, (_ConvNd, nn.Linear, *_TIED_ALREADY)) or quantized
+    return isinstance(module, (_ConvNd, nn.Linear, *TIED_LAYERS)) or quantized
 
 
 def parameter_owners(model: nn.Module) -> dict[int, list[str]]:
@@ -238,7 +238,7 @@ def has_hooks(module: nn.Module) -> bool:
 
 def _obstacle(layer: nn.Module, owners: Mapping[int, list[str]]) -> str:
     """Return why a layer can be tied with no number of blocks; nothing if it can."""
-    if isinstance(layer, _TIED_ALREADY):
+    if isinstance(layer, TIED_LAYERS):
         return "tied already"
     if is_parametrized(layer):
         return "parametrized; torch.nn.utils.parametrize.remove_parametrizations makes it an ordinary layer"

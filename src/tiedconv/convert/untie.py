@@ -6,13 +6,12 @@ from torch import Tensor, nn
 
 from ..nn import SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
 from ..ops import layout
-from .placement import has_hooks, parameter_owners
+from .placement import TIED_LAYERS, has_hooks, parameter_owners
 from .replace import check_root, replace, take_over
 
 Form = Literal["grouped", "dense"]
 
 _CONVS = {TiedConv1d: nn.Conv1d, TiedConv2d: nn.Conv2d, TiedConv3d: nn.Conv3d}
-TIED: tuple[type[nn.Module], ...] = (*_CONVS, TiedLinear, SplitTiedConv2d)
 
 
 def untie_(model: nn.Module, form: Form = "grouped") -> list[str]:
@@ -55,14 +54,14 @@ def tied_layers(who: str, model: nn.Module) -> dict[str, nn.Module]:
         ValueError: if a layer would lose its hooks, its parametrization or what makes it a subclass, or shares a
             parameter.
     """
-    layers: dict[str, nn.Module] = {name: m for name, m in model.named_modules() if isinstance(m, TIED)}
+    layers: dict[str, nn.Module] = {name: m for name, m in model.named_modules() if isinstance(m, TIED_LAYERS)}
     owners = parameter_owners(model)
     for name, layer in layers.items():
         if has_hooks(layer):
             raise ValueError(
                 f"{who}: {name!r} has hooks, which would be lost. Nothing was changed. Remove the hooks first."
             )
-        if type(layer) not in TIED:
+        if type(layer) not in TIED_LAYERS:
             raise ValueError(
                 f"{who}: {name!r} is a {type(layer).__name__}, which computes in a way of its own. Nothing was "
                 "changed. Remove a parametrization; put an ordinary tied layer in the place of a subclass."

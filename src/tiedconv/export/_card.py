@@ -10,7 +10,7 @@ from torch import nn
 
 from .._meta import on_meta
 from ..analysis.counts import count
-from ..convert.untie import TIED
+from ..convert.placement import TIED_LAYERS
 from ..models.named import native_input_size
 from ..nn import SplitTiedConv2d
 
@@ -139,7 +139,7 @@ def _table(rows: list[list[str]]) -> str:
 
 def _tied_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, layer in model.named_modules():
-        if isinstance(layer, TIED) and max(_numbers(layer)) > 1:
+        if isinstance(layer, TIED_LAYERS) and max(_numbers(layer)) > 1:
             yield name, layer
 
 

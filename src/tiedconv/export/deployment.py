@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..convert.replace import replace, take_over
+from ..convert.replace import check_open, replace, take_over
 from ..convert.untie import conv_with, merged_splits, tied_layers, untied_splits
 from ..nn import SplitTiedConv2d, TiedLinear
 from ..ops import layout
@@ -39,7 +39,7 @@ def deploy(model: nn.Module) -> nn.Module:
         A module in evaluation mode with the outputs of ``model``, to rounding.
 
     Raises:
-        TypeError: if ``model`` is not a module.
+        TypeError: if ``model`` is not a module, or is traced, scripted, compiled or wrapped.
         ValueError: if a tied layer has hooks, a parametrization or a parameter that it shares, or is a subclass.
 
     Example:
@@ -48,12 +48,12 @@ def deploy(model: nn.Module) -> nn.Module:
         >>> deploy(model)[0]
         Conv2d(8, 8, kernel_size=(3, 3), stride=(1, 1), groups=4)
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"deploy: expected a torch.nn.Module, got {type(model).__name__}.")
+    check_open("deploy", model)
     tied_layers("deploy", model)  # before anything is copied
-    root = nn.ModuleList([copy.deepcopy(model).eval()])  # what holds a model that is itself a tied layer
+    root = nn.ModuleList([copy.deepcopy(model)])  # what holds a model that is itself a tied layer
     replace(root, {id(layer): _ordinary(layer) for layer in tied_layers("deploy", root).values()})
-    return root[0].eval()
+    root.eval()
+    return root[0]
 
 
 class Branches(nn.Module):

@@ -112,7 +112,7 @@ class _TiedConvNd(nn.Module):
             else:
                 amount = 0 if isinstance(self.padding, str) else self.padding[i]
                 amounts += [amount, amount]
-        return pad(x, amounts, self.padding_mode)
+        return pad(type(self).__name__, x, amounts, self.padding_mode, self.in_channels)
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]

@@ -6,7 +6,6 @@ sweep, forward alone and with backward, the chosen path is within a tenth of the
 
 import math
 
-import torch
 from torch import Tensor
 
 from . import _paths, layout
@@ -32,15 +31,8 @@ def choose(x: Tensor, weight: Tensor, args: ConvArgs) -> Path:
     - channels_last, other kernels: ``grouped``, whose blocks stay where they are, where ``view`` copies input and
       output. The exception is many channels on small maps, where repeating the filters costs more: ``depth`` for four
       blocks and more whose channels fill vectors, else ``view`` on the smallest maps. Off the CPU ``depth``.
-
-    While ``torch.export`` or ``torch.jit`` trace, and so in ONNX files, ``view``: it stores filters once, where
-    exporters write out the repeated ones of ``grouped``, and asks for no size, which would become a condition.
     """
-    if args.blocks == 1:
-        return _paths.grouped
-    if is_traced():
-        return _paths.view
-    if args.groups > 1:
+    if args.groups > 1 or args.blocks == 1:
         return _paths.grouped
     on_cpu, positions = x.device.type == "cpu", math.prod(x.shape[2:])
     rows, columns = weight.shape[:2]
@@ -52,13 +44,10 @@ def choose(x: Tensor, weight: Tensor, args: ConvArgs) -> Path:
         return _paths.depth if x.dim() == 4 else _paths.grouped
     if x.dim() == 4 and columns * args.blocks >= MANY_CHANNELS:
         fills_vectors = not (rows % VECTOR or columns % VECTOR)
-        if args.blocks >= 4 and fills_vectors and positions <= FEW_POSITIONS:
+        # On maps smaller than the kernel torch's 3-D convolution returns wrong bfloat16 gradients of weights.
+        covers_kernel = min(x.shape[2:]) >= max(weight.shape[2:]) and args.dilation in (1, (1, 1))
+        if args.blocks >= 4 and fills_vectors and covers_kernel and positions <= FEW_POSITIONS:
             return _paths.depth
         if positions <= FEWER_POSITIONS:
             return _paths.view
     return _paths.grouped
-
-
-def is_traced() -> bool:
-    """Whether the call is recorded, by ``torch.export`` or ``torch.jit.trace``, rather than computed."""
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()

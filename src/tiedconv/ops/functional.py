@@ -8,8 +8,8 @@ from torch import Tensor
 
 from .. import _checks
 from . import layout
-from ._dispatch import choose, is_traced
-from ._paths import CONV, ConvArgs, Size
+from ._dispatch import choose
+from ._paths import CONV, ConvArgs, Size, view
 
 Padding = Size | Literal["same", "valid"]
 
@@ -116,23 +116,24 @@ def tied_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, blocks
     _check_kinds(who, x, weight, bias)
     if weight.dim() != 2:
         raise RuntimeError(f"{who}: expected weight (C_o/B, C_i/B), got {tuple(weight.shape)}.")
+    check_sizes(who, weight, bias)
     check_dtypes(who, x, weight, bias)
     return linear(who, x, weight, bias, blocks)
 
 
 def linear(who: str, x: Tensor, weight: Tensor, bias: Tensor | None, blocks: int) -> Tensor:
     """Compute a tied linear map whose numbers are checked; ``who`` begins the message about the input's shape."""
-    *leading, features = x.shape or (0,)
+    shape = x.shape
     rows, columns = weight.shape
-    if not torch.jit.is_tracing() and features != columns * blocks:
+    if not torch.jit.is_tracing() and (not shape or shape[-1] != columns * blocks):
         raise RuntimeError(
             f"{who}: expected input (..., {columns * blocks}), as the weight is {rows, columns} and blocks={blocks}, "
-            f"got {tuple(x.shape)}."
+            f"got {tuple(shape)}."
         )
     if blocks == 1:
         return F.linear(x, weight, bias)
     y = F.linear(x.reshape(-1, columns), weight, bias)  # two dimensions are the fastest
-    return y.view(*leading, rows * blocks)
+    return y.view(shape[0], rows * blocks) if len(shape) == 2 else y.view(*shape[:-1], rows * blocks)
 
 
 def convolve(
@@ -149,8 +150,12 @@ def convolve(
     """Compute a convolution whose numbers are checked, in the memory format of ``x``.
 
     On the path of every call: only shape and dtype of the input are looked at. ``who`` begins the messages about them.
+
+    While ``torch.export`` or ``torch.jit`` record the call, and so in ONNX files, ``view`` computes it: it stores
+    filters once, where exporters write out the repeated ones of ``grouped``. Sizes are symbols or tensors then, and
+    asking about one would fix the answer for every later input.
     """
-    traced = is_traced()  # sizes are tensors then, and a comparison would be recorded as a condition
+    traced = torch.compiler.is_exporting() or torch.jit.is_tracing()
     fits = traced or (x.shape[1:2] == (weight.shape[1] * groups * blocks,) and x.dtype == weight.dtype)
     if x.dim() != weight.dim() or not fits:
         spatial_dims = weight.dim() - 2
@@ -163,11 +168,17 @@ def convolve(
     if blocks == 1:
         return CONV[weight.dim() - 2](x, weight, bias, stride, padding, dilation, groups)
     args = ConvArgs(stride, padding, dilation, groups, blocks)
-    return layout.match_format(choose(x, weight, args)(x, weight, bias, args), like=x)
+    path = view if traced else choose(x, weight, args)
+    return layout.match_format(path(x, weight, bias, args), like=x)
 
 
-def pad(x: Tensor, amounts: list[int], mode: str) -> Tensor:
-    """Pad as ``F.pad``, in the memory format of ``x``, where torch's circular padding returns a contiguous tensor."""
+def pad(who: str, x: Tensor, amounts: list[int], mode: str, channels: int) -> Tensor:
+    """Pad as ``F.pad``, in the memory format of ``x``, where torch's circular padding returns a contiguous tensor.
+
+    ``who`` begins the message about an input of other than ``channels`` channels.
+    """
+    if not torch.jit.is_tracing():
+        _checks.check_conv_input(who, x, channels=channels, spatial_dims=len(amounts) // 2)
     return layout.match_format(F.pad(x, amounts, mode=mode), like=x)
 
 
@@ -191,17 +202,14 @@ def _checked_conv(
             f"{who}: expected a weight of {spatial_dims + 2} dimensions, (C_o/B, C_i/(B*G), *kernel), "
             f"got {tuple(weight.shape)}."
         )
-    check_not_empty(who, weight)
-    if weight.shape[0] % groups:
-        raise ValueError(f"{who}: the weight's {weight.shape[0]} rows are not divisible by groups={groups}.")
-    _checks.check_conv_input(who, x, channels=weight.shape[1] * groups * blocks, spatial_dims=spatial_dims)
+    check_sizes(who, weight, bias, groups)
     check_dtypes(who, x, weight, bias)
     geometry = check_geometry(who, spatial_dims, stride, padding, dilation)
     return convolve(who, x, weight, bias, *geometry, groups, blocks)
 
 
 def check_geometry(who: str, dims: int, stride: Size, padding: Padding, dilation: Size) -> tuple[Any, Any, Any]:
-    """Check stride, padding and dilation of a call → one entry a dimension of each, or the padding's name."""
+    """Check stride, padding and dilation of a call → one entry of each per dimension, or the padding's name."""
     stride = _checks.per_dim(who, "stride", stride, dims, minimum=1, error=RuntimeError)
     dilation = _checks.per_dim(who, "dilation", dilation, dims, minimum=1, error=RuntimeError)
     if not isinstance(padding, str):
@@ -217,20 +225,25 @@ def _check_kinds(who: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> No
     _checks.check_kinds(who, {"x": x, "weight": weight, **({} if bias is None else {"bias": bias})})
 
 
-def check_not_empty(who: str, weight: Tensor) -> None:
-    """Raise RuntimeError if the weight has no rows, columns or taps: torch's kernels differ in what they make of it."""
-    if weight.numel() == 0:
-        raise RuntimeError(f"{who}: the weight {tuple(weight.shape)} is empty. Give at least one row, column and tap.")
+def check_sizes(who: str, weight: Tensor, bias: Tensor | None, groups: int = 1, name: str = "the weight") -> None:
+    """Check that the weight is not empty, that ``groups`` divides its rows, and that the bias has one entry per row."""
+    if torch.jit.is_tracing():  # sizes are tensors then, and a comparison would be recorded as a constant
+        return
+    shape = tuple(weight.shape)
+    if 0 in shape:  # torch's kernels differ in what they make of that
+        raise RuntimeError(f"{who}: {name} {shape} is empty. Every dimension needs at least one entry.")
+    if shape[0] % groups:
+        raise ValueError(f"{who}: the {shape[0]} rows of {name} are not divisible by groups={groups}.")
+    if bias is not None and bias.shape != shape[:1]:
+        raise RuntimeError(
+            f"{who}: expected bias ({shape[0]},), one entry per row of {name} and shared by the blocks, "
+            f"got {tuple(bias.shape)}."
+        )
 
 
 def check_dtypes(who: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """Check the bias' shape, that the input is floating point and that the dtypes fit together."""
+    """Check that the input is floating point and that the dtypes fit together."""
     _checks.check_floating(who, x)
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise RuntimeError(
-            f"{who}: expected bias ({weight.shape[0]},), one entry a row of the weight and shared by the blocks, "
-            f"got {tuple(bias.shape)}."
-        )
     for name, tensor in {"weight": weight, "bias": bias}.items():
         if tensor is not None and tensor.dtype != x.dtype and not _autocasts(x):
             raise RuntimeError(

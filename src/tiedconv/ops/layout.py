@@ -33,10 +33,15 @@ def is_channels_last(x: Tensor) -> bool:
 
 def match_format(y: Tensor, like: Tensor) -> Tensor:
     """Return ``y`` in the memory format of ``like`` (same rank), copied only where it is in the other one."""
-    if not is_channels_last(like):
+    if torch.jit.is_tracing():  # sizes are tensors then, and comparing them would be recorded as a constant
+        channels, *space = like.stride()[1:]
+        last = len(space) > 1 and channels < min(space)
+    else:
+        last = is_channels_last(like)
+        if last and is_channels_last(y):
+            return y
+    if not last:
         return y.contiguous()
-    if is_channels_last(y):
-        return y
     return y.movedim(1, -1).contiguous().movedim(-1, 1)  # vmap refuses contiguous(memory_format=...)
 
 

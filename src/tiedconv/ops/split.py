@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import _checks
 from ._paths import Size
-from .functional import Padding, check_dtypes, check_geometry, check_not_empty, convolve
+from .functional import Padding, check_dtypes, check_geometry, check_sizes, convolve
 
 
 def split_tied_conv2d(
@@ -41,7 +41,8 @@ def split_tied_conv2d(
 
     Raises:
         TypeError: if an argument is not a tensor or not a sequence, or a number is not an integer.
-        ValueError: if ``weights``, ``biases``, ``groups`` and ``blocks`` have different lengths or a number is below 1.
+        ValueError: if ``weights``, ``biases``, ``groups`` and ``blocks`` have different lengths, if a number is below 1
+            or if an entry of ``groups`` does not divide its weight's rows.
         RuntimeError: if shapes or dtypes of the tensors do not fit together, or the splits' widths differ.
 
     Example:
@@ -71,8 +72,10 @@ def split_convolve(
     blocks: Sequence[int],
 ) -> Tensor:
     """Compute a call whose numbers are checked; ``who`` begins the messages about the input."""
-    if not (torch.jit.is_tracing() or (x.dim() == 4 and x.shape[1] == _channels(weights, groups, blocks))):
-        _checks.check_conv_input(who, x, channels=_channels(weights, groups, blocks), spatial_dims=2)
+    traced = torch.jit.is_tracing()  # sizes are tensors then, and a comparison would be recorded as a constant
+    if x.dim() != 4 or not (traced or x.shape[1] == _channels(weights, groups, blocks)):
+        if not traced:
+            _checks.check_conv_input(who, x, channels=_channels(weights, groups, blocks), spatial_dims=2)
         y = split_convolve(who, x.unsqueeze(0), weights, biases, stride, padding, dilation, groups, blocks)
         return y.squeeze(0)
     parts = zip(
@@ -106,22 +109,19 @@ def _check(
         given = ", ".join(f"{name}: {length}" for name, length in lengths.items())
         raise ValueError(f"{who}: expected one entry per split of each argument and at least one split, got {given}.")
     for i, (w, g, b) in enumerate(zip(weights, groups, blocks, strict=True)):
-        _checks.check_kinds(who, {"x": x, "weight": w, **({} if biases is None else {"bias": biases[i]})})
+        bias = None if biases is None else biases[i]
+        _checks.check_kinds(who, {"x": x, "weight": w, **({} if biases is None else {"bias": bias})})
         _checks.check_blocks(who, {}, groups=g, blocks=b)
-        if w.dim() != 4 or w.shape[0] % g:
-            raise RuntimeError(
-                f"{who}: expected weights[{i}] (C_o/(s*B), C_i/(s*B*G), kH, kW) with rows divisible by groups={g}, "
-                f"got {tuple(w.shape)}."
-            )
-        check_not_empty(who, w)
-    # Not a set: while torch traces, sizes may be tensors.
+        if w.dim() != 4:
+            raise RuntimeError(f"{who}: expected weights[{i}] (C_o/(s*B), C_i/(s*B*G), kH, kW), got {tuple(w.shape)}.")
+        check_sizes(who, w, bias, g, f"weights[{i}]")
+        check_dtypes(who, x, w, bias)
+    if torch.jit.is_tracing():
+        return
     widths = [
         (w.shape[0] * b, w.shape[1] * g * b, *w.shape[2:]) for w, g, b in zip(weights, groups, blocks, strict=True)
     ]
-    if any(width != widths[0] for width in widths[1:]):
+    if len(set(widths)) > 1:
         raise RuntimeError(
             f"{who}: all splits must have the same (outputs, inputs, kH, kW), got {', '.join(map(str, widths))}."
         )
-    _checks.check_conv_input(who, x, channels=widths[0][1] * len(weights), spatial_dims=2)
-    for i, w in enumerate(weights):
-        check_dtypes(who, x, w, None if biases is None else biases[i])
