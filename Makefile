@@ -19,7 +19,8 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 unit: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m alone
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto -m "not alone"
 
 # The site, in site/. Broken links, anchors and names are errors; with --quiet they would not be.
 docs: $(INSTALLED)
@@ -35,7 +36,8 @@ lowest:
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python tools/lowest.py $(ONLY) > .venv-lowest/lowest.txt
 	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/lowest.txt --editable ".[dev]"
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -n auto -W default
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -W default -m alone
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -n auto -W default -m "not alone"
 
 # The files of a release, in dist/; see RELEASING.md.
 dist:

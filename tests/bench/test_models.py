@@ -43,6 +43,7 @@ def test_throughput_runs_every_model_and_only_training_changes_weights(train):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_real_models_in_engines_that_read_files_and_in_torch():
     names = ("resnet_tiny", "tiedresnet_tiny")
     options = small(models=names, engines=("eager", "onnxruntime", "openvino"), rounds=2, image_size=16)

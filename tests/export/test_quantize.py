@@ -11,7 +11,8 @@ import torch
 from tiedconv.export import deploy, open_onnx, open_openvino, quantize_onnx, quantize_openvino, to_openvino
 from tiedconv.export.quantize import top1
 
-pytestmark = pytest.mark.slow  # the exporter takes seconds
+# The exporter takes seconds. After OpenVINO 2026.4 has run, other code of the process can crash.
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")

@@ -40,10 +40,10 @@ def to_openvino(
         TypeError, ValueError, RuntimeError: as :func:`tiedconv.export.to_program`.
 
     Example:
-        >>> from tiedconv.export import deploy
-        >>> from tiedconv.nn import TiedConv2d
-        >>> model = deploy(TiedConv2d(4, 4, 3, blocks=2))
-        >>> with TemporaryDirectory() as folder:
+        >>> from tiedconv.export import deploy  # doctest: +SKIP
+        >>> from tiedconv.nn import TiedConv2d  # doctest: +SKIP
+        >>> model = deploy(TiedConv2d(4, 4, 3, blocks=2))  # doctest: +SKIP
+        >>> with TemporaryDirectory() as folder:  # doctest: +SKIP
         ...     file = to_openvino(model, f"{folder}/conv.xml", input_size=(4, 8, 8))
         ...     open_openvino(file.path)(torch.ones(5, 4, 9, 7)).shape
         torch.Size([5, 4, 7, 5])
