@@ -18,7 +18,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from tiedconv.bench import Timing, describe_machine
-from tiedconv.bench._timer import interleaved
+from tiedconv.bench.timer import interleaved
 from tiedconv.nn import SplitTiedConv2d, TiedConv2d, TiedLinear
 
 CONV: dict[str, Any] = {"in_channels": 16, "out_channels": 16, "kernel_size": 3, "padding": 1}

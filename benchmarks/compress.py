@@ -27,12 +27,12 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from tiedconv._files import check_writable, write_whole
-from tiedconv.analysis import style
-from tiedconv.analysis.counts import count
 from tiedconv.bench import describe_machine
 from tiedconv.compare.training import Budget, History, ModelSpec, check_same_run, describe_run, train
 from tiedconv.convert import recalibrate_norms_
 from tiedconv.data import ClassificationData, Digits, FashionMNIST
+from tiedconv.metrics.counts import count
+from tiedconv.report import style
 from tiedconv.tasks import ClassificationTask, Optimization
 
 RECIPES = {

@@ -35,13 +35,13 @@ from torch.utils.data import Dataset, Subset
 from torchvision.transforms import v2
 
 from tiedconv._files import write_whole
-from tiedconv.analysis import style
-from tiedconv.analysis.counts import count
 from tiedconv.bench import describe_machine
 from tiedconv.compare.training import Budget, check_same_run
 from tiedconv.convert import recalibrate_norms_
 from tiedconv.data import FashionMNIST
 from tiedconv.data.classification import to_normalised
+from tiedconv.metrics.counts import count
+from tiedconv.report import style
 from tiedconv.tasks import Optimization
 
 # The weights come from TensorFlow, so the padding is TensorFlow's and the pixels are scaled as there, to [-1, 1].

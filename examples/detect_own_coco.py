@@ -18,9 +18,9 @@ import lightning as L
 import torch
 from PIL import Image, ImageDraw
 
-from tiedconv.analysis.drawing import draw_detections
 from tiedconv.data import Coco
 from tiedconv.detection import Widths
+from tiedconv.report.drawing import draw_detections
 from tiedconv.tasks import DetectionTask, Optimization, quiet_lightning
 
 SIDES = {"circle": 30, "square": 4, "triangle": 3}

@@ -99,3 +99,17 @@ def reference(truth, results, kind):
         evaluation.accumulate()
         evaluation.summarize()
     return evaluation.stats[:6].tolist()
+
+
+def two_images():
+    """Image 1 has two objects of 10 x 10 that share a half, and a crowd over both; image 2 has one object."""
+    annotations = [
+        {"id": 1, "image_id": 1, "bbox": [0, 0, 10, 10], "segmentation": [[0, 0, 10, 0, 10, 10, 0, 10]]},
+        {"id": 2, "image_id": 1, "bbox": [5, 0, 10, 10], "segmentation": [[10, 0, 15, 0, 15, 10, 10, 10]]},
+        {"id": 3, "image_id": 1, "bbox": [0, 0, 20, 20], "iscrowd": 1},
+        {"id": 4, "image_id": 2, "bbox": [0, 0, 10, 10], "segmentation": [[0, 0, 10, 0, 10, 10, 0, 10]]},
+    ]
+    for entry in annotations:
+        entry.update(category_id=1, area=entry["bbox"][2] * entry["bbox"][3])
+    images = [{"id": i, "height": 20, "width": 20} for i in (2, 1, 3)]
+    return {"images": images, "annotations": annotations, "categories": [{"id": 1}]}

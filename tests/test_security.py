@@ -14,14 +14,14 @@ from PIL import Image
 from tests.markdown import ROOT
 from torch.utils.data import Subset
 
-from tiedconv.analysis import counts
 from tiedconv.cli import figures
 from tiedconv.cli.main import main
 from tiedconv.compare import runner
 from tiedconv.data import Digits
+from tiedconv.metrics import counts
 from tiedconv.models.weights import read_checkpoint
 from tiedconv.tasks import ClassificationTask
-from tiedconv.tasks._checkpoints import WholeCheckpoints
+from tiedconv.tasks.checkpoints import WholeCheckpoints
 
 TINY = {"layers": [1, 1, 1, 1]}
 QUICK = {

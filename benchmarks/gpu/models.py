@@ -11,7 +11,7 @@ import torch._dynamo
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tiedconv.bench._timer import Timing, describe_error, try_interleaved
+from tiedconv.bench.timer import Timing, describe_error, try_interleaved
 from tiedconv.export import deploy
 from tiedconv.models import build_model
 

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tiedconv import ops
-from tiedconv.bench._timer import Timing, try_interleaved
+from tiedconv.bench.timer import Timing, try_interleaved
 from tiedconv.ops import _paths, layout
-from tiedconv.ops._dispatch import choose
-from tiedconv.ops._paths import CONV, ConvArgs
+from tiedconv.ops.dispatch import choose
+from tiedconv.ops.paths import CONV, ConvArgs
 
 Operator = Literal["conv1d", "conv3d", "linear", "split"]
 Ways = dict[str, Callable[..., Tensor]]

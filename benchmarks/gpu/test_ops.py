@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tiedconv import ops
 from tiedconv.ops import _paths, layout
-from tiedconv.ops._paths import ConvArgs
+from tiedconv.ops.paths import ConvArgs
 
 from .precision import (
     DEVICE,

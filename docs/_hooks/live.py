@@ -38,7 +38,7 @@ def models() -> str:
     """Return a table of the registered models."""
     import timm
 
-    from tiedconv.analysis.counts import count
+    from tiedconv.metrics.counts import count
     from tiedconv.models import create_model, list_models
 
     rows = ["| name | what it is | parameters | multiply-adds | image |", "|---|---|---:|---:|---|"]

@@ -339,6 +339,6 @@ def test_a_layer_must_return_one_tensor():
 
 
 def test_importing_the_package_loads_neither_captum_nor_matplotlib():
-    code = "import sys, tiedconv.analysis, tiedconv.analysis.plots; print(*sys.modules)"
+    code = "import sys, tiedconv.analysis, tiedconv.report.plots; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"captum", "matplotlib"} & set(loaded)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tiedconv.analysis.counts import count
 from tiedconv.analysis.summary import summarize
+from tiedconv.metrics.counts import count
 from tiedconv.nn import SplitTiedConv2d, TiedConv2d, TiedLinear
 
 

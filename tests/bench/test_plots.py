@@ -7,12 +7,12 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from tiedconv.analysis import style
 from tiedconv.bench import Quartiles, Timing, plots
 from tiedconv.bench.machine import describe_machine
 from tiedconv.bench.models import ModelRow
 from tiedconv.bench.operators import Case, OperatorRow
 from tiedconv.bench.results import Results
+from tiedconv.report import style
 
 
 def operator(sweep="fig3", blocks=2, memory_format="contiguous", **milliseconds):

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tiedconv.bench._timer import Quartiles, Timing, interleaved, try_interleaved
+from tiedconv.bench.timer import Quartiles, Timing, interleaved, try_interleaved
 
 
 def record_calls(names, **options):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tiedconv.analysis.coco import coco_metrics
 from tiedconv.cli.main import main
 from tiedconv.data.scenes import SceneOptions, write_scenes
+from tiedconv.metrics.coco import coco_metrics
 
 CONFIG = Path(__file__).parents[2] / "configs" / "coco" / "own.yaml"
 SMALL = [

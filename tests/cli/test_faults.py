@@ -233,7 +233,7 @@ def die(self, index):
 
 @pytest.mark.slow  # torch looks every five seconds
 def test_killed_worker_process_is_explained(fit, monkeypatch):
-    monkeypatch.setattr("tiedconv.data._base._SeededImages.__getitem__", die)
+    monkeypatch.setattr("tiedconv.data.base._SeededImages.__getitem__", die)
     data = {"class_path": "Digits", "init_args": {"image_size": 8, "batch_size": 8, "num_workers": 1}}
     with pytest.raises(SystemExit, match=r"DataLoader worker .*It loaded images.*Lower data.num_workers"):
         fit(data=data)

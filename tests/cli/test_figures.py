@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 
-from tiedconv.analysis.counts import compare_with_paper
 from tiedconv.cli import figures as figures_module
 from tiedconv.cli.figures import figures
 from tiedconv.cli.list import list_
+from tiedconv.metrics.counts import compare_with_paper
 from tiedconv.models.published import PUBLISHED, TABLE_1, TABLE_3
 
 

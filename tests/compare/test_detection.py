@@ -3,11 +3,11 @@ from dataclasses import replace
 
 import pytest
 
-from tiedconv.analysis.coco import coco_metrics
 from tiedconv.compare import Budget, Detector, ModelSpec, compare_detectors
 from tiedconv.compare.training import describe_run
 from tiedconv.data import OcclusionScenes, SceneOptions
 from tiedconv.detection import Widths
+from tiedconv.metrics.coco import coco_metrics
 from tiedconv.tasks import DetectionTask, Optimization
 
 SCENES = SceneOptions(image_size=48, train_images=6, val_images=5, min_size=16, max_size=24, max_objects=3)

@@ -7,8 +7,8 @@ import torchvision
 from tests.convert.cases import Snapshot
 from torch import Tensor, nn
 
-from tiedconv.analysis.counts import count
 from tiedconv.convert.costs import check_tied, try_forward
+from tiedconv.metrics.counts import count
 from tiedconv.nn import SplitTiedConv2d, TiedConv2d, TiedLinear
 
 LAYERS = [

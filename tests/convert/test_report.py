@@ -11,8 +11,8 @@ from rich.console import Console
 from torch import nn
 
 from tiedconv import tie_
-from tiedconv.analysis.counts import count
 from tiedconv.convert import TieReport
+from tiedconv.metrics.counts import count
 
 
 def named() -> nn.Module:

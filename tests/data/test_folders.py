@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from tiedconv.data import ImageFolder, ImageNet, StreamedImages, write_shards
-from tiedconv.data._base import ImageFiles
+from tiedconv.data.base import ImageFiles
 
 
 def fill(root, classes=("cat", "dog"), parts=("train", "val")):

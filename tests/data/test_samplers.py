@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import Dataset
 
 from tiedconv.data import Digits
-from tiedconv.data._base import ImageData
+from tiedconv.data.base import ImageData
 from tiedconv.tasks import ClassificationTask
 
 

@@ -3,9 +3,9 @@ import pytest
 import torch
 from PIL import Image
 
-from tiedconv.analysis.coco import coco_metrics
 from tiedconv.data import Voc
 from tiedconv.detection import build_detector
+from tiedconv.metrics.coco import coco_metrics
 
 WIDTH, HEIGHT = 60, 40
 PART = "<part><name>head</name><bndbox><xmin>2</xmin><ymin>2</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></part>"

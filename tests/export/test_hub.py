@@ -15,9 +15,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 import tiedconv
-from tiedconv.analysis.counts import count
 from tiedconv.convert import tie_
 from tiedconv.export import from_pretrained, push_to_hub, save_pretrained
+from tiedconv.metrics.counts import count
 from tiedconv.nn import TiedConv2d
 
 FILES = ["README.md", "config.json", "model.safetensors"]

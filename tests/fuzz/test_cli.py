@@ -9,9 +9,9 @@ import pytest
 from hypothesis import strategies as st
 from tests.fuzz.cases import fuzz
 
-from tiedconv.analysis import counts
 from tiedconv.cli import figures
 from tiedconv.cli.main import main
+from tiedconv.metrics import counts
 
 # Each is right but for a file, a name or a device that is missing: nothing is trained or timed.
 LINES = {

@@ -13,7 +13,7 @@ from tests.fuzz.cases import attempt, damaged, fuzz
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from tiedconv.data import Coco, ImageFolder
-from tiedconv.data._base import ImageFiles
+from tiedconv.data.base import ImageFiles
 
 RAMP = np.arange(12 * 10, dtype=np.uint8).reshape(10, 12)
 MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"]

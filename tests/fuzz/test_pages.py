@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
-from tests.analysis import test_occlusion_report as of_occlusion
-from tests.analysis import test_similarity_report as of_similarity
 from tests.compare import test_detection_report as of_detectors
 from tests.compare import test_report as of_classifiers
 from tests.fuzz.cases import fuzz
+from tests.report import test_occlusion_report as of_occlusion
+from tests.report import test_similarity_report as of_similarity
 
-from tiedconv.analysis import page, plots
-from tiedconv.analysis.occlusion_report import write_occlusion_report
-from tiedconv.analysis.similarity_report import write_similarity_report
 from tiedconv.compare.detection_report import write_detection_report
 from tiedconv.compare.report import write_report
+from tiedconv.report import page, plots
+from tiedconv.report.occlusion_report import write_occlusion_report
+from tiedconv.report.similarity_report import write_similarity_report
 
 EVIL = [
     "<img src=x onerror=alert(1)>", "</title><script>alert(1)</script>", '"><svg onload=alert(1)>', "' onmouseover='x",

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tests import coco_cases
 from tests.fuzz.cases import JUNK, attempt, damaged, fuzz, mutated
 
-from tiedconv.analysis.coco import METRICS, coco_metrics, read_annotations, read_results
 from tiedconv.analysis.occlusion import analyze_occlusion
+from tiedconv.metrics.coco import METRICS, coco_metrics, read_annotations, read_results
 
 TRUTH, RESULTS = coco_cases.generate(1, images=4, noise=0.02)
 RESULTS = RESULTS[:5]

@@ -1,7 +1,7 @@
 import pytest
 import timm
 
-from tiedconv.analysis.counts import Comparison, compare_with_paper, count
+from tiedconv.metrics.counts import Comparison, compare_with_paper, count
 from tiedconv.models.published import PUBLISHED
 
 # Built counts: parameters in millions, 10^9 multiply-adds, and whether they are the paper's to the last printed digit.

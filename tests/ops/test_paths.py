@@ -12,15 +12,15 @@ from tests.ops.strategies import Case, cases
 from torch import Tensor
 from torch.testing import assert_close
 
-from tiedconv.ops import _paths
-from tiedconv.ops._dispatch import choose
-from tiedconv.ops._paths import ConvArgs
+from tiedconv.ops import paths
+from tiedconv.ops.dispatch import choose
+from tiedconv.ops.paths import ConvArgs
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 any_case = st.integers(1, 3).flatmap(cases)
 PATHS = {
     name: function
-    for name, function in inspect.getmembers(_paths, inspect.isfunction)
+    for name, function in inspect.getmembers(paths, inspect.isfunction)
     if [*inspect.signature(function).parameters] == ["x", "weight", "bias", "args"]
 }
 
@@ -29,9 +29,9 @@ def conv_args(case: Case) -> ConvArgs:
     return ConvArgs(**case.geometry)
 
 
-def applicable(case: Case) -> dict[str, _paths.Path]:
+def applicable(case: Case) -> dict[str, paths.Path]:
     x, weight, _ = case.tensors()
-    return _paths.applicable(x, weight, conv_args(case))
+    return paths.applicable(x, weight, conv_args(case))
 
 
 def gradients(y: Tensor, inputs: list[Tensor], cotangents: tuple[Tensor, list[Tensor]]) -> list[Tensor]:
@@ -48,7 +48,7 @@ def test_every_applicable_path_and_its_gradients_agree_with_the_reference(case):
     expected = references.tied_conv(x, weight, bias, **case.geometry)
     cotangents = torch.randn_like(expected).requires_grad_(), [torch.randn_like(t) for t in inputs]
     expected_gradients = gradients(expected, inputs, cotangents)
-    for name, path in _paths.applicable(x, weight, conv_args(case)).items():
+    for name, path in paths.applicable(x, weight, conv_args(case)).items():
         y = path(x, weight, bias, conv_args(case))
         assert_close(y, expected, **EXACT, msg=lambda m, name=name: f"{name}: {m}")
         assert_close(
@@ -74,20 +74,20 @@ def test_applicable_names_each_path_that_can_compute_the_call(dims, groups, kern
         expected.add("depth")
     if groups == 1 and kernel == 1:
         expected.add("matmul")
-    paths = _paths.applicable(x, weight, args)
-    assert set(paths) == expected
-    assert all(PATHS[name] is path for name, path in paths.items())
+    applicable = paths.applicable(x, weight, args)
+    assert set(applicable) == expected
+    assert all(PATHS[name] is path for name, path in applicable.items())
 
 
 def test_every_path_is_applicable_somewhere():
     x, weight = torch.zeros(1, 4, 3, 3), torch.zeros(2, 2, 1, 1)
-    assert _paths.applicable(x, weight, ConvArgs((1, 1), (0, 0), (1, 1), 1, 2)) == PATHS
+    assert paths.applicable(x, weight, ConvArgs((1, 1), (0, 0), (1, 1), 1, 2)) == PATHS
 
 
 @pytest.mark.parametrize(("stride", "padding"), [((2, 1), (0, 0)), ((1, 1), (0, 1))])
 def test_a_strided_or_padded_1x1_is_no_matrix_product(stride, padding):
     args = ConvArgs(stride, padding, (1, 1), 1, 2)
-    assert "matmul" not in _paths.applicable(torch.zeros(1, 4, 3, 3), torch.zeros(2, 2, 1, 1), args)
+    assert "matmul" not in paths.applicable(torch.zeros(1, 4, 3, 3), torch.zeros(2, 2, 1, 1), args)
 
 
 @pytest.mark.parametrize(

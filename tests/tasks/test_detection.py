@@ -16,10 +16,10 @@ from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from tiedconv.analysis.coco import METRICS, coco_metrics
 from tiedconv.data import OcclusionScenes, SceneOptions
 from tiedconv.data.scenes import write_scenes
 from tiedconv.detection import DetectorName, Widths
+from tiedconv.metrics.coco import METRICS, coco_metrics
 from tiedconv.tasks import DetectionTask, Optimization
 from tiedconv.tasks.detection import coco_results
 

@@ -1,11 +1,11 @@
 """Timing and memory, measured in pairs."""
 
-from ._timer import Quartiles, Timing
 from .machine import describe_machine
 from .memory import train_step_peak_memory
 from .models import ModelOptions, ModelRow, measure, throughput
 from .operators import OperatorRow, time_case
 from .released import released_tied_conv2d
+from .timer import Quartiles, Timing
 
 __all__ = [
     "ModelOptions",

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ._steps import train_step
+from .steps import train_step
 
 _STATUS = Path("/proc/self/status")
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ..models.named import build_model, check_model
-from ._steps import inference, train_step
-from ._timer import Quartiles, Timing, describe_error, interleaved, try_interleaved
 from .engines import IN_TORCH, Engine, check_engine, compiler, prepare
 from .machine import check_device
 from .memory import train_step_peak_memory
 from .operators import FORMATS, MemoryFormat
+from .steps import inference, train_step
+from .timer import Quartiles, Timing, describe_error, interleaved, try_interleaved
 
 Quantity = Literal["latency", "throughput", "train", "memory"]
 Precision = Literal["float32", "bfloat16"]

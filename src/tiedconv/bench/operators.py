@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks, ops
-from ..ops import _paths, layout
-from ..ops._dispatch import choose
-from ..ops._paths import ConvArgs
-from ._timer import Quartiles, Timing, describe_error, try_interleaved
+from ..ops import layout, paths
+from ..ops.dispatch import choose
+from ..ops.paths import ConvArgs
 from .released import released_tied_conv2d
+from .timer import Quartiles, Timing, describe_error, try_interleaved
 
 Sweep = Literal["resnet", "fig3"]
 Kernel = Literal[1, 3]
@@ -266,16 +266,16 @@ def candidates(case: Case, x: Tensor, draw: Draw) -> dict[str, tuple[Convolve, T
             **tied,
         }
     args = _conv_args(case)
-    paths = _paths.applicable(x, thin, args)
+    applicable = paths.applicable(x, thin, args)
     dense = draw(case.out_channels, case.in_channels, *kernel)
     return {
         "dense": (lambda x, w: F.conv2d(x, w, padding=padding), dense),
-        **{name: (partial(_by_path, path, args), thin) for name, path in paths.items()},
+        **{name: (partial(_by_path, path, args), thin) for name, path in applicable.items()},
         **tied,
     }
 
 
-def _by_path(path: _paths.Path, args: ConvArgs, x: Tensor, weight: Tensor) -> Tensor:
+def _by_path(path: paths.Path, args: ConvArgs, x: Tensor, weight: Tensor) -> Tensor:
     return layout.match_format(path(x, weight, None, args), like=x)
 
 

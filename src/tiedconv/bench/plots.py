@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._extras import require
-from ..analysis import style
-from ..analysis._labels import label_ends
-from ._timer import Quartiles
+from ..report import style
+from ..report.labels import label_ends
 from .models import UNITS, ModelRow
 from .operators import OperatorRow
 from .results import Results
+from .timer import Quartiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

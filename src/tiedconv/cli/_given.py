@@ -11,7 +11,7 @@ from torch import nn
 
 from .. import __version__
 from .._files import check_writable
-from ..data._base import ImageFiles
+from ..data.base import ImageFiles
 from ._models import eval_transform, input_size, is_random, load_model
 
 

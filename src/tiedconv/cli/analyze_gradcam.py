@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from .. import __version__
 from .._files import printable, write_whole
-from ..analysis import page, style
 from ..analysis.gradcam import GradCam, grad_cam
-from ..analysis.gradcam_plots import class_name, draw_cams, overlay, photo
+from ..report import page, style
+from ..report.gradcam_plots import class_name, draw_cams, overlay, photo
 from ._console import table_console
 from ._given import Given, check_output, command, facts, load, random_note
 from ._models import eval_transform, input_size

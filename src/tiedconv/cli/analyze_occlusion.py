@@ -14,11 +14,11 @@ from rich.table import Table
 from .. import __version__
 from .._extras import require
 from .._files import check_writable, write_whole
-from ..analysis.coco import Kind, read_annotations, read_results
 from ..analysis.occlusion import METRICS, Estimate, OcclusionReport, Regions, analyze_occlusion
-from ..analysis.occlusion_plots import draw_occlusion
-from ..analysis.occlusion_report import write_occlusion_report
-from ..analysis.page import quiet_about_glyphs
+from ..metrics.coco import Kind, read_annotations, read_results
+from ..report.occlusion_plots import draw_occlusion
+from ..report.occlusion_report import write_occlusion_report
+from ..report.page import quiet_about_glyphs
 from ._console import table_console
 from .analyze_gradcam import command
 

@@ -19,11 +19,11 @@ from .. import __version__
 from .._extras import require
 from .._files import write_whole
 from ..analysis import evenly_spaced, filter_similarity
-from ..analysis.page import quiet_about_glyphs
-from ..analysis.similarity_plots import draw_matrices, draw_similarity
-from ..analysis.similarity_report import ModelSimilarity, similarity_json, write_similarity_report
 from ..compare.runner import default_device
-from ..data._base import ImageFiles
+from ..data.base import ImageFiles
+from ..report.page import quiet_about_glyphs
+from ..report.similarity_plots import draw_matrices, draw_similarity
+from ..report.similarity_report import ModelSimilarity, similarity_json, write_similarity_report
 from ._console import table_console
 from ._given import Given, check_output, command, facts, load, random_note, split
 from ._models import input_size

@@ -17,11 +17,11 @@ from torch import Tensor
 from .. import __version__
 from .._extras import require
 from .._files import write_whole
-from ..analysis import page, style
 from ..analysis.similarity import evenly_spaced
 from ..analysis.summary import LayerSummary, summarize
-from ..analysis.summary_plots import plot_parameters, plot_ranks
-from ..data._base import ImageFiles
+from ..data.base import ImageFiles
+from ..report import page, style
+from ..report.summary_plots import plot_parameters, plot_ranks
 from ._console import table_console
 from ._given import Given, check_output, command, facts, load, random_note
 

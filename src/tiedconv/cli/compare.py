@@ -7,13 +7,13 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
-from ..analysis.coco import Kind
 from ..bench import Quartiles
 from ..compare import Budget, Detector, ModelSpec, compare_detectors
 from ..compare import compare as compare_classifiers
 from ..compare.detection_results import DetectionComparison, DetectorResult
 from ..compare.results import Comparison, ModelResult
 from ..data import ClassificationData, DetectionData
+from ..metrics.coco import Kind
 from ._console import table_console
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from .._files import check_writable
-from ..bench._timer import interleaved
+from ..bench.timer import interleaved
 from ..data import ClassificationData
 from ..export import (
     ExportedFile,

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..analysis.counts import Comparison, compare_with_paper
+from ..metrics.counts import Comparison, compare_with_paper
 
 _TITLES = {
     "1": "Table 1: classification",

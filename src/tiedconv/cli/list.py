@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..analysis.counts import count
+from ..metrics.counts import count
 from ..models import create_model, list_models
 
 

@@ -1,6 +1,6 @@
 """Cells of the reports' tables."""
 
-from ..analysis.page import thousands
+from ..report.page import thousands
 from .results import Quartiles
 
 

@@ -4,8 +4,9 @@ import math
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from ..analysis import Histogram, plots, style
-from ..analysis.page import FigureWriter
+from ..analysis import Histogram
+from ..report import plots, style
+from ..report.page import FigureWriter
 from .results import Comparison, ModelResult
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .._extras import require
-from ..analysis.style import NARROW
+from ..report.style import NARROW
 from .results import Comparison, ModelResult
 
 

@@ -18,17 +18,17 @@ from torch import Tensor, nn
 from .._extras import require
 from .._files import write_whole
 from ..analysis import evenly_spaced
-from ..analysis.coco import Kind, coco_metrics
-from ..analysis.counts import count
-from ..analysis.drawing import draw_detections
 from ..analysis.occlusion import Regions, analyze_occlusion
-from ..analysis.occlusion_plots import draw_occlusion
 from ..bench import Quartiles, describe_machine
-from ..bench._steps import inference
-from ..bench._timer import interleaved
+from ..bench.steps import inference
+from ..bench.timer import interleaved
 from ..data import DetectionData
 from ..detection import DetectorName, Widths
 from ..detection.backbone import Norm
+from ..metrics.coco import Kind, coco_metrics
+from ..metrics.counts import count
+from ..report.drawing import draw_detections
+from ..report.occlusion_plots import draw_occlusion
 from ..tasks import DetectionTask
 from ..tasks.detection import coco_results
 from .detection_report import write_detection_report

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from ..analysis import plots, style
-from ..analysis.coco import METRICS, Kind
-from ..analysis.occlusion_report import occlusion_figures, occlusion_gain, occlusion_note, occlusion_table
-from ..analysis.page import (
+from ..metrics.coco import METRICS, Kind
+from ..report import plots, style
+from ..report.occlusion_report import occlusion_figures, occlusion_gain, occlusion_note, occlusion_table
+from ..report.page import (
     FigureWriter,
     conditions,
     grid,
@@ -17,7 +17,7 @@ from ..analysis.page import (
     thousands,
     write_page,
 )
-from ..analysis.style import NARROW
+from ..report.style import NARROW
 from ._cells import spread
 from ._finding import Finding, difference, relative
 from .detection_results import DetectionComparison, DetectorResult

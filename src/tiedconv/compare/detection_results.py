@@ -4,9 +4,9 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..analysis.coco import Kind
 from ..analysis.occlusion import OcclusionReport
 from ..bench import Quartiles
+from ..metrics.coco import Kind
 
 Metrics = dict[str, float | None]
 

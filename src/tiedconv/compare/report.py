@@ -5,7 +5,7 @@ import binascii
 from html import escape
 from pathlib import Path
 
-from ..analysis.page import (
+from ..report.page import (
     FigureWriter,
     conditions,
     grid,
@@ -16,7 +16,7 @@ from ..analysis.page import (
     thousands,
     write_page,
 )
-from ..analysis.style import NARROW
+from ..report.style import NARROW
 from . import _figures
 from ._cells import spread
 from ._finding import accuracy, finding, images_error, reference, validation_images

@@ -17,11 +17,11 @@ from torchvision.transforms.functional import to_pil_image
 from .._extras import require
 from .._files import write_whole
 from ..analysis import evenly_spaced
-from ..analysis.counts import count
 from ..bench import describe_machine, throughput, train_step_peak_memory
-from ..bench._timer import interleaved
+from ..bench.timer import interleaved
 from ..data import ClassificationData, ImageData
 from ..export import ExportedFile, deploy, open_onnx, to_onnx
+from ..metrics.counts import count
 from ..models import check_model
 from ..tasks.classification import build_classifier
 from .detection_results import DetectionRun

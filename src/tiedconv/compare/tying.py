@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from .._files import write_whole
-from ..analysis.counts import count
 from ..convert import TieReport, recalibrate_norms_, tie_
 from ..convert.placement import Blocks, Preset
 from ..convert.tie import Init
 from ..data import ClassificationData
+from ..metrics.counts import count
 from ..tasks import ClassificationTask, quiet_lightning
 from .training import Budget, History, ModelSpec, check_same_run, describe_run, train
 

@@ -1,6 +1,6 @@
 """Data modules for Lightning: classification and detection; embedded, small, generated and full-size sets."""
 
-from ._base import ImageData
+from .base import ImageData
 from .cityscapes import Cityscapes
 from .classification import ClassificationData
 from .coco import Coco

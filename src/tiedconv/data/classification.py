@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from ._base import ImageData, ImageFiles, Transform
+from .base import ImageData, ImageFiles, Transform
 
 
 class ClassificationData(ImageData):

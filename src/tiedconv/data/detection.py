@@ -17,7 +17,7 @@ from torchvision.ops import clip_boxes_to_image
 from torchvision.transforms import v2
 
 from .._coco import check_data_set, check_ground_truth, decode_mask
-from ._base import ImageData, ImageFiles, Transform, in_mode
+from .base import ImageData, ImageFiles, Transform, in_mode
 
 _BOXES_ALONE = "For boxes alone, set masks to false and choose a detector of boxes."
 

@@ -10,7 +10,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transf
 from torch.utils.data import Dataset
 from torchvision import datasets
 
-from ._base import Transform, read_image
+from .base import Transform, read_image
 from .classification import ClassificationData
 
 

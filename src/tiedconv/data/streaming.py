@@ -11,7 +11,7 @@ import torch
 from filelock import FileLock
 from torch.utils.data import Dataset
 
-from ._base import Transform, read_image
+from .base import Transform, read_image
 from .folders import ImageFolder
 from .shards import read_index
 

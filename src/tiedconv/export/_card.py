@@ -9,8 +9,8 @@ from timm.models._hub import generate_readme
 from torch import nn
 
 from .._meta import on_meta
-from ..analysis.counts import count
 from ..convert.placement import TIED_LAYERS
+from ..metrics.counts import count
 from ..models.named import native_input_size
 from ..nn import SplitTiedConv2d
 

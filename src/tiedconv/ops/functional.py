@@ -8,8 +8,8 @@ from torch import Tensor
 
 from .. import _checks
 from . import layout
-from ._dispatch import choose
-from ._paths import CONV, ConvArgs, Size, view
+from .dispatch import choose
+from .paths import CONV, ConvArgs, Size, view
 
 Padding = Size | Literal["same", "valid"]
 

@@ -1,8 +1,8 @@
 """Lightning modules: what is trained, with which losses, metrics and schedules."""
 
-from ._checkpoints import keep_checkpoints_whole
 from ._lightning import quiet_lightning
 from ._task import Task
+from .checkpoints import keep_checkpoints_whole
 from .classification import ClassificationTask
 from .detection import DetectionTask
 from .optimization import Optimization

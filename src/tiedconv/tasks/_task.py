@@ -9,11 +9,11 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from ..data._base import global_seed, seed_generators
-from ._checkpoints import check_finite_weights, check_same_network, forget_other_folders, sum_of_weights
+from ..data.base import global_seed, seed_generators
 from ._faults import check_finite
-from ._resume import check_same_data, check_same_optimizer, describe_data, options_of
+from .checkpoints import check_finite_weights, check_same_network, forget_other_folders, sum_of_weights
 from .optimization import Optimization, configure
+from .resume import check_same_data, check_same_optimizer, describe_data, options_of
 
 
 class Task(L.LightningModule):

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from .._coco import encode_mask
 from .._files import write_whole
-from ..analysis.coco import Kind, coco_metrics
 from ..data import DetectionData
 from ..detection import DetectorName, Widths, build_detector
 from ..detection.backbone import Norm
+from ..metrics.coco import Kind, coco_metrics
 from ._task import Task
 from .optimization import Optimization, as_optimization
 from .predictions import DetectionWriter

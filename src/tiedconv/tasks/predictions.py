@@ -11,7 +11,7 @@ import lightning as L
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from .._files import printable, write_whole
-from ..analysis.drawing import draw_detections
+from ..report.drawing import draw_detections
 
 
 class ClassWriter(BasePredictionWriter):

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
+from ..analysis.occlusion import METRICS, Estimate, ModelOcclusion, OcclusionBin, OcclusionReport
 from . import style
-from .occlusion import METRICS, Estimate, ModelOcclusion, OcclusionBin, OcclusionReport
 from .occlusion_plots import plot_occlusion
 from .page import FigureWriter, conditions, grid, name, quiet_about_glyphs, section, table, thousands, write_page
 from .style import NARROW

@@ -1,6 +1,6 @@
 """Train and infer for long, and watch the memory and the open files of the process.
 
-    python benchmarks/long.py --minutes 60 --calls 50000
+    python tests/stress/long.py --minutes 60 --calls 50000
 
 A tied network is trained on scikit-learn's digits, with validation and a checkpoint after every epoch, for so many
 minutes; then it answers single images, as it is and deployed, half of the calls each. Memory (resident, MiB) and open

@@ -6,10 +6,10 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from .._extras import require
+from ..analysis.similarity import LayerSimilarity
 from . import style
-from ._labels import label_ends
+from .labels import label_ends
 from .plots import plot_similarity
-from .similarity import LayerSimilarity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

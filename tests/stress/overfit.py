@@ -1,6 +1,6 @@
 """Train every detector on eight generated scenes until it knows them: a check that all of it learns.
 
-    python benchmarks/overfit.py
+    python tests/stress/overfit.py
 
 For each detector and backbone it prints the number of steps after which box AP50 (and mask AP50, where there are masks)
 on the same eight scenes exceeds 0.9, the two figures, and the time. Exits with 1 if one does not get there.
@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.table import Table
 
 import tiedconv  # noqa: F401  registers the models
-from tiedconv.analysis.coco import coco_metrics
 from tiedconv.bench import describe_machine
 from tiedconv.data import Coco, SceneOptions
 from tiedconv.data.scenes import write_scenes
 from tiedconv.detection import DetectorName, Widths, build_detector
+from tiedconv.metrics.coco import coco_metrics
 from tiedconv.tasks.detection import coco_results
 
 DETECTORS: list[DetectorName] = list(get_args(DetectorName))

@@ -5,9 +5,9 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from tiedconv.analysis import style
 from tiedconv.analysis.occlusion import Estimate, ModelOcclusion, OcclusionBin, OcclusionReport
-from tiedconv.analysis.occlusion_plots import draw_occlusion, plot_occlusion
+from tiedconv.report import style
+from tiedconv.report.occlusion_plots import draw_occlusion, plot_occlusion
 
 
 def report(values, edges=(0, 0.2, 0.4, 1), spread=0.05):

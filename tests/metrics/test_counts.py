@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import tiedconv
-from tiedconv.analysis.counts import Counts, compare_with_paper, count, count_attention
+from tiedconv.metrics.counts import Counts, compare_with_paper, count, count_attention
 from tiedconv.models.published import PublishedCount
 from tiedconv.nn import TiedConv2d, TiedGlobalContext, TiedLinear, TiedSE
 

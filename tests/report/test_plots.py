@@ -1,4 +1,4 @@
-"""tiedconv.analysis.plots: what the axes hold, not how they look."""
+"""tiedconv.report.plots: what the axes hold, not how they look."""
 
 import io
 import math
@@ -8,8 +8,9 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from tiedconv.analysis import Histogram, plots, style
-from tiedconv.analysis._labels import spread_out
+from tiedconv.analysis import Histogram
+from tiedconv.report import plots, style
+from tiedconv.report.labels import spread_out
 
 
 def written(ax):

@@ -4,7 +4,7 @@ import torch
 from matplotlib.figure import Figure
 
 from tiedconv.analysis.gradcam import GradCam
-from tiedconv.analysis.gradcam_plots import draw_cams, overlay, plot_cam
+from tiedconv.report.gradcam_plots import draw_cams, overlay, plot_cam
 
 
 def cam(count, size=24):

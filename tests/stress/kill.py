@@ -1,6 +1,6 @@
 """Kill trainings at random moments, start them again until they end, and compare with a training that nobody killed.
 
-    python benchmarks/kill.py
+    python tests/stress/kill.py
 
 Trains a classifier by ``tiedconv fit``, two by ``tiedconv compare``, and a detector by ``tiedconv fit``, all tiny and
 on data that needs no download. Every other kill -9 waits until a checkpoint is being written; the others come at any

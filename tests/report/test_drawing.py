@@ -3,8 +3,8 @@ import pytest
 import torch
 from PIL import ImageColor
 
-from tiedconv.analysis.drawing import draw_detections
-from tiedconv.analysis.style import COLOURS
+from tiedconv.report.drawing import draw_detections
+from tiedconv.report.style import COLOURS
 
 CLASSES = ["cat", "dog", "bird"]
 BLUE, ORANGE = (ImageColor.getrgb(colour) for colour in COLOURS[:2])

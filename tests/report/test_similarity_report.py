@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tiedconv.analysis import LayerSimilarity
-from tiedconv.analysis.similarity_report import (
+from tiedconv.report.similarity_report import (
     ModelSimilarity,
     similarity_finding,
     similarity_json,

@@ -2,9 +2,9 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from tiedconv.analysis import style
 from tiedconv.analysis.summary import LayerSummary
-from tiedconv.analysis.summary_plots import plot_parameters, plot_ranks
+from tiedconv.report import style
+from tiedconv.report.summary_plots import plot_parameters, plot_ranks
 
 
 def layers(shares, samples=1000, params=100):

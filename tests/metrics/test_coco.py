@@ -6,7 +6,7 @@ import random
 import pytest
 from tests import coco_cases
 
-from tiedconv.analysis.coco import METRICS, CocoMatches, coco_metrics, read_annotations, read_results
+from tiedconv.metrics.coco import METRICS, CocoMatches, coco_metrics, read_annotations, read_results
 
 
 def matches_reference(metrics, reference):

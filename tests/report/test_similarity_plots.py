@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tiedconv.analysis import LayerSimilarity
-from tiedconv.analysis.similarity_plots import draw_matrices, draw_similarity, plot_matrix, plot_means
+from tiedconv.report.similarity_plots import draw_matrices, draw_similarity, plot_matrix, plot_means
 
 
 def layer(name, value, count=4, dead=0, images=None):

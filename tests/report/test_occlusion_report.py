@@ -1,7 +1,7 @@
 import pytest
 
 from tiedconv.analysis.occlusion import Estimate, ModelOcclusion, OcclusionBin, OcclusionReport
-from tiedconv.analysis.occlusion_report import occlusion_gain, occlusion_note, write_occlusion_report
+from tiedconv.report.occlusion_report import occlusion_gain, occlusion_note, write_occlusion_report
 
 
 def report(*images, label="resnet", resamples=200):

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Two nodes train one network, one is killed and comes back, and the training ends as one that nobody disturbed.
 #
-#     sudo benchmarks/elastic.sh [FOLDER]
+#     sudo tests/stress/elastic.sh [FOLDER]
 #
 # The nodes are network namespaces joined by a cable (veth); they share a disk, as nodes of a cluster do. torchrun starts
 # the same command on both: one process a node, 32 images a step on all of them together. Steps:

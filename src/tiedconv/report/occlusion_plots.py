@@ -4,9 +4,9 @@ import math
 from typing import TYPE_CHECKING
 
 from .._extras import require
+from ..analysis.occlusion import METRICS, Metric, OcclusionBin, OcclusionReport
 from . import style
-from ._labels import label_ends
-from .occlusion import METRICS, Metric, OcclusionBin, OcclusionReport
+from .labels import label_ends
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

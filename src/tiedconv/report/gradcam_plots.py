@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .._extras import require
+from ..analysis.gradcam import GradCam
 from . import style
-from .gradcam import GradCam
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

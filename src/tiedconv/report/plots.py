@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .._extras import require
+from ..analysis.similarity import Histogram
 from . import style
-from ._labels import label_ends, label_points
-from .similarity import Histogram
+from .labels import label_ends, label_points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,8 @@ import math
 
 from torch import Tensor
 
-from . import _paths, layout
-from ._paths import ConvArgs, Path
+from . import layout, paths
+from .paths import ConvArgs, Path
 
 FEW_POSITIONS, FEWER_POSITIONS = 14 * 14, 8 * 8
 """Maps so small that what a convolution does to its weights beforehand counts."""
@@ -33,21 +33,21 @@ def choose(x: Tensor, weight: Tensor, args: ConvArgs) -> Path:
       blocks and more whose channels fill vectors, else ``view`` on the smallest maps. Off the CPU ``depth``.
     """
     if args.groups > 1 or args.blocks == 1:
-        return _paths.grouped
+        return paths.grouped
     on_cpu, positions = x.device.type == "cpu", math.prod(x.shape[2:])
     rows, columns = weight.shape[:2]
     if not layout.is_channels_last(x):
-        return _paths.grouped if on_cpu and columns < VECTOR and positions > MANY_POSITIONS else _paths.view
+        return paths.grouped if on_cpu and columns < VECTOR and positions > MANY_POSITIONS else paths.view
     if args.is_pointwise(weight):
-        return _paths.depth if on_cpu and x.dim() == 4 else _paths.matmul
+        return paths.depth if on_cpu and x.dim() == 4 else paths.matmul
     if not on_cpu:
-        return _paths.depth if x.dim() == 4 else _paths.grouped
+        return paths.depth if x.dim() == 4 else paths.grouped
     if x.dim() == 4 and columns * args.blocks >= MANY_CHANNELS:
         fills_vectors = not (rows % VECTOR or columns % VECTOR)
         # On maps smaller than the kernel torch's 3-D convolution returns wrong bfloat16 gradients of weights.
         covers_kernel = min(x.shape[2:]) >= max(weight.shape[2:]) and args.dilation in (1, (1, 1))
         if args.blocks >= 4 and fills_vectors and covers_kernel and positions <= FEW_POSITIONS:
-            return _paths.depth
+            return paths.depth
         if positions <= FEWER_POSITIONS:
-            return _paths.view
-    return _paths.grouped
+            return paths.view
+    return paths.grouped

@@ -7,7 +7,7 @@ import lightning as L
 from torch.optim import Optimizer
 
 from .._files import printable
-from ..data._base import global_seed
+from ..data.base import global_seed
 
 OF_OPTIONS = ("lr", "initial_lr", "weight_decay", "momentum")
 """What an optimiser's groups have of :class:`~tiedconv.tasks.Optimization`, and a checkpoint keeps of its own."""

@@ -6,9 +6,9 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from .._extras import require
+from ..analysis.summary import LayerSummary
 from . import style
-from ._labels import label_ends
-from .summary import LayerSummary
+from .labels import label_ends
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

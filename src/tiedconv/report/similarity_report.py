@@ -7,10 +7,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from ..analysis.similarity import LayerSimilarity
 from . import style
 from .page import FigureWriter, conditions, grid, name, quiet_about_glyphs, section, table, thousands, write_page
 from .plots import plot_similarity
-from .similarity import LayerSimilarity
 from .similarity_plots import layer_name, plot_matrix, plot_means
 
 

@@ -4,7 +4,7 @@ from importlib import resources
 
 import pytest
 
-from tiedconv.analysis import page, plots, style
+from tiedconv.report import page, plots, style
 
 EVIL = '<b>a & "b"</b>$title'
 
