@@ -81,7 +81,7 @@ class ImageFolder(ClassificationData):
         return tuple(names["train"])
 
     def transform(self, train: bool) -> Transform:
-        """timm's transform for training or evaluation."""
+        """Return the transform of timm for training or evaluation."""
         common: dict[str, Any] = {"input_size": self.input_size, "mean": self.mean, "std": self.std}
         if train:
             return create_transform(**common, is_training=True, **self.augmentation)
