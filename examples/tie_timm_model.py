@@ -68,7 +68,7 @@ def main() -> None:
     describe(tiedconv.tie_(tied, blocks=2, input_size=data.input_size), args.output / "blocks.txt")
     print(f"tied            {accuracy(tied, validation):>7.1%}")
     recalibrate_norms_(tied, samples)
-    print(f"norms anew      {accuracy(tied, validation):>7.1%}")
+    print(f"recalibrated    {accuracy(tied, validation):>7.1%}")
     train(tied, training, epochs=1, lr=5e-4)
     print(f"1 epoch trained {accuracy(tied, validation):>7.1%}")
 

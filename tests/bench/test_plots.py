@@ -49,7 +49,7 @@ def test_fig3_draws_medians_and_quartiles_over_blocks():
     [bar, *_] = ax.collections[0].get_segments()
     assert bar[:, 1] == pytest.approx([1.5, 2.5])
     assert ax.get_xscale() == "log"
-    assert {"tied", "standard", "released", "1", "4", "ms a call, contiguous"} <= set(written(ax))
+    assert {"tied", "standard", "released", "1", "4", "ms per call, contiguous"} <= set(written(ax))
     assert "grouped" not in written(ax)
 
 

@@ -378,7 +378,7 @@ def with_keypoints():
 @pytest.mark.parametrize(
     ("make_stages", "weights", "error", "message"),
     [
-        (list, (), ValueError, r"stages is empty, and a cascade needs at least 1\. Pass one RoIHeads a stage\.$"),
+        (list, (), ValueError, r"stages is empty, and a cascade needs at least 1\. Pass one RoIHeads per stage\.$"),
         (lambda: [small_stage(), nn.Identity()], (1, 1), TypeError, r"stage 2 must be a RoIHeads, got Identity\.$"),
         (lambda: [small_stage()], (1, 0.5), ValueError, r"1 stages need 1 loss_weights, got 2: \(1, 0\.5\)\. Pass one"),
         (
@@ -430,7 +430,7 @@ def test_missing_targets_are_refused_in_training():
     features, proposals, sizes, targets = random_batch()
     with pytest.raises(ValueError, match=r"^CascadeRoIHeads: targets is None in training mode, .* call eval\(\)"):
         small_cascade()(features, proposals, sizes)
-    with pytest.raises(ValueError, match=r"^CascadeRoIHeads: got 1 targets for 2 images\. Pass one dict an image\.$"):
+    with pytest.raises(ValueError, match=r"^CascadeRoIHeads: got 1 targets for 2 images\. Pass one dict per image\.$"):
         small_cascade()(features, proposals, sizes, targets[:1])
 
 

@@ -27,8 +27,8 @@ def describe_machine(device: torch.device | str = "cpu") -> dict[str, str]:
 def keep_freed_memory() -> bool:
     """Make the C library keep the memory that this process frees, instead of giving it back to the system.
 
-    Else every map of some MiB is given back after use, and its next owner waits for the system to hand out and clear
-    the pages anew: in a virtual machine that can take longer than the convolution, and it differs from call to call.
+    By default every map of some MiB is given back after use, and the next allocation waits for the system to hand out
+    and clear its pages: in a virtual machine that can take longer than the convolution, and it varies between calls.
     Allocators such as jemalloc keep memory by themselves.
 
     Returns:
@@ -46,7 +46,7 @@ def check_device(device: str) -> torch.device:
     """Return the device of that name, if times can be taken on it.
 
     Raises:
-        ValueError: if it is no CPU or CUDA device, or not there.
+        ValueError: if it is not a CPU or CUDA device, or does not exist.
     """
     try:
         made = torch.device(device)

@@ -77,7 +77,7 @@ class Case:
 
     @property
     def flops(self) -> int:
-        """Operations of the tied forward pass on the whole batch, 2 a multiply-add: B times less than untied."""
+        """Operations of the tied forward pass on the whole batch, 2 per multiply-add: B times less than untied."""
         untied = 2 * self.batch * self.in_channels * self.out_channels * self.kernel**2 * self.size**2
         return untied // self.blocks
 
@@ -101,9 +101,9 @@ class OperatorRow:
     failed: dict[str, str] = field(default_factory=dict)
 
     def gflops(self, candidate: str) -> float:
-        """Operations in 10^9 a second that a candidate reaches at its median time.
+        """Operations per second, in 10^9, that a candidate reaches at its median time.
 
-        Counted are the tied convolution's operations, and for the dense one its own; a backward pass counts twice.
+        The tied convolution's operations are counted, and for the dense one its own; a backward pass counts twice.
         """
         flops = self.case.flops * (self.case.blocks if candidate == "dense" else 1) * (3 if self.train else 1)
         return flops / self.timings[candidate].median / 1e9
@@ -218,7 +218,7 @@ def time_case(
         train: forward and backward, with the gradients of input and weight, instead of the forward pass.
         dtype: of all tensors.
         device: where.
-        rounds: measured calls a candidate.
+        rounds: measured calls per candidate.
         seed: of the numbers and of the order.
     """
     generator = torch.Generator(device).manual_seed(seed)

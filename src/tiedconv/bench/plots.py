@@ -25,7 +25,7 @@ def plot_fig3(rows: Sequence[OperatorRow], ax: "Axes | None" = None, *, top: flo
     """Draw time against the number of blocks, as the paper's Fig. 3, with bars from the first to the third quartile.
 
     Args:
-        rows: of the sweep ``"fig3"``, in one memory format, one a number of blocks. What failed is left out.
+        rows: of the sweep ``"fig3"``, in one memory format, one per number of blocks. What failed is left out.
         ax: where to draw. None: on a new figure.
         top: upper end of the time axis, ms. None: above the slowest.
     """
@@ -53,7 +53,7 @@ def plot_fig3(rows: Sequence[OperatorRow], ax: "Axes | None" = None, *, top: flo
         )
         ends[name] = (index, medians[-1])
     memory_format = rows[0].case.memory_format if rows else ""
-    style.tidy(ax, xlabel="Blocks B, at equal operations", ylabel=f"ms a call, {memory_format}")
+    style.tidy(ax, xlabel="Blocks B, at equal operations", ylabel=f"ms per call, {memory_format}")
     _log2_ticks(ax, sorted({r.case.blocks for r in rows}), "{:g}")
     ax.set_ylim(0, top)
     label_ends(ax, ends)

@@ -73,8 +73,8 @@ def interleaved(
 ) -> dict[str, Timing]:
     """Call every function once per round and return the times of the calls, by the functions' names.
 
-    The order is drawn anew in every round: a function that leaves the caches full, or meets them warm, would else
-    always be followed or preceded by the same one.
+    The order is shuffled in every round. In a fixed order, a function that fills the caches would always slow down
+    the same neighbour.
 
     Args:
         functions: what to time, by name.

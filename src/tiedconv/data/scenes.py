@@ -259,7 +259,7 @@ def _scene(
 def _best_layout(masks: list[Array], overlap: float, side: int, rng: np.random.Generator) -> Array:
     """Place the masks, from scattered to huddled, and return the layout (N, H, W) nearest to ``overlap``.
 
-    Layouts that hide an object are taken only if there is no other.
+    A layout that hides an object is used only if every other one does too.
     """
     best, best_error = None, math.inf
     for attempt in range(_LAYOUTS):
@@ -282,7 +282,7 @@ def _best_layout(masks: list[Array], overlap: float, side: int, rng: np.random.G
 
 
 def _visible(whole: Array) -> Array:
-    """What of each layer no later one covers."""
+    """Return the part of each layer that no later layer covers."""
     above = np.zeros_like(whole)
     above[:-1] = np.logical_or.accumulate(whole[:0:-1], axis=0)[::-1]
     visible: Array = whole & ~above

@@ -27,7 +27,7 @@ class ClassAgnosticPredictor(nn.Module):
         num_classes: how many classes are scored, background (class 0) included; at least 2.
 
     Shape:
-        - Input: (N, C) or (N, C, 1, 1) with C = ``in_channels`` and one row a box; N may be 0.
+        - Input: (N, C) or (N, C, 1, 1) with C = ``in_channels`` and one row per box; N may be 0.
         - Output: class logits (N, K) and deltas (N, 4K) with K = ``num_classes``.
 
     Raises:
@@ -81,7 +81,7 @@ class CascadeRoIHeads(nn.Module):
         stages: the heads of each stage, at least one, with masks in all or in none and without keypoints. The paper has
             three, with IoU thresholds 0.5, 0.6, 0.7 and box coder weights (10, 10, 5, 5), (20, 20, 10, 10),
             (30, 30, 15, 15). All but the last need a class-agnostic predictor, such as :class:`ClassAgnosticPredictor`.
-        loss_weights: factor of each stage's losses, one a stage.
+        loss_weights: factor of each stage's losses, one per stage.
 
     Shape:
         - features: dict of maps (N, C, H, W), for N images; as the stages' poolers want them.
@@ -95,10 +95,10 @@ class CascadeRoIHeads(nn.Module):
           mask heads ``masks`` (D, 1, M, M), probabilities within the boxes. D may be 0.
 
     Raises:
-        TypeError: at construction, if a stage is no ``RoIHeads`` or, before the last, has a ``FastRCNNPredictor``; at
-            the call, if boxes are not floating-point or labels not int64.
-        ValueError: at construction, if there is no stage, another number of loss weights than stages, masks in some
-            stages only, or keypoint heads; at the call in training, if targets or one of their keys are missing.
+        TypeError: at construction, if a stage is not a ``RoIHeads`` or, before the last, has a ``FastRCNNPredictor``;
+            at the call, if boxes are not floating-point or labels not int64.
+        ValueError: at construction, if there are no stages, not one loss weight per stage, masks in some stages
+            only, or keypoint heads; at the call in training, if targets or one of their keys are missing.
 
     Example:
         >>> from torchvision.models.detection.faster_rcnn import TwoMLPHead
@@ -131,7 +131,7 @@ class CascadeRoIHeads(nn.Module):
             return self._detect(features, proposals, image_shapes), {}
         if targets is None:
             raise ValueError(
-                "CascadeRoIHeads: targets is None in training mode, and the losses need them. Pass one dict an image, "
+                "CascadeRoIHeads: targets is None in training mode, and the losses need them. Pass one dict per image, "
                 "or call eval() for detections."
             )
         _check_targets(targets, images=len(proposals), with_masks=self.has_mask())
@@ -231,7 +231,7 @@ def _next_proposals(boxes: Tensor, refined: Tensor, target: Target) -> Tensor:
 
 def _check_stages(stages: Sequence[RoIHeads], loss_weights: Sequence[float]) -> None:
     if len(stages) == 0:
-        raise ValueError("CascadeRoIHeads: stages is empty, and a cascade needs at least 1. Pass one RoIHeads a stage.")
+        raise ValueError("CascadeRoIHeads: stages is empty, and a cascade needs at least 1. Pass one RoIHeads per stage.")
     for number, stage in enumerate(stages, start=1):
         if not isinstance(stage, RoIHeads):
             raise TypeError(f"CascadeRoIHeads: stage {number} must be a RoIHeads, got {type(stage).__name__}.")
@@ -248,7 +248,7 @@ def _check_stages(stages: Sequence[RoIHeads], loss_weights: Sequence[float]) -> 
     if len(loss_weights) != len(stages):
         raise ValueError(
             f"CascadeRoIHeads: {len(stages)} stages need {len(stages)} loss_weights, got {len(loss_weights)}: "
-            f"{tuple(loss_weights)}. Pass one a stage."
+            f"{tuple(loss_weights)}. Pass one per stage."
         )
     with_masks = [number for number, stage in enumerate(stages, start=1) if stage.has_mask()]
     if len(with_masks) not in (0, len(stages)):
@@ -260,7 +260,7 @@ def _check_stages(stages: Sequence[RoIHeads], loss_weights: Sequence[float]) -> 
 
 def _check_targets(targets: list[Target], *, images: int, with_masks: bool) -> None:
     if len(targets) != images:
-        raise ValueError(f"CascadeRoIHeads: got {len(targets)} targets for {images} images. Pass one dict an image.")
+        raise ValueError(f"CascadeRoIHeads: got {len(targets)} targets for {images} images. Pass one dict per image.")
     keys = ["boxes", "labels", "masks"] if with_masks else ["boxes", "labels"]
     for i, target in enumerate(targets):
         for key in keys:

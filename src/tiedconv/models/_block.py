@@ -13,7 +13,7 @@ Mixer = Literal["sum", "concatenate"]
 
 
 class TiedBottleneck(nn.Module):
-    r"""Bottleneck whose 3x3 convolution is shared out to thin splits, each tied in its own way (paper, section 2).
+    r"""Bottleneck whose 3x3 convolution is divided among thin splits, each tied in its own way (paper, section 2).
 
     A block class for ``timm.models.resnet.ResNet``; what timm's own blocks have not arrives by its ``block_args``. With
     :math:`s` splits, :math:`w` = ``base_width * planes / 64`` channels each, and batch norm after every convolution:
@@ -33,7 +33,7 @@ class TiedBottleneck(nn.Module):
         stride: of the splits and of the shortcut.
         downsample: the shortcut that timm builds; its convolution is exchanged for a tied one of the same shape.
         cardinality: convolution groups of all splits together (TGC, eq. 4): 1, or a multiple of ``splits``, which share
-            them out evenly. ``groups`` and ``mixer_groups`` say it in detail.
+            them evenly. ``groups`` and ``mixer_groups`` say it in detail.
         base_width: width of a split at 64 planes, the ``w`` of the paper's "4s x 32w".
         reduce_first: timm's argument for SENet-154; only 1 is supported.
         dilation, first_dilation: of the mixer and of the splits.
@@ -52,8 +52,8 @@ class TiedBottleneck(nn.Module):
         - Output: :math:`(N, 4` ``planes`` :math:`, ⌈H / stride⌉, ⌈W / stride⌉)`, in the input's memory format.
 
     Raises:
-        ValueError: at construction, if ``mixer`` is unknown, ``blocks`` or ``groups`` has not ``splits`` entries, or a
-            width is not divisible by its groups and blocks.
+        ValueError: at construction, if ``mixer`` is unknown, ``blocks`` or ``groups`` does not have ``splits`` entries, or
+            a width is not divisible by its groups and blocks.
 
     Example:
         >>> block = TiedBottleneck(256, 64, base_width=32)
@@ -187,7 +187,7 @@ class TiedBottleneck(nn.Module):
 
 
 def tied_like(conv: nn.Conv2d, *, blocks: int, groups: int | None = None) -> TiedConv2d:
-    """Return a tied convolution of the shape of ``conv``, on its device; the weights start anew.
+    """Return a tied convolution of the shape of ``conv``, on its device; the weights are drawn again.
 
     ``groups`` defaults to those of ``conv``.
     """

@@ -98,4 +98,4 @@ def check_model_name(who: str, name: str) -> None:
 
 def _check_text(who: str, name: object) -> None:
     if not isinstance(name, str):
-        raise TypeError(f"{who}: the name of a model must be a text, got {name!r} ({type(name).__name__}).")
+        raise TypeError(f"{who}: the name of a model must be a string, got {name!r} ({type(name).__name__}).")

@@ -1,4 +1,4 @@
-"""timm's ResNet, taught to initialise tied convolutions, and its variant for small images."""
+"""ResNet of timm that also initialises tied convolutions, and its variant for small images."""
 
 import math
 from typing import Any

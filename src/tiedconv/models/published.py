@@ -185,7 +185,7 @@ TABLE_6 = (
         top1=77.65,
         top5=93.64,
         model="tiedresnet50_concat",
-        remark="The paper's step of 4.7 M is 15 w² a block, as of a 1x1 convolution on 4w against w channels. Our "
+        remark="The paper's step of 4.7 M is 15 w² per block, as of a 1x1 convolution on 4w against w channels. Our "
         "mixer is a tied 3x3, from 4w to w here; with the sum it is the one that fits Table 1.",
     ),
 )

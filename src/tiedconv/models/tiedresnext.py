@@ -21,10 +21,10 @@ default_cfgs = generate_default_cfgs(
 )
 
 # A split is a quarter of the baseline's width: 64 channels for 32x8d, as the paper says, hence 32 for 32x4d, and 18/32
-# of that for S (the paper's 36). The baseline's 32 groups are shared out to the four splits, 8 each. There the blocks
+# of that for S (the paper's 36). The baseline's 32 groups are divided among the four splits, 8 each. There the blocks
 # take the place of groups: with B blocks a split keeps 8 / B groups, so that a thin filter always sees as many channels
 # as in the baseline, and the MACs do not fall with B. The mixer keeps 8 groups beside its blocks. For 101_32x8d that
-# comes to 64.9 M and 14.5 GMACs, published 64.0 and 14.6; 8 groups beside the blocks everywhere give 63.4 and 13.5.
+# makes 64.9 M and 14.5 GMACs, published 64.0 and 14.6; 8 groups beside the blocks everywhere give 63.4 and 13.5.
 _FULL = {"blocks": (1, 2, 4, 8), "groups": (8, 4, 2, 1), "mixer_groups": 8}
 # 8 groups do not divide the S widths, 6 do; beside two blocks the mixer can have 6 at width 36 and 3 at width 18.
 _SMALL = {"blocks": (1, 2, 3, 6), "groups": (6, 3, 2, 1)}
