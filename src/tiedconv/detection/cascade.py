@@ -231,7 +231,7 @@ def _next_proposals(boxes: Tensor, refined: Tensor, target: Target) -> Tensor:
 
 def _check_stages(stages: Sequence[RoIHeads], loss_weights: Sequence[float]) -> None:
     if len(stages) == 0:
-        raise ValueError("CascadeRoIHeads: stages is empty, and a cascade needs at least 1. Pass one RoIHeads per stage.")
+        raise ValueError("CascadeRoIHeads: stages is empty, and needs at least 1. Pass one RoIHeads per stage.")
     for number, stage in enumerate(stages, start=1):
         if not isinstance(stage, RoIHeads):
             raise TypeError(f"CascadeRoIHeads: stage {number} must be a RoIHeads, got {type(stage).__name__}.")

@@ -52,8 +52,8 @@ class TiedBottleneck(nn.Module):
         - Output: :math:`(N, 4` ``planes`` :math:`, ⌈H / stride⌉, ⌈W / stride⌉)`, in the input's memory format.
 
     Raises:
-        ValueError: at construction, if ``mixer`` is unknown, ``blocks`` or ``groups`` does not have ``splits`` entries, or
-            a width is not divisible by its groups and blocks.
+        ValueError: at construction, if ``mixer`` is unknown, ``blocks`` or ``groups`` does not have ``splits`` entries,
+            or a width is not divisible by its groups and blocks.
 
     Example:
         >>> block = TiedBottleneck(256, 64, base_width=32)
