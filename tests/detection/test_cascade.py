@@ -378,7 +378,7 @@ def with_keypoints():
 @pytest.mark.parametrize(
     ("make_stages", "weights", "error", "message"),
     [
-        (list, (), ValueError, r"stages is empty, and a cascade needs at least 1\. Pass one RoIHeads per stage\.$"),
+        (list, (), ValueError, r"stages is empty, and needs at least 1\. Pass one RoIHeads per stage\.$"),
         (lambda: [small_stage(), nn.Identity()], (1, 1), TypeError, r"stage 2 must be a RoIHeads, got Identity\.$"),
         (lambda: [small_stage()], (1, 0.5), ValueError, r"1 stages need 1 loss_weights, got 2: \(1, 0\.5\)\. Pass one"),
         (
