@@ -4,11 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types unit docs fuzz lowest dist
+.PHONY: demo test check lint types unit docs fuzz stress lowest dist
 demo: $(INSTALLED)
 	$(BIN)/tiedconv compare --config configs/digits/compare.yaml --output runs/digits-compare
 
 test: lint types unit
+
+# What to run while working: lint, types, and the quick tests of the files that differ from the main branch.
+check: lint types
+	OMP_NUM_THREADS=1 $(BIN)/python tools/touched.py -q -n auto -m "not slow and not alone and not stress"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
@@ -19,8 +23,8 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 unit: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m alone
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto -m "not alone"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile -m "alone and not stress"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto -m "not alone and not stress"
 
 # The site, in site/. Broken links, anchors and names are errors; with --quiet they would not be.
 docs: $(INSTALLED)
@@ -30,14 +34,22 @@ docs: $(INSTALLED)
 fuzz: $(INSTALLED)
 	OMP_NUM_THREADS=1 TIEDCONV_FUZZ=nightly $(BIN)/pytest -q -n auto -o faulthandler_timeout=600 tests/fuzz --fuzz-minimum 10000
 
+# What takes too long for every change: several processes, sharding, sweeps of large networks, trainings that are killed at
+# random, memory over time, and detectors that learn eight scenes by heart. tests/stress/elastic.sh needs root, see there.
+stress: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m stress
+	$(BIN)/python tests/stress/kill.py
+	$(BIN)/python tests/stress/long.py --minutes 10 --calls 10000
+	$(BIN)/python tests/stress/overfit.py
+
 # The tests with the lowest version of each dependency that is declared, or of those in ONLY; warnings of old versions are
 # not errors. For another Python: make unit PYTHON=python3.13 VENV=.venv-3.13
 lowest:
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python tools/lowest.py $(ONLY) > .venv-lowest/lowest.txt
 	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/lowest.txt --editable ".[dev]"
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -W default -m alone
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -n auto -W default -m "not alone"
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -W default -m "alone and not stress"
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -n auto -W default -m "not alone and not stress"
 
 # The files of a release, in dist/; see RELEASING.md.
 dist:

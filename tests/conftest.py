@@ -16,6 +16,7 @@ settings.load_profile("default")
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", 'slow: takes seconds; leave out with -m "not slow"')
     config.addinivalue_line("markers", "alone: needs a process without other tests, which it could crash")
+    config.addinivalue_line("markers", "stress: takes minutes, or repeats at length what others show; `make stress`")
     # The tensors here are tiny: threads would cost more than they compute, and disturb the other pytest-xdist workers.
     torch.set_num_threads(1)
 

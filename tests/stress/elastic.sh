@@ -4,13 +4,13 @@
 #     sudo tests/stress/elastic.sh [FOLDER]
 #
 # The nodes are network namespaces joined by a cable (veth); they share a disk, as nodes of a cluster do. torchrun starts
-# the same command on both: one process a node, 32 images a step on all of them together. Steps:
+# the same command on both: one process per node, 32 images per step on all of them together. Steps:
 #   1. node 2 is killed (SIGKILL, all its processes) after the first epoch: node 1 goes on alone from the last checkpoint;
 #   2. node 2 starts again: both go on from the last checkpoint;
 #   3. at the end, epochs and steps are counted and the loss is compared with that of one undisturbed process.
 # Needs Linux, root, iproute2, and tiedconv's environment first in PATH or in .venv. A few minutes.
 set -euo pipefail
-repository=$(cd "$(dirname "$0")/.." && pwd)
+repository=$(cd "$(dirname "$0")/../.." && pwd)
 PATH=$repository/.venv/bin:$PATH
 export OMP_NUM_THREADS=1
 folder=${1:-$(mktemp -d)}
