@@ -1,6 +1,7 @@
 """What a resume takes from a checkpoint, and what from the options that are given."""
 
 import csv
+import math
 import shutil
 from pathlib import Path
 
@@ -70,6 +71,25 @@ def test_more_epochs_than_before_have_their_own_schedule(fit):
     rows = csv.DictReader(Path("runs/fit/version_1/metrics.csv").read_text().splitlines())
     rates = [float(row["lr"]) for row in rows if row["lr"]]
     assert rates == [pytest.approx(0.01 / 2), pytest.approx(0.01 * (1 - 2**-0.5) / 2)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [({"limit_train_batches": 2}, {"limit_train_batches": 8}), ({"limit_train_batches": 8}, {"limit_train_batches": 2}),
+     ({"limit_train_batches": 6}, {"limit_train_batches": 6, "accumulate_grad_batches": 4})],
+    ids=["more steps", "fewer steps", "accumulation"],
+)  # fmt: skip
+def test_the_schedule_goes_on_after_the_epochs_done_however_many_steps_they_had(fit, before, after):
+    fit(max_epochs=2, **before)
+    fit("--ckpt_path=last", max_epochs=4, **after)
+    rows = csv.DictReader(Path("runs/fit/version_1/metrics.csv").read_text().splitlines())
+    steps = math.ceil(after["limit_train_batches"] / after.get("accumulate_grad_batches", 1))
+    rates = [0.01 * (1 + math.cos(math.pi * (0.5 + i / steps / 4))) / 2 for i in range(2 * steps)]
+    found = [float(row["lr"]) for row in rows if row["lr"]]
+    assert len(found) == 2
+    assert min(rates[:steps]) <= found[0] <= max(rates[:steps])
+    assert min(rates[steps:]) <= found[1] <= max(rates[steps:])
+    assert group(last(epoch=3))["lr"] == pytest.approx(0, abs=1e-9)
 
 
 def test_a_learning_rate_that_is_given_counts(fit):

@@ -6,13 +6,14 @@ import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from ..data.base import global_seed, seed_generators
 from ._faults import check_finite
 from .checkpoints import check_finite_weights, check_same_network, forget_other_folders, sum_of_weights
-from .optimization import Optimization, configure
+from .optimization import Optimization, configure, updates_per_epoch
 from .resume import check_same_data, check_same_optimizer, describe_data, options_of
 
 
@@ -109,14 +110,32 @@ class Task(L.LightningModule):
         # Another number of epochs or learning rate than the checkpoint's counts: it was given.
         for group, given in zip(self.trainer.optimizers[0].param_groups, self._options, strict=True):
             group.update(given)
-        self.lr_scheduler_step(self.lr_schedulers(), None)
+        fit_loop = self.trainer.fit_loop
+        self._follow_schedule(fit_loop.batch_idx + 1 if fit_loop.restarted_mid_epoch else 0)
 
     def _skips_steps(self) -> bool:
         # In float16 a step that overflows is skipped, and the training goes on.
         return self.trainer.scaler is not None
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        scheduler.step_update(self.global_step)
+        if isinstance(scheduler, Scheduler):
+            self._follow_schedule(self.trainer.fit_loop.batch_idx + 1)
+        else:  # a callback, such as StochasticWeightAveraging, has put its own in the place of ours
+            super().lr_scheduler_step(scheduler, metric)
+
+    def _follow_schedule(self, batches: int) -> None:
+        """Set the learning rate for the place in the schedule: the epochs done and ``batches`` of the current one.
+
+        The number of steps done so far does not tell: a resumed training may have another number of steps per epoch.
+        """
+        per_epoch = updates_per_epoch(self.trainer)
+        updates = (
+            per_epoch
+            if batches >= self.trainer.num_training_batches
+            else batches // self.trainer.accumulate_grad_batches
+        )
+        schedule: Any = self.lr_schedulers()
+        schedule.step_update(self.current_epoch * per_epoch + updates)
 
     def log_lr(self) -> None:
         """Log the learning rate of the step."""

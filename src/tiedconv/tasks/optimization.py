@@ -90,8 +90,6 @@ def configure(model: nn.Module, optimization: Optimization, trainer: L.Trainer) 
             "rate does not fall there.",
             stacklevel=2,
         )
-    _ = trainer.estimated_stepping_batches  # it builds the loader; max_steps would cut its own number short
-    batches = int(trainer.num_training_batches)
     scheduler, _ = create_scheduler_v2(
         optimizer,
         o.schedule,
@@ -104,6 +102,12 @@ def configure(model: nn.Module, optimization: Optimization, trainer: L.Trainer) 
         warmup_lr=o.lr / 100,
         warmup_prefix=False,
         step_on_epochs=False,
-        updates_per_epoch=max(1, math.ceil(batches / trainer.accumulate_grad_batches)),
+        updates_per_epoch=updates_per_epoch(trainer),
     )
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def updates_per_epoch(trainer: L.Trainer) -> int:
+    """Return how many optimiser steps an epoch has, with this batch size, number of devices and accumulation."""
+    _ = trainer.estimated_stepping_batches  # it builds the loader; max_steps would cut its own number short
+    return max(1, math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
