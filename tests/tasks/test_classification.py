@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
 
 from tiedconv.data import Digits
 from tiedconv.tasks import ClassificationTask, Optimization
@@ -211,3 +211,22 @@ def test_unknown_model_and_bad_options():
         Optimization(min_lr=0.5)
     with pytest.raises(ValueError, match="warmup_epochs must not be negative, got -1"):
         Optimization(warmup_epochs=-1)
+
+
+@pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")
+@pytest.mark.filterwarnings("ignore:Swapping scheduler")
+def test_a_callback_may_put_its_own_schedule_in_the_place_of_the_tasks(tmp_path):
+    recorder = LearningRates()
+    averaging = StochasticWeightAveraging(swa_lrs=0.5, swa_epoch_start=1, annealing_epochs=1)
+    make_trainer(tmp_path, 3, [recorder, averaging], limit_val_batches=0).fit(make_task(), Digits(batch_size=4))
+    assert recorder.used[0] == 0.1
+    assert recorder.used[2 * BATCHES] == 0.5
+
+
+def test_networks_with_auxiliary_outputs_are_trained_on_their_logits():
+    task = ClassificationTask("torchvision/googlenet", 10, model_kwargs={"init_weights": False}).train()
+    images = torch.randn(2, 3, 32, 32)
+    torch.manual_seed(0)
+    logits = task(images)
+    torch.manual_seed(0)
+    assert torch.equal(logits, task.model(images).logits)
