@@ -16,7 +16,7 @@ from torch.utils.data import Subset
 
 from tiedconv.cli import figures
 from tiedconv.cli.main import main
-from tiedconv.compare import runner
+from tiedconv.compare import classification
 from tiedconv.data import Digits
 from tiedconv.metrics import counts
 from tiedconv.models.weights import read_checkpoint
@@ -218,7 +218,7 @@ def test_training_analysis_and_export_need_no_network(offline, few):
 
 @pytest.mark.slow
 def test_a_comparison_needs_no_network(offline, few, monkeypatch):
-    monkeypatch.setattr(runner, "_measure", lambda models, *_: models)
+    monkeypatch.setattr(classification, "_measure", lambda models, *_: models)
     main(["compare", "--models=resnet_tiny", "--data=Digits", "--data.image_size=8", "--budget.epochs=1", "--seeds=0"])
     assert Path("runs/compare/report.html").exists()
 

@@ -1,4 +1,4 @@
-"""tiedconv.compare.detection_report: what the page says about given numbers."""
+"""tiedconv.compare.report on detectors: what the page says about given numbers."""
 
 from dataclasses import replace
 
@@ -6,26 +6,35 @@ import pytest
 
 from tiedconv.analysis.occlusion import Estimate, ModelOcclusion, OcclusionBin, OcclusionReport
 from tiedconv.bench import Quartiles
-from tiedconv.compare.detection_report import detection_finding, write_detection_report
-from tiedconv.compare.detection_results import DetectionComparison, DetectionRun, DetectorResult
+from tiedconv.compare._finding import finding
+from tiedconv.compare.report import write_report
+from tiedconv.compare.results import Comparison, ModelResult, Run, Sample
+from tiedconv.metrics.coco import METRICS
 
 
 def make_model(label, aps, **changes):
-    metrics = [{"AP": ap, "AP50": ap + 0.1, "AP75": ap, "AP_S": ap, "AP_M": ap, "AP_L": None} for ap in aps]
-    model = DetectorResult(
+    model = ModelResult(
         label=label,
-        backbone=label,
+        name=label,
         kwargs={},
-        params=2_000_000,
-        backbone_params=1_000_000,
-        backbone_macs=200_000_000,
+        params=1_000_000,
+        macs=200_000_000,
+        detector_params=2_000_000,
         train_images_per_s=Quartiles(8.0, 7.0, 9.0),
         runs=[
-            DetectionRun(seed, 100.0, [2.0, 1.0], {"box": m, "mask": {**m, "AP": m["AP"] / 2}}, ["AAAA"])
-            for seed, m in enumerate(metrics)
+            Run(seed, 100.0, [{"epoch": e, "train_loss": 2.0 - e} for e in (0, 1)], metrics(ap), {"pictures": ["AAAA"]})
+            for seed, ap in enumerate(aps)
         ],
     )
     return replace(model, **changes)
+
+
+def metrics(ap):
+    box = {"AP": ap, "AP50": ap + 0.1, "AP75": ap, "AP_S": ap, "AP_M": ap, "AP_L": None}
+    return {
+        **{f"box_{name}": value for name, value in box.items()},
+        **{f"mask_{name}": value for name, value in {**box, "AP": ap / 2}.items()},
+    }
 
 
 def estimates(*values):
@@ -44,26 +53,25 @@ def make_comparison(*models, kind="box"):
         )
         for model in models
     ]
-    return DetectionComparison(
+    other = "box" if kind == "mask" else "mask"
+    return Comparison(
         title="A & B",
         command="tiedconv compare --config x.yaml",
-        machine={"processor": "one"},
-        data={"data set": "Scenes"},
-        detector={"detector": "mask_rcnn"},
-        budget={"epochs": "2"},
+        conditions={"Data": {"data set": "Scenes"}, "Detector": {"detector": "mask_rcnn"}},
         seeds=[0, 1],
-        truths=["AAAA"],
-        occlusion=OcclusionReport(kind, "amodal", 200, 0, bins, occlusions),
         models=list(models),
+        metrics=[*(f"{kind}_{name}" for name in METRICS), f"{other}_AP"],
+        samples=[Sample("AAAA")],
+        classes=[],
+        occlusion=OcclusionReport(kind, "amodal", 200, 0, bins, occlusions),
     )
 
 
 def test_finding_gives_the_difference_its_interval_over_seeds_and_the_gain_under_most_occlusion():
     base = make_model("plain", [0.40, 0.42, 0.41])
-    tied = make_model("tied", [0.50, 0.52, 0.51], backbone_params=800_000, backbone_macs=210_000_000)
-    found = detection_finding(make_comparison(base, tied))
-    assert found.lead == "plain reaches 41.0\u202f±\u202f1.0\u202f% box AP."
-    ((label, line),) = found.lines
+    tied = make_model("tied", [0.50, 0.52, 0.51], params=800_000, macs=210_000_000)
+    lead, ((label, line),) = finding(make_comparison(base, tied))
+    assert lead == "plain reaches 41.0\u202f±\u202f1.0\u202f% box AP."
     assert label == "tied"
     # Welch by hand: sd 0.01 each, n = 3: 0.10 -+ 2.776 * sqrt(2 * 0.0001 / 3)
     assert "10.00 points higher (95\u202f% interval over seeds 7.73 to 12.27): this speaks for it." in line
@@ -74,7 +82,7 @@ def test_finding_gives_the_difference_its_interval_over_seeds_and_the_gain_under
 
 def test_page_shows_masks_first_where_the_detector_has_them(tmp_path):
     path = tmp_path / "report.html"
-    write_detection_report(make_comparison(make_model("plain", [0.4]), kind="mask"), path)
+    write_report(make_comparison(make_model("plain", [0.4]), kind="mask"), path)
     page = path.read_text()
     assert "plain reaches 20.0\u202f% mask AP." in page
     assert page.index("<span>mask</span>") < page.index("<span>box</span>")
@@ -83,7 +91,7 @@ def test_page_shows_masks_first_where_the_detector_has_them(tmp_path):
 
 def test_page_tells_bins_without_objects(tmp_path):
     path = tmp_path / "report.html"
-    write_detection_report(make_comparison(make_model("plain", [0.4]), make_model("tied", [0.5])), path)
+    write_report(make_comparison(make_model("plain", [0.4]), make_model("tied", [0.5])), path)
     page = path.read_text()
     assert "<span>0 images</span>" in page
     assert "+5.9<small>+3.9 to +7.9</small>" in page
@@ -92,10 +100,10 @@ def test_page_tells_bins_without_objects(tmp_path):
 
 def test_labels_are_escaped(tmp_path):
     path = tmp_path / "report.html"
-    write_detection_report(make_comparison(make_model("<script>x", [0.4]), make_model("b", [0.4])), path)
+    write_report(make_comparison(make_model("<script>x", [0.4]), make_model("b", [0.4])), path)
     assert "<script>x" not in path.read_text()
 
 
 def test_a_comparison_without_models_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"the comparison has no models. Compare at least one"):
-        write_detection_report(make_comparison(), tmp_path / "report.html")
+        write_report(make_comparison(), tmp_path / "report.html")

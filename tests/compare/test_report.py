@@ -1,9 +1,9 @@
-"""tiedconv.compare.report: what the file says, and that it is one well-formed file that needs nothing else."""
+"""tiedconv.compare.report on classifiers: what the page says, and that it is one whole file."""
 
 import base64
 import io
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 
 import pytest
@@ -11,16 +11,9 @@ from PIL import Image
 from scipy import stats
 
 from tiedconv.analysis import Histogram
-from tiedconv.compare._finding import accuracy, finding, images_error, interval
+from tiedconv.compare._finding import finding, images_error, interval, score
 from tiedconv.compare.report import write_report
-from tiedconv.compare.results import (
-    Comparison,
-    Epoch,
-    ModelResult,
-    Quartiles,
-    Run,
-    Sample,
-)
+from tiedconv.compare.results import Comparison, ModelResult, Quartiles, Run, Sample
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -31,21 +24,22 @@ def png(size: int = 8) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def make_run(seed: int, top1: float, *, classes: int = 3, samples: int = 2, **changes) -> Run:
-    run = Run(
-        seed=seed,
-        top1=top1,
-        top5=1.0,
-        seconds=12.3,
-        history=[Epoch(1, 1.5, 1.6, top1 / 2), Epoch(2, 0.5, 0.7, top1)],
-        confusion=[[50 if i == j else int(j == 0) for j in range(classes)] for i in range(classes)],
-        predictions=[(0, 0.9)] * samples,
-        similarity=[
-            Histogram("layer1", [-1.0, 0.0, 1.0], [1, 9], 0.4),
-            Histogram("layer2", [-1.0, 0.0, 1.0], [0, 0], 0.0),
-        ],
-    )
-    return replace(run, **changes)
+def make_run(seed: int, top1: float, *, classes: int = 3, samples: int = 2, **details) -> Run:
+    details = {
+        "confusion": [[50 if i == j else int(j == 0) for j in range(classes)] for i in range(classes)],
+        "predictions": [[0, 0.9]] * samples,
+        "similarity": [similarity("layer1", [1, 9], 0.4), similarity("layer2", [0, 0], 0.0)],
+        **details,
+    }
+    history = [
+        {"epoch": 1, "train_loss": 1.5, "val_loss": 1.6, "top1": top1 / 2},
+        {"epoch": 2, "train_loss": 0.5, "val_loss": 0.7, "top1": top1},
+    ]
+    return Run(seed, 12.3, history, {"top1": top1, "top5": 1.0}, details)
+
+
+def similarity(layer: str, counts: list[int], mean: float) -> dict:
+    return asdict(Histogram(layer, [-1.0, 0.0, 1.0], counts, mean))
 
 
 def make_model(name: str, tops: list[float], **changes) -> ModelResult:
@@ -69,13 +63,13 @@ def make_comparison(models: list[ModelResult] | None = None, **changes) -> Compa
     comparison = Comparison(
         title="Digits",
         command="tiedconv compare --config digits.yaml",
-        machine={"processor": "a CPU"},
-        data={"data set": "digits"},
-        budget={"epochs": "2"},
-        classes=["zero", "one", "two"],
+        conditions={"Data": {"data set": "digits"}, "Budget": {"epochs": "2"}, "Machine": {"processor": "a CPU"}},
         seeds=[0, 1, 2],
-        samples=[Sample(png(), 0), Sample(png(), 1)],
         models=models,
+        metrics=["top1"],
+        samples=[Sample(png(), 0), Sample(png(), 1)],
+        classes=["zero", "one", "two"],
+        images=152,
     )
     return replace(comparison, **changes)
 
@@ -169,7 +163,7 @@ def test_every_string_from_outside_is_escaped(tmp_path):
             "m",
             [0.5, 0.6],
             label=f"{evil} {i}",
-            runs=[make_run(s, 0.5, similarity=[Histogram(evil, [-1.0, 1.0], [3], 0.1)]) for s in range(2)],
+            runs=[make_run(s, 0.5, similarity=[similarity(evil, [3, 0], 0.1)]) for s in range(2)],
         )
         for i in range(3)
     ]
@@ -177,9 +171,7 @@ def test_every_string_from_outside_is_escaped(tmp_path):
         models,
         title=evil,
         command=evil,
-        machine={evil: evil},
-        data={evil: evil},
-        budget={evil: evil},
+        conditions={evil: {evil: evil}},
         classes=[evil, evil, evil],
         samples=[Sample(evil, 0)],
     )
@@ -234,17 +226,25 @@ def test_any_number_of_classes(render, classes):
 
 
 def test_nothing_optional(render):
-    run = make_run(0, 0.9, history=[], confusion=[], predictions=[], similarity=[])
+    run = Run(0, 12.3, [], {"top1": 0.9}, {})
     model = make_model("a", [], train_images_per_s=None, inference_images_per_s=None, peak_memory_mib=None, runs=[run])
-    page = render(make_comparison([model], samples=[], machine={}, data={}, budget={}, classes=[]))
-    assert "–" in page.text
-    for section in ("Learning curves", "Confusion", "Filter similarity", "Sample predictions"):
-        assert section not in page.text
+    page = render(make_comparison([model], samples=[], conditions={}, classes=[], images=0))
+    assert "90.0" in page.text
+    for part in (
+        "Training",
+        "Validation loss",
+        "Peak memory",
+        "Learning curves",
+        "Confusion",
+        "Filter similarity",
+        "Sample predictions",
+    ):
+        assert part not in page.text.replace("Training time", "")
 
 
 def test_a_model_without_finished_runs(render):
     page = render(make_comparison([make_model("a", [0.9]), make_model("tied", [])]))
-    assert "tied has no finished run" in page.text
+    assert "tied: no finished run." in page.text
     page = render(make_comparison([make_model("a", []), make_model("b", [])]))
     assert "Every run" not in page.text
 
@@ -260,7 +260,7 @@ def test_wrong_predictions_are_marked_in_words(render):
 
 
 def test_layers_with_other_names_share_a_figure_by_their_place(render):
-    other = [Histogram("stages_0", [-1.0, 0.0, 1.0], [5, 5], 0.1)]
+    other = [similarity("stages_0", [5, 5], 0.1)]
     models = [make_model("a", [0.9]), make_model("b", [], runs=[make_run(0, 0.9, similarity=other)])]
     text = render(make_comparison(models)).text
     assert "layer1 · stages_0" in text
@@ -270,6 +270,13 @@ def test_layers_with_other_names_share_a_figure_by_their_place(render):
 def test_a_comparison_needs_a_model(tmp_path):
     with pytest.raises(ValueError, match=r"the comparison has no models\. Compare at least one"):
         write_report(make_comparison([]), tmp_path / "report.html")
+
+
+def said_of(model: ModelResult, base: ModelResult, **changes) -> str:
+    """What the finding says of a model beside its base."""
+    _, ((label, line),) = finding(make_comparison([base, model], **changes))
+    assert label == model.label
+    return line.replace("\u202f", " ")
 
 
 # Three seeds around a mean, sample standard deviation 0.01. The difference of two such means has the standard error
@@ -295,12 +302,12 @@ def around(mean: float) -> list[float]:
         (
             around(0.93),
             around(0.96),
-            "3.00 points lower (95 % interval over seeds 0.73 to 5.27): this speaks against tied",
+            "3.00 points lower (95 % interval over seeds 0.73 to 5.27): this speaks against it.",
         ),
         (
             around(0.96),
             around(0.93),
-            "3.00 points higher (95 % interval over seeds 0.73 to 5.27): this speaks for tiedresnet_tiny.",
+            "3.00 points higher (95 % interval over seeds 0.73 to 5.27): this speaks for it.",
         ),
         ([0.97], [0.96], "1.00 points higher. A single run has no spread over seeds"),
         ([0.97, 0.98, 0.96], [0.96], "1.00 points higher. A single run has no spread over seeds"),
@@ -319,9 +326,8 @@ def around(mean: float) -> list[float]:
     ],
 )
 def test_the_finding_is_no_firmer_than_the_numbers(tied, untied, words):
-    found = finding(make_comparison([make_model("resnet_tiny", untied), make_model("tiedresnet_tiny", tied)]))
-    assert words in found.lead.replace("\u202f", " ")
-    assert found.lines == []
+    line = said_of(make_model("tiedresnet_tiny", tied), make_model("resnet_tiny", untied))
+    assert words in line
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(2, 2), (3, 3), (2, 5), (10, 10)])
@@ -336,11 +342,8 @@ def test_the_interval_is_welchs(ours, theirs):
 def test_without_a_spread_there_is_no_interval():
     assert interval([0.9], [0.8, 0.9], 100) is None
     assert interval([0.9, 0.9], [0.8, 0.8]) is None
-    models = [
-        make_model(name, [], runs=[make_run(s, top1, confusion=[]) for s in (0, 1)])
-        for name, top1 in (("a", 0.9), ("b", 0.8))
-    ]
-    assert "so it decides nothing" in finding(make_comparison(models)).lead
+    a, b = (make_model(name, [top1, top1]) for name, top1 in (("a", 0.9), ("b", 0.8)))
+    assert "so it decides nothing" in said_of(a, b, images=0)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 10])
@@ -354,8 +357,8 @@ def test_the_interval_misses_one_time_in_twenty(seeds):
 
 @pytest.mark.parametrize(("images", "words"), [(9_999, "96.5 ± 0.7 %"), (10_000, "96.50 ± 0.71 %")])
 def test_many_images_give_accuracies_two_decimals(images, words):
-    model = make_model("a", [], runs=[make_run(s, 0.96 + 0.01 * s, confusion=[[images]]) for s in (0, 1)])
-    assert accuracy(model, "top1").replace("\u202f", " ") == words
+    model = make_model("a", [0.96, 0.97])
+    assert score(make_comparison([model], images=images), model).replace("\u202f", " ") == words
 
 
 def test_the_report_says_what_the_interval_covers(render):
@@ -384,26 +387,28 @@ def test_the_finding_names_costs_and_speeds():
         macs=10_490_000,
         train_images_per_s=Quartiles(800.0, 790.0, 810.0),
     )
-    lead = finding(make_comparison([base, tied])).lead.replace("\u202f", " ")
-    assert "tiedresnet_tiny reaches 96.0 ± 1.0 % top-1, resnet_tiny 96.0 ± 1.0 %" in lead
-    assert "It has 12 % fewer parameters and needs 4.9 % more multiply-adds." in lead
-    assert "it trains at 0.80 times and infers at 1.00 times the images per second of resnet_tiny." in lead
+    line = said_of(tied, base)
+    assert line.startswith("96.0 ± 1.0 % top-1; no difference")
+    assert "It has 12 % fewer parameters and needs 4.9 % more multiply-adds." in line
+    assert "it trains at 0.80 times and infers at 1.00 times the images per second of resnet_tiny." in line
     base, tied = (
         replace(model, deployed_images_per_s=Quartiles(speed, speed, speed), deployed_bytes=size)
         for model, speed, size in ((base, 100.0, 2_000_000), (tied, 150.0, 1_000_000))
     )
-    lead = finding(make_comparison([base, tied])).lead.replace("\u202f", " ")
-    assert "infers at 1.00 times and runs deployed in ONNX Runtime at 1.50 times the images per second of" in lead
-    assert lead.endswith("Its deployed file has 50 % fewer bytes.")
+    line = said_of(tied, base)
+    assert "infers at 1.00 times and runs deployed in ONNX Runtime at 1.50 times the images per second of" in line
+    assert line.endswith("Its deployed file has 50 % fewer bytes.")
 
 
 def test_several_models_are_set_against_the_first():
     models = [make_model("tiedresnet50", around(0.95)), *(make_model(name, around(0.9)) for name in ("resnet18", "b"))]
-    found = finding(make_comparison(models))
-    assert found.lead.startswith("Set against tiedresnet50")
-    assert [label for label, _ in found.lines] == ["resnet18", "b"]
-    assert "this speaks against it. It has equally many parameters" in found.lines[0][1]
+    lead, lines = finding(make_comparison(models))
+    assert lead.replace("\u202f", " ") == "tiedresnet50 reaches 95.0 ± 1.0 % top-1."
+    assert [label for label, _ in lines] == ["resnet18", "b"]
+    assert "this speaks against it. It has equally many parameters" in lines[0][1]
 
 
 def test_one_model_is_compared_with_nothing():
-    assert "There is no other model" in finding(make_comparison([make_model("a", [0.9])])).lead
+    lead, lines = finding(make_comparison([make_model("a", [0.9])]))
+    assert "There is no other model" in lead
+    assert lines == []

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tiedconv.compare import runner
+from tiedconv.compare import classification
 from tiedconv.compare.results import ModelResult
-from tiedconv.compare.training import Budget, ModelSpec, check_same_run, describe_run, train_run
+from tiedconv.compare.runner import train_run
+from tiedconv.compare.training import Budget, ModelSpec, check_same_run, describe_run
 from tiedconv.data import Digits
 from tiedconv.tasks import ClassificationTask, Optimization
 
@@ -20,7 +21,8 @@ class KilledError(Exception):
 
 
 def train(folder, *, spec=SPEC, seed=0, budget=BUDGET):
-    return train_run(spec, seed, Digits(image_size=8, batch_size=128), budget, folder, [0, 7])
+    data = Digits(image_size=8, batch_size=128)
+    return train_run(classification._Classifiers([spec], data, budget), spec, seed, folder)
 
 
 @pytest.fixture
@@ -39,16 +41,17 @@ def die_in_epoch_2(monkeypatch):
 
 def test_run_learns_and_reports_itself(tmp_path):
     run = train(tmp_path)
-    assert [epoch.epoch for epoch in run.history] == [0, 1, 2]
-    assert run.history[-1].top1 == pytest.approx(run.top1, abs=1e-6)
-    assert run.history[0].train_loss > run.history[-1].train_loss
-    assert 0.15 < run.top1 < run.top5 <= 1  # a tenth by chance, with a standard error of 0.016
-    assert sum(map(sum, run.confusion)) == 360
-    assert sum(run.confusion[i][i] for i in range(10)) == pytest.approx(360 * run.top1)
-    assert [sum(row) for row in run.confusion] == torch.tensor(Digits().split(train=False).labels).bincount().tolist()
-    assert len(run.predictions) == 2
-    assert all(1 / 10 <= probability <= 1 for _, probability in run.predictions)
-    assert run.similarity
+    assert [epoch["epoch"] for epoch in run.history] == [0, 1, 2]
+    top1, confusion = run.metrics["top1"], run.details["confusion"]
+    assert run.history[-1]["top1"] == pytest.approx(top1, abs=1e-6)
+    assert run.history[0]["train_loss"] > run.history[-1]["train_loss"]
+    assert 0.15 < top1 < run.metrics["top5"] <= 1  # a tenth by chance, with a standard error of 0.016
+    assert sum(map(sum, confusion)) == 360
+    assert sum(confusion[i][i] for i in range(10)) == pytest.approx(360 * top1)
+    assert [sum(row) for row in confusion] == torch.tensor(Digits().split(train=False).labels).bincount().tolist()
+    assert len(run.details["predictions"]) == 12
+    assert all(1 / 10 <= probability <= 1 for _, probability in run.details["predictions"])
+    assert run.details["similarity"]
     assert run.seconds > 0
 
 
@@ -79,7 +82,7 @@ def test_ctrl_c_reaches_the_caller(tmp_path, monkeypatch):
 def test_seeds_differ(tmp_path):
     budget = replace(BUDGET, epochs=1)
     runs = [train(tmp_path / str(seed), seed=seed, budget=budget) for seed in (0, 1)]
-    assert runs[0].history[0].train_loss != runs[1].history[0].train_loss
+    assert runs[0].history[0]["train_loss"] != runs[1].history[0]["train_loss"]
 
 
 def test_folder_with_other_settings_is_refused(tmp_path):
@@ -125,15 +128,16 @@ def test_many_class_names_do_not_fill_pages(monkeypatch):
 def test_damaged_settings_are_named(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(
-        ValueError, match=rf"compare: {tmp_path}/run\.json is damaged \(.*\. Remove the folder {tmp_path} "
+        ValueError,
+        match=rf"^{tmp_path}/run\.json is damaged or of another version \(.*\. Remove the folder {tmp_path} ",
     ):
         check_same_run(tmp_path, describe_run(SPEC, Digits(image_size=8), BUDGET))
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"history": [], "predictions": [], "similarity": []}', "null"])
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"seed": 0, "top1": 0.5, "history": []}', "null"])
 def test_damaged_result_is_named(tmp_path, content):
     (tmp_path / "result.json").write_text(content)
-    with pytest.raises(ValueError, match=rf"compare: {tmp_path}/result\.json is damaged \(.*\. Remove it: "):
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/result\.json is damaged or .* \(.*\. Remove it: "):
         train(tmp_path)
 
 
@@ -152,26 +156,26 @@ def test_network_without_feature_maps_is_trained_without_the_similarity(tmp_path
     vit = ModelSpec("vit_tiny_patch16_224", kwargs={"img_size": 8, "patch_size": 4, "depth": 1})
     with pytest.warns(UserWarning, match="no filter similarity for this network"):
         run = train(tmp_path, spec=vit, budget=Budget(epochs=1))
-    assert run.similarity == []
-    assert run.top5 > 0
+    assert run.details["similarity"] == []
+    assert run.metrics["top5"] > 0
 
 
 def test_what_cannot_be_deployed_is_said_and_the_others_are_measured(monkeypatch):
     said = []
     data = Digits(image_size=8, batch_size=4)
     results = [ModelResult(name, name, {}, 1, 1) for name in ("resnet_tiny", "tiedresnet_tiny")]
-    export = runner.to_onnx
+    export = classification.to_onnx
 
     def to_onnx(model, path, **options):
         if path.endswith("0.onnx"):
             raise RuntimeError("no such operator")
         return export(model, path, **options)
 
-    monkeypatch.setattr(runner, "to_onnx", to_onnx)
-    untied, tied = runner._measure_deployed(results, data, said.append)
+    monkeypatch.setattr(classification, "to_onnx", to_onnx)
+    untied, tied = classification._measure_deployed(results, data, said.append)
     assert said == ["deployed speed of resnet_tiny is not measured: no such operator"]
     assert untied.deployed_bytes is None
     assert tied.deployed_bytes > 1_000_000
-    monkeypatch.setattr(runner, "find_spec", lambda name: None)
-    assert runner._measure_deployed(results, data, said.append) == results
+    monkeypatch.setattr(classification, "find_spec", lambda name: None)
+    assert classification._measure_deployed(results, data, said.append) == results
     assert "without onnx, onnxscript, onnxruntime: pip install 'tiedconv[export]'" in said[-1]

@@ -87,5 +87,5 @@ def test_other_weights_are_told_from_those_of_the_training_and_rounding_is_not(t
 
 
 def test_no_samples_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="tie: samples must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"^samples must be at least 1, got 0"):
         tie_and_finetune(network(), "resnet_tiny", data(), tmp_path, samples=0)

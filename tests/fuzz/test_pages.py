@@ -13,7 +13,6 @@ from tests.fuzz.cases import fuzz
 from tests.report import test_occlusion_report as of_occlusion
 from tests.report import test_similarity_report as of_similarity
 
-from tiedconv.compare.detection_report import write_detection_report
 from tiedconv.compare.report import write_report
 from tiedconv.report import page, plots
 from tiedconv.report.occlusion_report import write_occlusion_report
@@ -67,14 +66,14 @@ DRAWN = {"g", "path", "text", "tspan", "use", "defs", "rect", "clippath", "image
 
 def write_classifiers(path: Path, title: str, label: str, fact: str, name: str) -> None:
     models = [replace(of_classifiers.make_model(x, [0.9]), label=x) for x in (label, f"{label} 2")]
-    changes: dict[str, Any] = {"title": title, "command": fact, "machine": {fact: fact}, "data": {title: label}}
+    changes: dict[str, Any] = {"title": title, "command": fact, "conditions": {title: {fact: label}}}
     write_report(of_classifiers.make_comparison(models, **changes, classes=[name, "one", "two"], seeds=[0]), path)
 
 
 def write_detectors(path: Path, title: str, label: str, fact: str, name: str) -> None:
     models = [of_detectors.make_model(x, [0.4, 0.5]) for x in (label, f"{label} 2")]
-    changes: dict[str, Any] = {"title": title, "command": fact, "machine": {fact: fact}, "data": {name: label}}
-    write_detection_report(replace(of_detectors.make_comparison(*models), **changes), path)
+    changes: dict[str, Any] = {"title": title, "command": fact, "conditions": {fact: {name: label}}}
+    write_report(replace(of_detectors.make_comparison(*models), **changes), path)
 
 
 def write_occlusion(path: Path, title: str, label: str, fact: str, name: str) -> None:

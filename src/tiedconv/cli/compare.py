@@ -7,13 +7,12 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
+from ..analysis.occlusion import Estimate
 from ..bench import Quartiles
 from ..compare import Budget, Detector, ModelSpec, compare_detectors
 from ..compare import compare as compare_classifiers
-from ..compare.detection_results import DetectionComparison, DetectorResult
-from ..compare.results import Comparison, ModelResult
+from ..compare.results import Comparison, ModelResult, metric_name
 from ..data import ClassificationData, DetectionData
-from ..metrics.coco import Kind
 from ._console import table_console
 
 
@@ -51,12 +50,12 @@ def compare(
         "say": lambda line: console.print(line, highlight=False, markup=False),
     }
     if isinstance(data, DetectionData):
-        detectors = compare_detectors(specs, data, detector, budget, _seeds(seeds), output, **options)
-        console.print(_detection_table(detectors))
+        comparison = compare_detectors(specs, data, detector, budget, _seeds(seeds), output, **options)
     else:
         if detector != Detector():
-            raise ValueError(f"compare: detector is for data of detection, got {type(data).__name__}. Leave it out.")
-        console.print(_table(compare_classifiers(specs, data, budget, _seeds(seeds), output, **options)))
+            raise ValueError(f"detector is for data of detection, got {type(data).__name__}. Leave it out.")
+        comparison = compare_classifiers(specs, data, budget, _seeds(seeds), output, **options)
+    console.print(_table(comparison))
     console.print(
         f"Numbers: {output / 'results.json'}\nReport:  {output / 'report.html'}", highlight=False, markup=False
     )
@@ -68,67 +67,65 @@ def _seeds(given: int | str | list[int]) -> list[int]:
     try:
         return [int(seed) for seed in (given.split(",") if isinstance(given, str) else given)]
     except ValueError:
-        raise ValueError(f"compare: seeds must be whole numbers separated by commas, got {given!r}.") from None
+        raise ValueError(f"seeds must be whole numbers separated by commas, got {given!r}.") from None
 
 
 def _table(comparison: Comparison) -> Table:
+    occlusion, metric = comparison.occlusion, comparison.metric
+    columns = [
+        ("params", [f"{(m.detector_params or m.params) / 1e6:.2f} M" for m in comparison.models]),
+        ("MACs", [_fixed(None if m.detector_params else m.macs / 1e6, 1, " M") for m in comparison.models]),
+        (f"{metric_name(metric)} %", [_score(model, metric) for model in comparison.models]),
+    ]
+    if occlusion:
+        columns += [
+            (f"r {b.low:g}-{b.high:g}", [_percent(model.scores["AP"][place]) for model in occlusion.models])
+            for place, b in enumerate(occlusion.bins)
+            if b.images
+        ]
+    columns += [
+        ("train", [_rate(model.train_images_per_s) for model in comparison.models]),
+        ("infer", [_rate(model.inference_images_per_s) for model in comparison.models]),
+        ("step", [_fixed(model.peak_memory_mib, 0) for model in comparison.models]),
+        ("deployed", [_rate(model.deployed_images_per_s) for model in comparison.models]),
+        ("file", [_fixed(m.deployed_bytes and m.deployed_bytes / 1e6, 1) for m in comparison.models]),
+    ]
+    columns = [(header, cells) for header, cells in columns if set(cells) != {"-"}]
+    units = {
+        "train": "images/s",
+        "infer": "images/s",
+        "step": "MiB",
+        "deployed": "images/s in ONNX Runtime",
+        "file": "MB",
+    }
+    shown = [f"{header}: {units[header]}" for header, _ in columns if header in units]
+    if occlusion:
+        shown.insert(0, "r: AP by occlusion ratio")
     table = Table(
         title=comparison.title,
-        caption=f"seeds: {', '.join(map(str, comparison.seeds))}; train, infer, deployed (ONNX Runtime): "
-        "images/s; step: MiB; file: MB",
+        caption="; ".join([f"seeds: {', '.join(map(str, comparison.seeds))}", *shown]),
         box=SIMPLE,
     )
     table.add_column("model")  # the one that wraps where the terminal is narrow
-    for header in ("params", "MACs", "top-1 %", "train", "infer", "step", "deployed", "file"):
+    for header, _ in columns:
         table.add_column(header, justify="right", no_wrap=True)
-    for model in comparison.models:
-        table.add_row(
-            model.label,
-            f"{model.params / 1e6:.2f} M",
-            f"{model.macs / 1e6:.1f} M",
-            _accuracy(model),
-            _rate(model.train_images_per_s),
-            _rate(model.inference_images_per_s),
-            "-" if model.peak_memory_mib is None else f"{model.peak_memory_mib:.0f}",
-            _rate(model.deployed_images_per_s),
-            "-" if model.deployed_bytes is None else f"{model.deployed_bytes / 1e6:.1f}",
-        )
+    for place, model in enumerate(comparison.models):
+        table.add_row(model.label, *(cells[place] for _, cells in columns))
     return table
 
 
-def _detection_table(comparison: DetectionComparison) -> Table:
-    kind = comparison.kind
-    table = Table(
-        title=comparison.title,
-        caption=f"{kind} metrics; by occlusion ratio r below; seeds: {', '.join(map(str, comparison.seeds))}; train, "
-        "infer: images/s",
-        box=SIMPLE,
-    )
-    table.add_column("model")
-    columns = ["AP", *(f"r {b.low:g}-{b.high:g}" for b in comparison.occlusion.bins if b.images), "train", "infer"]
-    for header in ("params", *columns):
-        table.add_column(header, justify="right", no_wrap=True)
-    for model, occlusion in zip(comparison.models, comparison.occlusion.models, strict=True):
-        by_bin = zip(comparison.occlusion.bins, occlusion.scores["AP"], strict=True)
-        table.add_row(
-            model.label,
-            f"{model.params / 1e6:.2f} M",
-            _ap(model, kind),
-            *("-" if score is None else f"{100 * score.value:.1f}" for bin_, score in by_bin if bin_.images),
-            _rate(model.train_images_per_s),
-            _rate(model.inference_images_per_s),
-        )
-    return table
+def _score(model: ModelResult, metric: str) -> str:
+    mean, sd = model.mean(metric), model.sd(metric)
+    digits = 2 if metric.startswith("top") else 1
+    return "-" if mean is None else f"{100 * mean:.{digits}f}" + ("" if sd is None else f" ± {100 * sd:.{digits}f}")
 
 
-def _ap(model: DetectorResult, kind: Kind) -> str:
-    mean, sd = model.mean(kind, "AP"), model.sd(kind, "AP")
-    return "-" if mean is None else f"{100 * mean:.1f}" + ("" if sd is None else f" ± {100 * sd:.1f}")
+def _percent(estimate: Estimate | None) -> str:
+    return "-" if estimate is None else f"{100 * estimate.value:.1f}"
 
 
-def _accuracy(model: ModelResult) -> str:
-    sd = model.sd("top1")
-    return f"{100 * model.mean('top1'):.2f}" + ("" if sd is None else f" ± {100 * sd:.2f}")
+def _fixed(value: float | None, digits: int, unit: str = "") -> str:
+    return "-" if value is None else f"{value:.{digits}f}{unit}"
 
 
 def _rate(spread: Quartiles | None) -> str:

@@ -1,20 +1,56 @@
-"""The report's figures: a comparison's numbers brought into the form that the plots take, and drawn."""
+"""The report's sections of figures: a comparison's numbers brought into the form that the plots take, and drawn."""
 
 import math
+import statistics
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from ..analysis import Histogram
 from ..report import plots, style
-from ..report.page import FigureWriter
-from .results import Comparison, ModelResult
+from ..report.occlusion_report import occlusion_figures, occlusion_note, occlusion_table
+from ..report.page import FigureWriter, grid, section
+from ._finding import score
+from ._samples import class_name
+from .results import Comparison, ModelResult, metric_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def learning_curves(comparison: Comparison, writer: FigureWriter) -> list[str]:
-    """Draw validation accuracy, validation loss and training loss by epoch."""
+def occlusion(comparison: Comparison, writer: FigureWriter) -> str:
+    """Draw average precision by how much objects cover each other."""
+    if comparison.occlusion is None:
+        return ""
+    content = grid(occlusion_figures(comparison.occlusion, writer)) + occlusion_table(comparison.occlusion)
+    return section("Average precision under occlusion", content, occlusion_note(comparison.occlusion, "seeds"))
+
+
+def tradeoffs(comparison: Comparison, writer: FigureWriter) -> str:
+    """Draw the metric against parameters and against MACs."""
+    called = metric_name(comparison.metric)
+    of = " of the backbone" if any(model.detector_params for model in comparison.models) else ""
+    figures = []
+    for field, title, xlabel in (
+        ("params", "Accuracy against parameters", f"Parameters{of}"),
+        ("macs", "Accuracy against computation", f"Multiply-adds{of} per image (MACs)"),
+    ):
+        costs = {model.label: float(cost) for model in comparison.models if (cost := getattr(model, field)) > 0}
+        points = {m.label: (costs[m.label], m.values(comparison.metric)) for m in comparison.models if m.label in costs}
+        ax = plots.plot_tradeoff(points, style.new_axes(3.9, 2.5), xlabel=xlabel, ylabel=_capital(called))
+        read = "; ".join(
+            f"{m.label}: {style.si(costs[m.label])}, {score(comparison, m)}"
+            for m in comparison.models
+            if m.label in costs
+        )
+        figures.append(writer.write(ax, title=title, alt=f"{title}, one point per model. {read}."))
+    note = f"{_capital(called)} of the single run."
+    if _runs(comparison) > 1:
+        note = f"Mean {called} over the runs; bars show one standard deviation."
+    return section("Accuracy against cost", grid(figures), f"{note} The cost axes are logarithmic.")
+
+
+def learning_curves(comparison: Comparison, writer: FigureWriter) -> str:
+    """Draw what was logged of the epochs: validation accuracy, validation loss and training loss."""
     figures = []
     for name, title, ylabel in (
         ("top1", "Validation accuracy", "Top-1"),
@@ -22,62 +58,54 @@ def learning_curves(comparison: Comparison, writer: FigureWriter) -> list[str]:
         ("train_loss", "Training loss", "Mean loss per image"),
     ):
         curves = {
-            model.label: [[getattr(epoch, name) for epoch in run.history] for run in model.runs]
+            model.label: [[epoch[name] for epoch in run.history if name in epoch] for run in model.runs]
             for model in comparison.models
         }
-        last = ", ".join(
-            f"{label} " + (style.percent(round(mean, 3)) if name == "top1" else f"{mean:.3f}")
-            for label, mean in ((label, _mean([r[-1] for r in runs if r])) for label, runs in curves.items())
-            if mean is not None
-        )
-        if not last:
+        ends = {label: [run[-1] for run in runs if run] for label, runs in curves.items()}
+        means = {label: statistics.fmean(values) for label, values in ends.items() if values}
+        if not means:
             continue
+        is_share = name == "top1"
         losses = [value for runs in curves.values() for run in runs for value in run]
-        log = name != "top1" and 0 < 10 * min(losses) < max(losses) < math.inf
-        ax = plots.plot_curves(curves, _narrow(), ylabel=ylabel, percent=name == "top1", log=log)
+        log = not is_share and 0 < 10 * min(losses) < max(losses) < math.inf
+        ax = plots.plot_curves(curves, _narrow(), ylabel=ylabel, percent=is_share, log=log)
+        last = ", ".join(f"{m} {style.percent(round(v, 3)) if is_share else f'{v:.3f}'}" for m, v in means.items())
         figures.append(writer.write(ax, title=title, alt=f"{title} by epoch. After the last epoch: {last}."))
-    return figures
+    note = "One run per model."
+    if _runs(comparison) > 1:
+        note = "Mean over the runs, in a band from the lowest to the highest run."
+    if comparison.occlusion:
+        note += " The loss is the sum of the detector's losses."
+    return section("Learning curves", grid(figures), note)
 
 
-def tradeoffs(comparison: Comparison, writer: FigureWriter) -> list[str]:
-    """Draw accuracy against parameters and against MACs."""
-    figures = []
-    for field, title, xlabel in (
-        ("params", "Accuracy against parameters", "Parameters"),
-        ("macs", "Accuracy against computation", "Multiply-adds per image (MACs)"),
-    ):
-        points = {
-            model.label: (getattr(model, field), [run.top1 for run in model.runs])
-            for model in comparison.models
-            if getattr(model, field) > 0
-        }
-        ax = plots.plot_tradeoff(points, style.new_axes(3.9, 2.5), xlabel=xlabel, ylabel="Top-1")
-        read = "; ".join(f"{m}: {style.si(cost)}, {_mean(v) or 0:.1%}" for m, (cost, v) in points.items() if v)
-        figures.append(writer.write(ax, title=title, alt=f"{title}, one point a model. {read}."))
-    return figures
-
-
-def confusions(comparison: Comparison, writer: FigureWriter) -> list[str]:
-    """Draw each model's confusion matrix, summed over its runs."""
+def confusion(comparison: Comparison, writer: FigureWriter) -> str:
+    """Draw each classifier's confusion matrix, summed over its runs."""
     figures = []
     for model in comparison.models:
-        matrices = [run.confusion for run in model.runs if run.confusion]
+        matrices = [run.details["confusion"] for run in model.runs if run.details.get("confusion")]
         if not matrices:
             continue
         total = [[sum(cells) for cells in zip(*rows, strict=True)] for rows in zip(*matrices, strict=True)]
-        ax = plots.plot_confusion(total, comparison.classes)
         figures.append(
             writer.write(
-                ax,
+                plots.plot_confusion(total, comparison.classes),
                 title=model.label,
                 alt=f"Confusion matrix of {model.label}.",
                 caption=_commonest_mistakes(total, comparison.classes),
             )
         )
-    return figures
+    pooled = f", summed over {_runs(comparison)} runs" if _runs(comparison) > 1 else ""
+    note = (
+        f"Validation images by true and predicted class{pooled}. Blue: right; orange: wrong. Depth of colour is the "
+        "square root of the share of the true class, so that rare mistakes show."
+    )
+    if len(comparison.classes) > 100:
+        note += " Neighbouring classes share a cell, which shows the highest share."
+    return section("Confusion", grid(figures), note)
 
 
-def similarities(comparison: Comparison, writer: FigureWriter) -> list[str]:
+def similarity(comparison: Comparison, writer: FigureWriter) -> str:
     """Draw the filter similarities of each measured layer, first layers first, runs pooled."""
     pooled = {model.label: _pooled(model) for model in comparison.models}
     figures = []
@@ -88,15 +116,20 @@ def similarities(comparison: Comparison, writer: FigureWriter) -> list[str]:
         title = " · ".join(names) if len(names) < 3 else f"Measured layer {place + 1}"
         alt = f"Histogram of filter similarities in {', '.join(names)}. Means: {means or 'no pairs of filters'}."
         figures.append(writer.write(ax, title=title, alt=alt))
-    return figures
+    return section(
+        "Filter similarity",
+        grid(figures),
+        "Cosine similarity between the guided-backpropagation patterns of two filters of a layer, for every pair of "
+        "examined filters; nearer to 0 is less redundant. The marks on the axis are the means.",
+    )
 
 
 def _pooled(model: ModelResult) -> list[Histogram]:
     """Add up the histograms of a model's runs layer by layer; the mean is weighted by the pairs."""
     layers: dict[str, list[Histogram]] = {}
     for run in model.runs:
-        for entry in run.similarity:
-            layers.setdefault(entry.layer, []).append(entry)
+        for entry in run.details.get("similarity", []):
+            layers.setdefault(entry["layer"], []).append(Histogram(**entry))
     return [_sum(name, entries) for name, entries in layers.items()]
 
 
@@ -118,15 +151,14 @@ def _commonest_mistakes(matrix: list[list[int]], classes: list[str]) -> str:
     return f"{wrong} of {images} wrong. Most often: {listed}."
 
 
-def class_name(classes: list[str], index: int) -> str:
-    """Return the name of a class, or its index if it has none."""
-    return classes[index] if 0 <= index < len(classes) else f"class {index}"
-
-
 def _narrow(extra_height: float = 0) -> "Axes":
     """Return axes for figures that stand three in a row, where letters must stay legible; the height in inches."""
     return style.new_axes(3.5, 2.5 + extra_height)
 
 
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _runs(comparison: Comparison) -> int:
+    return max(len(model.runs) for model in comparison.models)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -3,77 +3,51 @@
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from .._extras import require
+from ..report.occlusion_report import occlusion_gain
 from ..report.style import NARROW
-from .results import Comparison, ModelResult
+from .results import Comparison, ModelResult, metric_name
 
+NOTHING = "–"
+"""What is written for a number that there is not."""
 
-@dataclass(frozen=True)
-class Finding:
-    """A sentence or two, and below it one line for each model (its label and the line) if there are more than two."""
-
-    lead: str
-    lines: list[tuple[str, str]] = field(default_factory=list)
+Finding = tuple[str, list[tuple[str, str]]]
+"""A sentence, and one line for each model but the first: its label and what is said of it."""
 
 
 def finding(comparison: Comparison) -> Finding:
-    """Set every model against the reference: accuracy with its interval over seeds, cost, and speed if measured."""
-    base = reference(comparison)
-    others = [model for model in comparison.models if model is not base]
+    """Set every model against the first: metric with its interval over seeds, cost, and speed if measured."""
+    base, *others = comparison.models
     if not base.runs:
-        return Finding(f"{base.label} has no finished run, so there is nothing to compare yet.")
+        return f"{base.label} has no finished run, so there is nothing to compare yet.", []
+    lead = f"{base.label} reaches {score(comparison, base)} {metric_name(comparison.metric)}."
     if not others:
-        return Finding(
-            f"{base.label} reaches {accuracy(base, 'top1')} top-1. There is no other model to compare it with."
-        )
-    if len(others) > 1:
-        lead = f"Set against {base.label}, which reaches {accuracy(base, 'top1')} top-1:"
-        return Finding(lead, [(model.label, _line(model, base)) for model in others])
-    [model] = others
-    if not model.runs:
-        return Finding(f"{model.label} has no finished run, so it cannot be compared with {base.label} yet.")
-    top1 = f"{model.label} reaches {accuracy(model, 'top1')} top-1, {base.label} {accuracy(base, 'top1')}"
-    cost = (
-        f"It has {relative(model.params, base.params)} parameters and needs {relative(model.macs, base.macs)} "
-        "multiply-adds."
-    )
-    return Finding(
-        " ".join(
-            filter(None, [f"{top1}; that is {_difference(model, base, model.label)}.", cost, _speeds(model, base)])
-        )
-    )
+        return f"{lead} There is no other model to compare it with.", []
+    return lead, [(model.label, _line(comparison, model, base)) for model in others]
 
 
-def reference(comparison: Comparison) -> ModelResult:
-    """Return the model that the others are set against: the first of the comparison."""
-    return comparison.models[0]
-
-
-def accuracy(model: ModelResult, metric: str, unit: str = f"{NARROW}%") -> str:
+def score(comparison: Comparison, model: ModelResult, metric: str = "", unit: str = f"{NARROW}%") -> str:
     """Write the mean over the runs, with the standard deviation if there are several: ``97.1 ± 0.4 %``.
 
     From 10,000 validation images on, where an image counts 0.01 points or less, there are two decimals.
     """
-    digits = 2 if _images(model) >= 10_000 else 1
-    sd = model.sd(metric)
+    mean, sd = model.mean(metric or comparison.metric), model.sd(metric or comparison.metric)
+    if mean is None:
+        return NOTHING
+    digits = 2 if comparison.images >= 10_000 else 1
     spread = "" if sd is None else f"{NARROW}±{NARROW}{100 * sd:.{digits}f}"
-    return f"{100 * model.mean(metric):.{digits}f}{spread}{unit}"
-
-
-def validation_images(comparison: Comparison) -> int:
-    """Return how many images the accuracies are over, or 0 if no run has a confusion matrix."""
-    return max((_images(model) for model in comparison.models), default=0)
+    return f"{100 * mean:.{digits}f}{spread}{unit}"
 
 
 def images_error(comparison: Comparison) -> float:
     r"""Return the largest binomial standard error of one model's accuracy, a fraction: what its images alone give it.
 
-    It is :math:`\sqrt{p (1 - p) / N}` for the mean top-1 :math:`p` on :math:`N` validation images; 0 if none are known.
+    It is :math:`\sqrt{p (1 - p) / N}` for the mean accuracy :math:`p` on :math:`N` validation images; 0 if the metric
+    is not a share of images.
     """
-    measured = [(model.mean("top1"), _images(model)) for model in comparison.models if _images(model)]
-    return max((math.sqrt(p * (1 - p) / images) for p, images in measured), default=0.0)
+    means = [mean for model in comparison.models if (mean := model.mean(comparison.metric)) is not None]
+    return max((math.sqrt(p * (1 - p) / comparison.images) for p in means), default=0.0) if comparison.images else 0.0
 
 
 def interval(ours: Sequence[float], theirs: Sequence[float], images: int = 0) -> tuple[float, float] | None:
@@ -105,15 +79,22 @@ def interval(ours: Sequence[float], theirs: Sequence[float], images: int = 0) ->
     return difference - half, difference + half
 
 
-def _line(model: ModelResult, base: ModelResult) -> str:
+def _line(comparison: Comparison, model: ModelResult, base: ModelResult) -> str:
     if not model.runs:
         return "no finished run."
-    cost = f"{relative(model.params, base.params)} parameters, {relative(model.macs, base.macs)} multiply-adds"
-    return f"{accuracy(model, 'top1')}; {_difference(model, base, 'it')}. It has {cost}."
-
-
-def _difference(model: ModelResult, base: ModelResult, subject: str) -> str:
-    return difference([run.top1 for run in model.runs], [run.top1 for run in base.runs], subject, _images(model))
+    ours, theirs = model.values(comparison.metric), base.values(comparison.metric)
+    parts = []
+    if ours and theirs:
+        reached = f"{score(comparison, model)} {metric_name(comparison.metric)}"
+        parts.append(f"{reached}; {difference(ours, theirs, 'it', comparison.images)}.")
+    parts.append(
+        f"{'It' if model.detector_params is None else 'Its backbone'} has {relative(model.params, base.params)} "
+        f"parameters and needs {relative(model.macs, base.macs)} multiply-adds."
+    )
+    parts.append(_speeds(model, base))
+    if report := comparison.occlusion:
+        parts += [occlusion_gain(report, entry) for entry in report.models if entry.label == model.label]
+    return " ".join(filter(None, parts))
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float], subject: str, images: int = 0) -> str:
@@ -148,10 +129,6 @@ def difference(ours: Sequence[float], theirs: Sequence[float], subject: str, ima
 
 def _points(fraction: float) -> str:
     return f"{100 * fraction:.2f}"
-
-
-def _images(model: ModelResult) -> int:
-    return max((sum(map(sum, run.confusion)) for run in model.runs), default=0)
 
 
 def relative(value: float, base: float) -> str:

@@ -4,13 +4,11 @@ import base64
 import io
 import json
 import math
-import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -18,28 +16,24 @@ from torch import Tensor, nn
 from .._extras import require
 from .._files import write_whole
 from ..analysis import evenly_spaced
-from ..analysis.occlusion import Regions, analyze_occlusion
-from ..bench import Quartiles, describe_machine
+from ..analysis.occlusion import analyze_occlusion
+from ..bench import Quartiles
 from ..bench.steps import inference
 from ..bench.timer import interleaved
 from ..data import DetectionData
 from ..detection import DetectorName, Widths
 from ..detection.backbone import Norm
-from ..metrics.coco import Kind, coco_metrics
+from ..metrics.coco import METRICS, Kind, coco_metrics
 from ..metrics.counts import count
 from ..report.drawing import draw_detections
-from ..report.occlusion_plots import draw_occlusion
 from ..tasks import DetectionTask
 from ..tasks.detection import coco_results
-from .detection_report import write_detection_report
-from .detection_results import DetectionComparison, DetectionRun, DetectorResult
-from .results import EVALUATE_AGAIN, read_kept, to_json
-from .runner import TIMED_ROUNDS, check_specs, default_device, printable, run_all, run_folder
-from .training import Budget, History, ModelSpec, check_same_run, describe_run, split_sizes, train
+from .results import Comparison, ModelResult, Sample, read_kept
+from .runner import TIMED_ROUNDS, Adapter, Folders, Say, data_facts, default_device, run_comparison
+from .training import Budget, ModelSpec
 
 SAMPLES = 6
 _FOUND = "detections.json"  # in a run's folder, in COCO's format
-_RESULT = "result.json"  # beside it, and written after it
 _DRAWN = 0.5  # score from which on a detection is drawn
 
 
@@ -91,7 +85,7 @@ def compare_detectors(
     title: str = "",
     command: Sequence[str] = (),
     say: Callable[[str], None] = print,
-) -> DetectionComparison:
+) -> Comparison:
     """Train several backbones alike in one detector; write ``results.json``, ``report.html`` and ``occlusion.png``.
 
     Each run's folder ``output/runs/<label>/seed-<seed>`` also gets its detections on the validation images,
@@ -110,87 +104,102 @@ def compare_detectors(
             ``output`` holds runs with other settings.
         ModuleNotFoundError: if the extras ``analysis`` and ``detection`` are not installed.
     """
-    check_specs(models, seeds)
     if odd := next((spec.label for spec in models if spec.tied is not None), None):
-        raise ValueError(f"compare: {odd} has tied, which is for classifiers. Give a backbone that is tied by itself.")
-    _check_budget(budget)
-    require("matplotlib", extra="analysis")  # before the training, not after it
-    require("faster_coco_eval", extra="detection")
-    data.prepare_data()
-    data.setup("fit")
-    samples = evenly_spaced(len(data.split(train=False)), SAMPLES)  # type: ignore[arg-type]  # every split has a length
-
-    results = [_describe(spec, data, detector, budget) for spec in models]  # what cannot be built fails at once
-    runs = run_all(
-        models,
-        seeds,
-        output,
-        lambda spec, seed, folder: _train_run(spec, seed, data, detector, budget, folder, samples),
-        lambda run: ", ".join(f"{kind} AP {metrics['AP'] or 0:.3f}" for kind, metrics in run.metrics.items()),
-        say,
-    )
-    say("sorting the images by how much objects cover each other")
-    truth = data.ground_truth()
-    kind: Kind = "mask" if "mask" in detector.detector else "box"
-    amodal = all("amodal_segmentation" in annotation for annotation in truth["annotations"])
-    regions: Regions = "amodal" if amodal else "boxes"
-    occlusion = analyze_occlusion(
-        truth,
-        {spec.label: _found(output, spec, seeds) for spec in models},
-        kind=kind,
-        regions=regions,
-    )
-    real = data.with_targets()
-    comparison = DetectionComparison(
-        title=title or f"{', '.join(spec.label for spec in models)} in {detector.detector} on {type(data).__name__}",
-        command=shlex.join(command),
-        machine=describe_machine(default_device()),
-        data={
-            "data set": type(data).__name__,
-            **{what: f"{images:,}" for what, images in split_sizes(data).items()},
-            "classes": ", ".join(data.classes) if len(data.classes) <= 20 else str(len(data.classes)),
-        },
-        detector=_printable(detector),
-        budget=printable(budget, data),
-        seeds=list(seeds),
-        truths=[_jpeg(draw_detections(*real[index], data.classes)) for index in samples],
-        occlusion=occlusion,
-        models=[replace(result, runs=runs[result.label]) for result in results],
-    )
-    _write(comparison, output)  # before the timing, which can fail or be stopped
-    say("measuring throughput")
-    folders = [(spec, run_folder(output, spec, seeds[0])) for spec in models]
-    comparison = replace(comparison, models=_measure(comparison.models, folders, data, detector, budget))
-    _write(comparison, output)
-    return comparison
-
-
-def _found(output: Path, spec: ModelSpec, seeds: Sequence[int]) -> Iterator[list[dict[str, Any]]]:
-    """The detections of each run, read one at a time: on large data they are large."""
-    for seed in seeds:
-        folder = run_folder(output, spec, seed)
-        yield read_kept(folder / _FOUND, list, f"Remove {folder / _RESULT}: the detections are then made again")
-
-
-def _write(comparison: DetectionComparison, output: Path) -> None:
-    write_whole(output / "results.json", to_json(comparison))
-    write_detection_report(comparison, output / "report.html")
-    draw_occlusion(comparison.occlusion).savefig(output / "occlusion.png", dpi=150)
-
-
-def _check_budget(budget: Budget) -> None:
+        raise ValueError(f"{odd} has tied, which is for classifiers. Give a backbone that is tied by itself.")
     plain = Budget(budget.epochs)
     names = [n for n in ("label_smoothing", "mixup", "cutmix", "compile") if getattr(budget, n) != getattr(plain, n)]
     if names:
-        raise ValueError(f"compare: the budget's {', '.join(names)} are for classifiers. Leave them out for detectors.")
+        raise ValueError(f"the budget's {', '.join(names)} are for classifiers. Leave them out for detectors.")
+    require("faster_coco_eval", extra="detection")
+    adapter = _Detectors(models, data, budget, detector)
+    return run_comparison(adapter, seeds, output, title=title, command=command, say=say)
 
 
-def _describe(spec: ModelSpec, data: DetectionData, detector: Detector, budget: Budget) -> DetectorResult:
-    model: Any = detector.task(spec, data, budget).model
-    size = model.transform.min_size[-1]
-    body = count(_FirstMap(model.backbone.body), (3, size, size))
-    params = sum(p.numel() for p in model.parameters())
-    return DetectorResult(spec.label, spec.name, spec.kwargs, params, body.params, body.macs)
+@dataclass(frozen=True)
+class _Detectors(Adapter):
+    data: DetectionData
+    detector: Detector
+
+    logged = {"train_loss": "train/loss"}  # noqa: RUF012
+    trainer_options = {"limit_val_batches": 0}  # noqa: RUF012  # evaluated once, after the last epoch
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"detector": asdict(self.detector)}
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """What is compared: the kind of the report's main figures first."""
+        return ["mask", "box"] if "mask" in self.detector.detector else ["box"]
+
+    @property
+    def metrics(self) -> list[str]:
+        main, *others = self.kinds
+        return [*(f"{main}_{metric}" for metric in METRICS), *(f"{kind}_AP" for kind in others)]
+
+    @property
+    def place(self) -> str:
+        return f"in {self.detector.detector} on {type(self.data).__name__}"
+
+    @property
+    def conditions(self) -> dict[str, dict[str, str]]:
+        names = self.data.classes
+        classes = ", ".join(names) if len(names) <= 20 else str(len(names))
+        return {"Data": {**data_facts(self.data), "classes": classes}, "Detector": _printable(self.detector)}
+
+    def describe(self, spec: ModelSpec) -> ModelResult:
+        model: Any = self.task(spec).model
+        size = model.transform.min_size[-1]
+        body = count(_FirstMap(model.backbone.body), (3, size, size))
+        params = sum(p.numel() for p in model.parameters())
+        return ModelResult(spec.label, spec.name, spec.kwargs, body.params, body.macs, detector_params=params)
+
+    def task(self, spec: ModelSpec) -> DetectionTask:
+        return self.detector.task(spec, self.data, self.budget)
+
+    def evaluate(self, task: DetectionTask, folder: Path) -> tuple[dict[str, float | None], dict[str, Any]]:
+        results, pictures = _detect(task, self.data, self._samples())
+        write_whole(folder / _FOUND, json.dumps(results))
+        truth = self.data.ground_truth()
+        scores = {f"{k}_{name}": value for k in self.kinds for name, value in coco_metrics(truth, results, k).items()}
+        metrics = {name: None if math.isnan(value) else value for name, value in scores.items()}
+        return metrics, {"pictures": pictures}
+
+    def summarize(self, folders: Folders, say: Say) -> dict[str, Any]:
+        say("sorting the images by how much objects cover each other")
+        truth = self.data.ground_truth()
+        amodal = all("amodal_segmentation" in annotation for annotation in truth["annotations"])
+        found = {label: map(_found, places) for label, places in folders.items()}
+        occlusion = analyze_occlusion(truth, found, kind=self.kinds[0], regions="amodal" if amodal else "boxes")
+        real = self.data.with_targets()
+        pictures = (_jpeg(draw_detections(*real[index], self.data.classes)) for index in self._samples())
+        return {"samples": [Sample(picture) for picture in pictures], "occlusion": occlusion}
+
+    def measure(self, results: list[ModelResult], folders: Folders, say: Say) -> list[ModelResult]:
+        """Add throughput on one batch of training images, in float32, with the weights of the first seed."""
+        device = default_device()
+        images, targets = next(iter(self.data.train_dataloader()))
+        images = [image.to(device) for image in images]
+        targets = [{k: v.to(device) if isinstance(v, Tensor) else v for k, v in target.items()} for target in targets]
+        models = {}
+        for spec in self.models:
+            task = self.task(spec).to(device)
+            saved = torch.load(folders[spec.label][0] / "checkpoint.ckpt", device, weights_only=True)
+            task.load_state_dict(saved["state_dict"])
+            models[spec.label] = task.model
+
+        def rates(steps: dict[str, Callable[[], object]]) -> dict[str, Quartiles]:
+            timings = interleaved(steps, rounds=TIMED_ROUNDS, device=device)
+            return {label: Quartiles.of([len(images) / s for s in timing.seconds]) for label, timing in timings.items()}
+
+        training = rates({label: _train_step(model.train(), images, targets) for label, model in models.items()})
+        detection = rates({label: inference(model.eval(), images) for label, model in models.items()})
+        return [
+            replace(r, train_images_per_s=training[r.label], inference_images_per_s=detection[r.label]) for r in results
+        ]
+
+    def _samples(self) -> list[int]:
+        return evenly_spaced(len(self.data.split(train=False)), SAMPLES)  # type: ignore[arg-type]
 
 
 class _FirstMap(nn.Module):
@@ -205,43 +214,14 @@ class _FirstMap(nn.Module):
         return first
 
 
-def _train_run(
-    spec: ModelSpec,
-    seed: int,
-    data: DetectionData,
-    detector: Detector,
-    budget: Budget,
-    folder: Path,
-    samples: Sequence[int],
-) -> DetectionRun:
-    check_same_run(folder, {**describe_run(spec, data, budget), "detector": asdict(detector)})
-    file = folder / _RESULT
-    if file.exists():
-        return read_kept(file, lambda found: DetectionRun(**found), EVALUATE_AGAIN)
-    L.seed_everything(seed, verbose=False)
-    task = detector.task(spec, data, budget)
-    history = History({"train_loss": "train/loss"})
-    trainer = train(task, data, budget, folder, history, limit_val_batches=0)  # evaluated once, after the last epoch
-    with trainer.precision_plugin.forward_context():
-        results, pictures = _detect(task, data, samples)
-    write_whole(folder / _FOUND, json.dumps(results))
-    truth = data.ground_truth()
-    metrics = {kind: coco_metrics(truth, results, kind) for kind in task.kinds}
-    run = DetectionRun(
-        seed,
-        history.seconds,
-        [epoch["train_loss"] for epoch in history.epochs],
-        {kind: {n: None if math.isnan(v) else v for n, v in found.items()} for kind, found in metrics.items()},
-        pictures,
-    )
-    write_whole(file, to_json(run))
-    return run
+def _found(folder: Path) -> list[dict[str, Any]]:
+    """Return the detections of a run."""
+    return read_kept(folder / _FOUND, list, f"Remove {folder / 'result.json'}: the detections are then made again")
 
 
 @torch.inference_mode()
 def _detect(task: DetectionTask, data: DetectionData, samples: Sequence[int]) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the detections on the validation images in COCO's format, and those on the samples as pictures."""
-    task.eval()
     results: list[dict[str, Any]] = []
     pictures = []
     categories = data.category_ids
@@ -260,43 +240,6 @@ def _jpeg(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
     return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _measure(
-    results: list[DetectorResult],
-    folders: Sequence[tuple[ModelSpec, Path]],
-    data: DetectionData,
-    detector: Detector,
-    budget: Budget,
-) -> list[DetectorResult]:
-    """Add throughput on one batch of training images, in float32, with the weights of the first seed."""
-    device = default_device()
-    images, targets = next(iter(data.train_dataloader()))
-    images = [image.to(device) for image in images]
-    targets = [{k: v.to(device) if isinstance(v, Tensor) else v for k, v in target.items()} for target in targets]
-    tasks = {}
-    for spec, folder in folders:
-        task = detector.task(spec, data, budget).to(device)
-        task.load_state_dict(torch.load(folder / "checkpoint.ckpt", device, weights_only=True)["state_dict"])
-        tasks[spec.label] = task
-    training = interleaved(
-        {label: _train_step(task.model.train(), images, targets) for label, task in tasks.items()},
-        rounds=TIMED_ROUNDS,
-        device=device,
-    )
-    detection = interleaved(
-        {label: inference(task.model.eval(), images) for label, task in tasks.items()},
-        rounds=TIMED_ROUNDS,
-        device=device,
-    )
-    return [
-        replace(
-            result,
-            train_images_per_s=Quartiles.of([len(images) / s for s in training[result.label].seconds]),
-            inference_images_per_s=Quartiles.of([len(images) / s for s in detection[result.label].seconds]),
-        )
-        for result in results
-    ]
 
 
 def _train_step(model: nn.Module, images: list[Tensor], targets: list[dict[str, Any]]) -> Callable[[], object]:

@@ -1,14 +1,12 @@
-"""Write a comparison of classifiers as one HTML page."""
+"""Write a comparison as one HTML page. Each section is a function; one without data returns nothing."""
 
-import base64
-import binascii
-from html import escape
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..bench import Quartiles
 from ..report.page import (
     FigureWriter,
     conditions,
-    grid,
     name,
     quiet_about_glyphs,
     section,
@@ -17,18 +15,20 @@ from ..report.page import (
     write_page,
 )
 from ..report.style import NARROW
-from . import _figures
-from ._cells import spread
-from ._finding import accuracy, finding, images_error, reference, validation_images
-from .results import Comparison, ModelResult, Run
+from . import _figures, _samples
+from ._finding import NOTHING, finding, images_error, score
+from .results import Comparison, metric_name
+
+Column = tuple[str, str, list[str]]
+"""Title, unit, and a cell for each row; title and unit are plain text, cells are HTML."""
 
 
 def write_report(comparison: Comparison, path: Path) -> None:
     """Write the report of a comparison to ``path``.
 
     Args:
-        comparison: at least one model. Timings, similarities, samples and histories may be missing: their part of the
-            report shows a dash or is left out.
+        comparison: at least one model. Timings, details of the runs, samples and histories may be missing: their part
+            of the report is left out.
         path: the HTML file; its folder exists.
 
     Raises:
@@ -37,77 +37,59 @@ def write_report(comparison: Comparison, path: Path) -> None:
     """
     if not comparison.models:
         raise ValueError("write_report: the comparison has no models. Compare at least one.")
-    with quiet_about_glyphs():
-        sections = _sections(comparison)
-    found = finding(comparison)
-    write_page(path, comparison.title, found.lead, found.lines, sections)
-
-
-def _sections(comparison: Comparison) -> list[str]:
     writer = FigureWriter()
-    runs = max(len(model.runs) for model in comparison.models)
-    crowded = len(comparison.classes) > 100
-    pooled = f", summed over {runs} runs" if runs > 1 else ""
-    return [
-        section("Results", _results(comparison), _results_note(comparison)),
-        section(
-            "Accuracy against cost",
-            grid(_figures.tradeoffs(comparison, writer)),
-            "Mean top-1 over the runs; bars show one standard deviation. The cost axes are logarithmic."
-            if runs > 1
-            else "Top-1 of the single run. The cost axes are logarithmic.",
-        ),
-        section(
-            "Learning curves",
-            grid(_figures.learning_curves(comparison, writer)),
-            "Mean over the runs, in a band from the lowest to the highest run." if runs > 1 else "One run a model.",
-        ),
-        section(
-            "Confusion",
-            grid(_figures.confusions(comparison, writer)),
-            f"Validation images by true and predicted class{pooled}. Blue: right; orange: wrong. Depth of colour is "
-            "the square root of the share of the true class, so that rare mistakes show."
-            + (" Neighbouring classes share a cell, which shows the highest share." if crowded else ""),
-        ),
-        section(
-            "Filter similarity",
-            grid(_figures.similarities(comparison, writer)),
-            "Cosine similarity between the guided-backpropagation patterns of two filters of a layer, for every pair "
-            "of examined filters; nearer to 0 is less redundant. The marks on the axis are the means.",
-        ),
-        section(
-            "Sample predictions",
-            _samples(comparison),
-            "Validation images and what the first run of each model takes them for, with the probability it gives.",
-        ),
-        section("Every run", _runs(comparison)),
-        section("How to repeat it", _conditions(comparison)),
+    with quiet_about_glyphs():
+        sections = [write(comparison, writer) for write in _SECTIONS]
+    lead, lines = finding(comparison)
+    write_page(path, comparison.title, lead, lines, sections)
+
+
+def _results(comparison: Comparison, writer: FigureWriter) -> str:
+    models = comparison.models
+    detectors = any(model.detector_params for model in models)
+    columns: list[Column] = [
+        ("Parameters", "detector", [_fixed(model.detector_params, 0) for model in models]),
+        ("Parameters", "backbone" if detectors else "", [_fixed(model.params, 0) for model in models]),
+        ("MACs", "million per image", [_fixed(model.macs / 1e6, 2) for model in models]),
+        *((*_heading(m), [score(comparison, model, m, unit="") for model in models]) for m in comparison.metrics),
+        ("Training", "images/s", [_spread(model.train_images_per_s) for model in models]),
+        ("Inference", "images/s", [_spread(model.inference_images_per_s) for model in models]),
+        ("Peak memory", "MiB", [_fixed(model.peak_memory_mib, 0) for model in models]),
+        ("Deployed", "images/s", [_spread(model.deployed_images_per_s) for model in models]),
+        ("File", "MB", [_fixed(m.deployed_bytes and m.deployed_bytes / 1e6, 1) for m in models]),
     ]
+    content = _table("Results by model", [name(i, model.label) for i, model in enumerate(models)], columns)
+    return section("Results", content, _results_note(comparison))
 
 
 def _results_note(comparison: Comparison) -> str:
-    parts = ["Accuracies are of the last epoch on the validation images, mean ± standard deviation over the seeds."]
-    several = sum(len(model.runs) > 1 for model in comparison.models) > 1
+    models, images = comparison.models, comparison.images
+    what = "Accuracies" if images else "COCO's average precisions, in %,"
+    parts = [f"{what} are of the last epoch on the validation images, mean ± standard deviation over the seeds."]
+    several = sum(len(model.runs) > 1 for model in models) > 1
     if several:
         parts.append(
-            f"The 95{NARROW}% intervals of the differences to {reference(comparison).label} are Welch's and cover the "
-            "seeds only, not the choice of the validation images"
-            + (", each for one difference alone." if len(comparison.models) > 2 else ".")
+            f"The 95{NARROW}% intervals of the differences to {models[0].label} are Welch's and cover the seeds only, "
+            f"not the choice of the validation images{', each for one difference alone' if len(models) > 2 else ''}."
         )
-    if images := validation_images(comparison):
+    if images:
         parts.append(f"One of the {thousands(images)} validation images counts {100 / images:.2g} points.")
         if several and (error := images_error(comparison)):
             parts.append(
                 f"Their number alone gives one accuracy a standard error of up to {100 * error:.2g} points (binomial)."
             )
-    speeds = [(m.train_images_per_s, m.inference_images_per_s, m.peak_memory_mib) for m in comparison.models]
-    if any(any(speed) for speed in speeds):
+    detectors = any(model.detector_params for model in models)
+    if detectors:
         parts.append(
-            "Speeds are medians, with the quartiles below. All but the deployed one, and the memory, are measured "
-            "eagerly in float32, at the training's batch size and memory format, whatever precision or compilation it "
-            "used."
+            "Multiply-adds are the backbone's, without pyramid and heads, for one square image of the short side."
         )
-    if any(m.deployed_images_per_s for m in comparison.models):
+    if any(m.train_images_per_s or m.inference_images_per_s or m.peak_memory_mib for m in models):
+        what = "They" if detectors else "All but the deployed one, and the memory,"
+        parts.append(
+            f"Speeds are medians, with the quartiles below. {what} are measured eagerly in float32, at the training's "
+            "batch size and memory format, whatever precision or compilation it used."
+        )
+    if any(m.deployed_images_per_s for m in models):
         parts.append(
             "Deployed is the network of ordinary layers that tiedconv.export.deploy makes, as an ONNX file in ONNX "
             "Runtime on the CPU, at the same batch size."
@@ -115,101 +97,64 @@ def _results_note(comparison: Comparison) -> str:
     return " ".join(parts)
 
 
-def _results(comparison: Comparison) -> str:
-    head = (
-        ("Model", ""),
-        ("Parameters", ""),
-        ("MACs", "million per image"),
-        ("Top-1", "%"),
-        ("Training", "images/s"),
-        ("Inference", "images/s"),
-        ("Peak memory", "MiB"),
-        ("Deployed", "images/s"),
-        ("File", "MB"),
-    )
-    rows = [
-        [
-            name(index, model.label),
-            thousands(model.params),
-            f"{model.macs / 1e6:,.2f}".replace(",", NARROW),
-            _accuracy_cell(model, "top1"),
-            spread(model.train_images_per_s),
-            spread(model.inference_images_per_s),
-            "–" if model.peak_memory_mib is None else f"{model.peak_memory_mib:.0f}",
-            spread(model.deployed_images_per_s),
-            "–" if model.deployed_bytes is None else f"{model.deployed_bytes / 1e6:.1f}",
-        ]
-        for index, model in enumerate(comparison.models)
+def _runs(comparison: Comparison, writer: FigureWriter) -> str:
+    rows = [(name(i, model.label), run) for i, model in enumerate(comparison.models) for run in model.runs]
+    runs = [run for _, run in rows]
+    # Results by the objects' size are in the table of the models.
+    metrics = [m for m in dict.fromkeys(m for run in runs for m in run.metrics) if not m.endswith(("_S", "_M", "_L"))]
+    last = [run.history[-1] if run.history else {} for run in runs]
+    columns: list[Column] = [
+        ("Seed", "", [str(run.seed) for run in runs]),
+        *((*_heading(m), [_share(run.metrics.get(m)) for run in runs]) for m in metrics),
+        ("Training loss", "last epoch", [_fixed(epoch.get("train_loss"), 4) for epoch in last]),
+        ("Validation loss", "last epoch", [_fixed(epoch.get("val_loss"), 4) for epoch in last]),
+        ("Training time", "s", [_fixed(run.seconds, 1) for run in runs]),
     ]
-    return table("Results by model", head, rows)
+    return section("Every run", _table("Every run", [label for label, _ in rows], columns))
 
 
-def _runs(comparison: Comparison) -> str:
-    head = (
-        ("Model", ""),
-        ("Seed", ""),
-        ("Top-1", "%"),
-        ("Top-5", "%"),
-        ("Training loss", "last epoch"),
-        ("Validation loss", "last epoch"),
-        ("Training time", "s"),
-    )
-    rows = [
-        [
-            name(index, model.label),
-            str(run.seed),
-            f"{100 * run.top1:.2f}",
-            f"{100 * run.top5:.2f}",
-            f"{run.history[-1].train_loss:.4f}" if run.history else "–",
-            f"{run.history[-1].val_loss:.4f}" if run.history else "–",
-            f"{run.seconds:.1f}",
-        ]
-        for index, model in enumerate(comparison.models)
-        for run in model.runs
-    ]
-    return table("Every run", head, rows) if rows else ""
+def _conditions(comparison: Comparison, writer: FigureWriter) -> str:
+    return section("How to repeat it", conditions(comparison.command, comparison.conditions))
 
 
-def _accuracy_cell(model: ModelResult, metric: str) -> str:
-    return accuracy(model, metric, unit="") if model.runs else "–"
+def _table(label: str, names: Sequence[str], columns: Sequence[Column]) -> str:
+    """Return a table without the columns that have nothing to show; names are HTML."""
+    shown = [column for column in columns if set(column[2]) != {NOTHING}]
+    head = [("Model", ""), *((title, unit) for title, unit, _ in shown)]
+    rows = [[first, *(cells[place] for *_, cells in shown)] for place, first in enumerate(names)]
+    return table(label, head, rows) if rows else ""
 
 
-def _samples(comparison: Comparison) -> str:
-    first = [(model.label, model.runs[0]) for model in comparison.models if model.runs]
-    items = [
-        f'<li class="card sample">{_image(sample.png, number)}'
-        f"<p>True class <strong>{escape(_figures.class_name(comparison.classes, sample.label))}</strong></p>\n<ul>"
-        + "".join(_prediction(label, run, number, sample.label, comparison.classes) for label, run in first)
-        + "</ul></li>"
-        for number, sample in enumerate(comparison.samples)
-    ]
-    return '<ul class="samples">\n' + "\n".join(items) + "\n</ul>" if items else ""
+def _heading(metric: str) -> tuple[str, str]:
+    kind, _, name = metric.partition("_")
+    return (name.replace("_", " "), kind) if name else (metric_name(metric).capitalize(), "%")
 
 
-def _prediction(label: str, run: Run, number: int, truth: int, classes: list[str]) -> str:
-    if number >= len(run.predictions):
-        return ""
-    predicted, probability = run.predictions[number]
-    name = escape(_figures.class_name(classes, predicted))
-    kind, verdict = ("right", f"✓ {name}") if predicted == truth else ("wrong", f"✗ {name} (wrong)")
-    return (
-        f'<li class="{kind}"><span class="model">{escape(label)}</span>'
-        f"<b>{verdict}</b> <span>{100 * probability:.0f}{NARROW}%</span></li>"
-    )
+def _fixed(value: float | None, digits: int) -> str:
+    return NOTHING if value is None else f"{value:,.{digits}f}".replace(",", NARROW)
 
 
-def _image(png: str, number: int) -> str:
-    small = ' class="small"' if _png_width(png) < 96 else ""
-    return f'<img{small} src="data:image/png;base64,{escape(png)}" alt="Sample image {number + 1}" loading="lazy">'
+def _share(value: float | None) -> str:
+    return _fixed(None if value is None else 100 * value, 2)
 
 
-def _png_width(png: str) -> int:
-    try:
-        return int.from_bytes(base64.b64decode(png[:32])[16:20], "big")  # the header's first field
-    except (binascii.Error, ValueError):
-        return 0
+def _spread(spread: Quartiles | None) -> str:
+    """Return a median with its quartiles below."""
+    if spread is None:
+        return NOTHING
+    median, q1, q3 = (_fixed(value, 0 if value >= 100 else 1) for value in (spread.median, spread.q1, spread.q3))
+    return f"{median}<small>{q1}–{q3}</small>"
 
 
-def _conditions(comparison: Comparison) -> str:
-    budget = {**comparison.budget, "seeds": ", ".join(map(str, comparison.seeds))}
-    return conditions(comparison.command, {"Data": comparison.data, "Budget": budget, "Machine": comparison.machine})
+_SECTIONS: tuple[Callable[[Comparison, FigureWriter], str], ...] = (
+    _results,
+    _figures.occlusion,
+    _figures.tradeoffs,
+    _figures.learning_curves,
+    _figures.confusion,
+    _figures.similarity,
+    _samples.predictions,
+    _samples.detections,
+    _runs,
+    _conditions,
+)

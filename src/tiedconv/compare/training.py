@@ -1,26 +1,20 @@
-"""One run of a comparison: one model trained with one seed, continued where an interruption left it."""
+"""The training of one run: its budget, its model, and its folder, where an interrupted training goes on."""
 
 import hashlib
 import json
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
-from torch import Tensor
 
 from .._files import check_writable, write_whole
-from ..analysis.similarity import Histogram, evenly_spaced, filter_similarity
-from ..data import ClassificationData, ImageData
-from ..tasks import ClassificationTask, Optimization, Task, keep_checkpoints_whole, quiet_lightning
-from .results import Epoch, Run, read_kept, read_run, to_json
-
-SIMILARITY_IMAGES = 16
+from ..data import ImageData
+from ..tasks import Optimization, Task, keep_checkpoints_whole, quiet_lightning
+from .results import read_kept
 
 
 @dataclass(frozen=True)
@@ -84,34 +78,6 @@ class ModelSpec:
             object.__setattr__(self, "label", f"{name}({','.join(arguments)})" if arguments else name)
         if any(c in self.label for c in "/\\\0") or self.label in (".", ".."):
             raise ValueError(f"ModelSpec: label={self.label!r} names a folder too and must be one without slashes.")
-
-
-def train_run(
-    spec: ModelSpec, seed: int, data: ClassificationData, budget: Budget, folder: Path, sample_indices: list[int]
-) -> Run:
-    """Train ``spec`` with ``seed`` in ``folder``, or read the result if it is there already.
-
-    An unfinished run goes on from its last epoch and ends with the numbers it would have had without the interruption.
-
-    Raises:
-        ValueError: if the folder holds a run of another model, data set or budget, or a damaged file.
-        KeyboardInterrupt: if the user stopped it; the next call goes on.
-    """
-    check_same_run(folder, describe_run(spec, data, budget))
-    result = folder / "result.json"
-    if result.exists():
-        return read_run(result)
-
-    L.seed_everything(seed, verbose=False)
-    task = ClassificationTask(
-        spec.name, data.num_classes, data.in_chans, spec.kwargs, spec.tied, **budget.task_options()
-    )
-    history = History({"train_loss": "train/loss", "val_loss": "val/loss", "top1": "val/top1"})
-    trainer = train(task, data, budget, folder, history)
-    with trainer.precision_plugin.forward_context():
-        run = _evaluate(task, data, history, seed, sample_indices)
-    write_whole(result, to_json(run))
-    return run
 
 
 def train(task: Task, data: ImageData, budget: Budget, folder: Path, history: "History", **options: Any) -> L.Trainer:
@@ -245,7 +211,7 @@ def check_same_run(folder: Path, description: dict[str, Any]) -> None:
             if there.get(name) != now.get(name)
         ]
         raise ValueError(
-            f"compare: {folder} holds a run with other settings: {'; '.join(differing)}. Choose another output folder, "
+            f"{folder} holds a run with other settings: {'; '.join(differing)}. Choose another output folder, "
             "or remove this one to train again."
         )
 
@@ -254,47 +220,3 @@ def _settings(found: Any) -> dict[str, dict[str, Any]]:
     if not found or not all(isinstance(part, dict) for part in found.values()):
         raise ValueError("it holds no settings of a run")
     return found
-
-
-@torch.inference_mode()
-def _predict(task: ClassificationTask, data: ClassificationData) -> tuple[Tensor, Tensor]:
-    probabilities, labels = [], []
-    for images, targets in data.val_dataloader():
-        probabilities.append(task(images.to(task.device)).float().softmax(-1).cpu())
-        labels.append(targets)
-    return torch.cat(probabilities), torch.cat(labels)
-
-
-def _evaluate(
-    task: ClassificationTask, data: ClassificationData, history: History, seed: int, sample_indices: list[int]
-) -> Run:
-    task.eval()
-    probabilities, labels = _predict(task, data)
-    ranked = probabilities.topk(min(5, data.num_classes)).indices
-    hits = ranked == labels[:, None]
-    pairs = labels * data.num_classes + ranked[:, 0]
-    confusion = pairs.bincount(minlength=data.num_classes**2).reshape(data.num_classes, -1)
-    return Run(
-        seed=seed,
-        top1=hits[:, 0].double().mean().item(),
-        top5=hits.any(1).double().mean().item(),
-        seconds=history.seconds,
-        history=[Epoch(**epoch) for epoch in history.epochs],
-        confusion=confusion.tolist(),
-        predictions=[(int(ranked[i, 0]), probabilities[i, ranked[i, 0]].item()) for i in sample_indices],
-        similarity=_similarity(task, data),
-    )
-
-
-def _similarity(task: ClassificationTask, data: ClassificationData) -> list[Histogram]:
-    """One histogram a stage, or none for a network whose stages do not return feature maps (tokens, channels last)."""
-    split = data.split(train=False)
-    indices = evenly_spaced(len(split), SIMILARITY_IMAGES)  # type: ignore[arg-type]  # every split has a length
-    images = torch.stack([split[i][0] for i in indices]).to(task.device)
-    try:
-        return [
-            layer.histogram() for layer in filter_similarity(task.model, None, images, batch_size=SIMILARITY_IMAGES)
-        ]
-    except ValueError as error:
-        warnings.warn(f"The report will have no filter similarity for this network. {error}", stacklevel=2)
-        return []

@@ -92,7 +92,7 @@ def tie_and_finetune(
         ValueError: as :func:`tiedconv.tie_`; if ``samples`` is below 1; if the folder holds another training.
     """
     if samples < 1:
-        raise ValueError(f"tie: samples must be at least 1, got {samples}.")
+        raise ValueError(f"samples must be at least 1, got {samples}.")
     L.seed_everything(seed, verbose=False)
     folder.mkdir(parents=True, exist_ok=True)
     stages: list[Stage] = []

@@ -1,0 +1,213 @@
+"""Compare classifiers: accuracy, confusion, filter similarity and sample predictions, speed and memory."""
+
+import base64
+import io
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+
+from ..analysis import evenly_spaced
+from ..analysis.similarity import filter_similarity
+from ..bench import Quartiles, throughput, train_step_peak_memory
+from ..bench.timer import interleaved
+from ..data import ClassificationData
+from ..export import ExportedFile, deploy, open_onnx, to_onnx
+from ..metrics.counts import count
+from ..tasks import ClassificationTask
+from ..tasks.classification import build_classifier
+from .results import Comparison, ModelResult, Sample
+from .runner import TIMED_ROUNDS, Adapter, Folders, Say, data_facts, default_device, run_comparison
+from .training import Budget, ModelSpec
+
+SAMPLES = 12
+SIMILARITY_IMAGES = 16
+ACCURACY = {"train_loss": "train/loss", "val_loss": "val/loss", "top1": "val/top1"}
+"""What is kept of each epoch, and the names under which a classifier's task logs it."""
+
+
+def compare(
+    models: Sequence[ModelSpec],
+    data: ClassificationData,
+    budget: Budget,
+    seeds: Sequence[int],
+    output: Path,
+    *,
+    title: str = "",
+    command: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> Comparison:
+    """Train several models alike and write ``results.json`` and ``report.html`` into ``output``.
+
+    Every run has a folder ``output/runs/<label>/seed-<seed>``. What is finished there is not trained again, what is
+    unfinished goes on after its last whole epoch: call again after an interruption, or with more seeds or models.
+    Throughput and memory are measured at the end of every call.
+
+    Args:
+        models: what to compare; labels must differ. The report sets the others against the first.
+        data: training and validation images.
+        budget: what every run is given.
+        seeds: every model is trained once with each.
+        output: folder of the results.
+        title: headline of the report; default: the models' labels and the data set.
+        command: the command line that repeats it, printed in the report.
+        say: called with a line of progress after each run.
+
+    Raises:
+        ValueError: if there is no model or seed, one is given twice, or ``output`` holds runs with other settings.
+        ModuleNotFoundError: if the ``analysis`` extra is not installed.
+    """
+    started = [spec.label for spec in models if spec.weights]
+    if started:
+        raise ValueError(f"weights of {', '.join(started)} are for detectors. Classifiers start at random.")
+    adapter = _Classifiers(models, data, budget)
+    return run_comparison(adapter, seeds, output, title=title, command=command, say=say)
+
+
+class _Classifiers(Adapter):
+    data: ClassificationData
+    logged = ACCURACY
+
+    @property
+    def metrics(self) -> list[str]:
+        return ["top1"]
+
+    @property
+    def place(self) -> str:
+        return f"on {type(self.data).__name__}"
+
+    @property
+    def conditions(self) -> dict[str, dict[str, str]]:
+        return {"Data": {**data_facts(self.data), "input": " x ".join(map(str, self.data.input_size))}}
+
+    def describe(self, spec: ModelSpec) -> ModelResult:
+        try:
+            model = _builder(spec, self.data)()
+        except TypeError as error:
+            raise ValueError(f"{spec.name} does not take kwargs={spec.kwargs}: {error}") from error
+        counts = count(model, self.data.input_size)
+        return ModelResult(spec.label, spec.name, spec.kwargs, counts.params, counts.macs, spec.tied)
+
+    def task(self, spec: ModelSpec) -> ClassificationTask:
+        data = self.data
+        options = self.budget.task_options()
+        return ClassificationTask(spec.name, data.num_classes, data.in_chans, spec.kwargs, spec.tied, **options)
+
+    def evaluate(self, task: ClassificationTask, folder: Path) -> tuple[dict[str, float | None], dict[str, Any]]:
+        probabilities, labels = _predict(task, self.data)
+        classes = self.data.num_classes
+        ranked = probabilities.topk(min(5, classes)).indices
+        hits = ranked == labels[:, None]
+        pairs = labels * classes + ranked[:, 0]
+        details = {
+            "confusion": pairs.bincount(minlength=classes**2).reshape(classes, -1).tolist(),
+            "predictions": [[int(ranked[i, 0]), probabilities[i, ranked[i, 0]].item()] for i in self._samples()],
+            "similarity": _similarity(task, self.data),
+        }
+        return {"top1": hits[:, 0].double().mean().item(), "top5": hits.any(1).double().mean().item()}, details
+
+    def summarize(self, folders: Folders, say: Say) -> dict[str, Any]:
+        return {
+            "samples": [_sample(self.data, i) for i in self._samples()],
+            "images": len(self.data.split(train=False)),  # type: ignore[arg-type]  # every split has a length
+        }
+
+    def measure(self, results: list[ModelResult], folders: Folders, say: Say) -> list[ModelResult]:
+        return _measure_deployed(_measure(results, self.data, self.budget), self.data, say)
+
+    def _samples(self) -> list[int]:
+        return evenly_spaced(len(self.data.split(train=False)), SAMPLES)  # type: ignore[arg-type]
+
+
+def _builder(model: ModelSpec | ModelResult, data: ClassificationData) -> Callable[[], torch.nn.Module]:
+    return partial(build_classifier, model.name, data.num_classes, data.in_chans, model.kwargs, model.tied)
+
+
+@torch.inference_mode()
+def _predict(task: ClassificationTask, data: ClassificationData) -> tuple[Tensor, Tensor]:
+    probabilities, labels = [], []
+    for images, targets in data.val_dataloader():
+        probabilities.append(task(images.to(task.device)).float().softmax(-1).cpu())
+        labels.append(targets)
+    return torch.cat(probabilities), torch.cat(labels)
+
+
+def _similarity(task: ClassificationTask, data: ClassificationData) -> list[dict[str, Any]]:
+    """One histogram per stage, or none for a network whose stages do not return feature maps (but tokens, say)."""
+    split = data.split(train=False)
+    indices = evenly_spaced(len(split), SIMILARITY_IMAGES)  # type: ignore[arg-type]  # every split has a length
+    images = torch.stack([split[i][0] for i in indices]).to(task.device)
+    try:
+        layers = filter_similarity(task.model, None, images, batch_size=SIMILARITY_IMAGES)
+    except ValueError as error:
+        warnings.warn(f"The report will have no filter similarity for this network. {error}", stacklevel=2)
+        return []
+    return [asdict(layer.histogram()) for layer in layers]
+
+
+def _sample(data: ClassificationData, index: int) -> Sample:
+    image, label = data.split(train=False)[index]
+    mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
+    picture = to_pil_image((image * std + mean).clamp(0, 1))
+    picture.thumbnail((160, 160))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return Sample(base64.b64encode(buffer.getvalue()).decode(), int(label))
+
+
+def _measure(results: list[ModelResult], data: ClassificationData, budget: Budget) -> list[ModelResult]:
+    """Add throughput and memory, in float32 and without compilation, at the batch size of the training."""
+    memory_format = torch.channels_last if budget.channels_last else torch.contiguous_format
+    shape = (data.batch_size, *data.input_size)
+    device = default_device()
+    images = torch.randn(shape, device=device).contiguous(memory_format=memory_format)
+    models = {r.label: _builder(r, data)().to(device).to(memory_format=memory_format) for r in results}
+    training = throughput(models, images, train=True, rounds=TIMED_ROUNDS)
+    inference = throughput(models, images, train=False, rounds=TIMED_ROUNDS)
+    return [
+        replace(
+            r,
+            train_images_per_s=Quartiles.of(training[r.label]),
+            inference_images_per_s=Quartiles.of(inference[r.label]),
+            peak_memory_mib=train_step_peak_memory(_builder(r, data), shape, channels_last=budget.channels_last),
+        )
+        for r in results
+    ]
+
+
+def _measure_deployed(results: list[ModelResult], data: ClassificationData, say: Say) -> list[ModelResult]:
+    """Add file size and throughput of the deployed networks in ONNX Runtime, at the batch size of the training."""
+    if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]:
+        say(f"deployed speed is not measured without {', '.join(missing)}: pip install 'tiedconv[export]' brings them")
+        return results
+    files: dict[str, ExportedFile] = {}
+    with TemporaryDirectory() as folder:
+        for i, result in enumerate(results):
+            network = deploy(_builder(result, data)())
+            try:
+                file = to_onnx(network, f"{folder}/{i}.onnx", input_size=data.input_size, dynamic_size=False)
+            except (RuntimeError, TypeError, ValueError) as error:  # the other models are still measured
+                say(f"deployed speed of {result.label} is not measured: {error}")
+                continue
+            files[result.label] = file
+        images = torch.randn(data.batch_size, *data.input_size)
+        calls = {label: partial(open_onnx(file.path), images) for label, file in files.items()}
+        times = interleaved(calls, rounds=TIMED_ROUNDS)
+    return [
+        replace(
+            r,
+            deployed_images_per_s=Quartiles.of([len(images) / s for s in times[r.label].seconds]),
+            deployed_bytes=files[r.label].bytes,
+        )
+        if r.label in files
+        else r
+        for r in results
+    ]
