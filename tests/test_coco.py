@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as reference
 
-from tiedconv._coco import check_data_set, check_ground_truth, decode_mask, encode_mask, read_json
+from tiedconv._coco import check_data_set, check_ground_truth, decode_mask, encode_mask, has_pixels, read_json
 
 RNG = np.random.default_rng(0)
 MASKS = [RNG.random((7, 5)) < share for share in (0.0, 0.2, 0.5, 1.0)]
@@ -40,7 +40,7 @@ def test_polygons_are_filled_as_pycocotools_does_and_united():
         ([], "no polygon has three points"),
         ([[1, 2, 3, 4]], "no polygon has three points"),
         ([[0, 0, 10**9, 0, 2, 2]], "a point that is further away than 1000000 pixels"),
-        ([[0, 0, np.nan, 0, 2, 2]], "or is no number"),
+        ([[0, 0, np.nan, 0, 2, 2]], "or is not a number"),
     ],
 )
 def test_what_cannot_be_decoded_is_refused(segmentation, message):
@@ -60,7 +60,7 @@ def test_whole_masks_are_taken(mask):
     content["images"][0] |= dict(zip(("height", "width"), mask.shape, strict=True))
     check_ground_truth("who", content, "segmentation")
     content["annotations"][0]["segmentation"]["counts"] += "1"
-    with pytest.raises(ValueError, match="annotation 1 has an RLE whose counts are no run lengths"):
+    with pytest.raises(ValueError, match="annotation 1 has an RLE whose counts are not run lengths"):
         check_ground_truth("who", content, "segmentation")
 
 
@@ -74,7 +74,7 @@ def test_outlines_far_away_are_refused():  # faster-coco-eval would walk along t
 )
 def test_run_lengths_that_fill_no_mask_are_refused(counts):  # faster-coco-eval loops without end over some
     content = truth(segmentation={"size": [7, 5], "counts": counts})
-    message = r"who: annotation 1 has an RLE whose counts are no run lengths of the 7 x 5 pixels of its image\. Encode"
+    message = r"who: annotation 1 has an RLE whose counts are not run lengths of the 7 x 5 pixels of its image\. Encode"
     with pytest.raises(ValueError, match=message):
         check_ground_truth("who", content, "segmentation")
 
@@ -88,7 +88,10 @@ def test_run_lengths_that_fill_no_mask_are_refused(counts):  # faster-coco-eval 
         ),
         ({"bbox": [0, 0, 1, 10**400]}, "annotation 1 must have as its bbox four finite numbers"),
         ({"iscrowd": "0"}, "annotation 1 must have as its iscrowd 0, 1 or none; it is '0'"),
-        ({"area": "wide"}, "annotation 1 must have as its area a finite number, or none; it is 'wide'"),
+        (
+            {"area": "wide"},
+            "annotation 1 must have as its area a finite number that is not negative, or none; it is 'wide'",
+        ),
     ],
 )
 def test_values_of_another_kind_are_refused(changes, message):
@@ -109,3 +112,34 @@ def test_a_mask_of_no_size_is_refused(size):
         ValueError, match=r"annotation 1 has a mask of size .*, but its image has height and width \[7, 5"
     ):
         check_ground_truth("who", content, "segmentation")
+
+
+@pytest.mark.parametrize("area", [-1, -1e-9, np.nan, np.inf, None, True])
+def test_areas_that_metrics_would_pass_over_are_refused(area):  # a missed object of negative area would cost nothing
+    with pytest.raises(
+        ValueError, match="who: annotation 1 must have as its area a finite number that is not negative"
+    ):
+        check_ground_truth("who", truth(area=area), None)
+
+
+def test_the_area_of_a_box_that_reaches_beyond_its_image_is_taken():
+    check_data_set("who", truth(bbox=[-10, -10, 100, 100], area=10_000))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_json_of_windows_is_read(tmp_path, encoding):
+    (tmp_path / "a.json").write_bytes('{\r\n"name": "Gerät"\r\n}\r\n'.encode(encoding))
+    assert read_json("who", tmp_path / "a.json") == {"name": "Gerät"}
+
+
+def test_masks_have_pixels_where_decoding_finds_some():
+    rng = np.random.default_rng(1)
+    found = set()
+    for size in rng.choice([0.5, 1, 3, 8, 30], 400):
+        polygon = (rng.uniform(-3, 12, 2) + rng.uniform(0, size, (rng.integers(3, 7), 2))).ravel().tolist()
+        expected = bool(decode_mask([polygon], (9, 11)).any())
+        assert has_pixels([polygon], (9, 11)) == expected
+        found.add(expected)
+    assert found == {True, False}
+    for mask in MASKS:
+        assert has_pixels(encode_mask(mask), (7, 5)) == mask.any()

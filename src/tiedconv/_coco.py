@@ -1,10 +1,11 @@
 """COCO's format, which data, metrics and results share: reading, checking, masks."""
 
 import json
+import math
 import reprlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +39,7 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> Array:
         size: height and width of the image.
 
     Raises:
-        ValueError: if an RLE is of another size than the image, or there is nothing to decode.
+        ValueError: if an RLE has another size than the image, or there is nothing to decode.
         ModuleNotFoundError: if the ``detection`` extra is not installed.
 
     Example:
@@ -56,7 +57,7 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> Array:
         if not polygons:
             raise ValueError("no polygon has three points")
         if not all(np.abs(np.asarray(polygon, float)).max() <= _FAR for polygon in polygons):
-            raise ValueError(f"a polygon has a point that is further away than {_FAR} pixels, or is no number")
+            raise ValueError(f"a polygon has a point that is further away than {_FAR} pixels, or is not a number")
         rle = library.merge(library.frPyObjects(polygons, *size))
     mask: Array = library.decode(rle)
     return mask
@@ -66,76 +67,134 @@ def _library() -> Any:
     return require("faster_coco_eval.core.mask", extra="detection")
 
 
-def read_json(who: str, path: Path) -> Any:
-    """Read a JSON file.
+def read_json(where: str, path: Path) -> Any:
+    """Read a JSON file, with or without the byte-order mark that programs on Windows write.
 
     Raises:
-        ValueError: if it is none, with the place of the mistake.
+        ValueError: if it is not JSON, with the place of the mistake.
     """
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{who}: this is not JSON: {error}. Give a file in COCO's format.") from None
+        raise ValueError(f"{where}: this is not JSON: {error}. Give a file in COCO's format.") from None
 
 
-def check_ground_truth(who: str, content: Any, masks: str | None) -> None:
+def check_ground_truth(where: str, content: Any, masks: str | None) -> None:
     """Check what metrics need of a data set in COCO's format, with masks under the key ``masks`` if that is given.
 
     Raises:
-        ValueError: with the entry and what it lacks.
+        ValueError: starting with ``where``, with the entry and what is wrong with it.
     """
-    _check_parts(who, content)
-    rules = {
-        **_ids(content),
-        "bbox": _BOX,
-        "area": _NUMBER,
-        "iscrowd": _FLAG_OR_NONE,
-        **({masks: _POLYGONS_OR_RLE} if masks else {}),
-    }
-    _check_entries(who, "annotations", content["annotations"], rules)
-    if masks:
-        _check_sizes(who, "annotations", content["annotations"], masks, content)
+    _refuse(where, _faults_of_ground_truth(content, masks))
 
 
-def check_data_set(who: str, content: Any) -> None:
-    """Check what training needs of a data set in COCO's format, but for the masks.
+def check_data_set(where: str, content: Any) -> None:
+    """Check what training needs of a data set in COCO's format, except for the masks.
 
     Raises:
-        ValueError: with the entry and what it lacks.
+        ValueError: starting with ``where``, with the entry and what is wrong with it.
     """
-    _check_parts(who, content)
-    _check_entries(who, "images", content["images"], {"file_name": _TEXT, "height": _PIXELS, "width": _PIXELS})
-    _check_entries(who, "categories", content["categories"], {"name": _TEXT})
-    rules = {"id": _INTEGER, **_ids(content), "bbox": _BOX, "area": _NUMBER_OR_NONE, "iscrowd": _FLAG_OR_NONE}
-    _check_entries(who, "annotations", content["annotations"], rules)
+    _refuse(where, _faults_of_data_set(content))
 
 
-def _check_parts(who: str, content: Any) -> None:
+def check_masks(where: str, annotations: Sequence[Mapping[str, Any]], content: Mapping[str, Any]) -> None:
+    """Check the masks of some annotations of a data set that :func:`check_data_set` has accepted.
+
+    Raises:
+        ValueError: starting with ``where``, with the annotation and what is wrong with its mask.
+    """
+    _refuse(where, _faults_of_masks("annotations", annotations, "segmentation", content, _POLYGONS_OR_RLE))
+
+
+def check_results(where: str, content: Any, ground_truth: Mapping[str, Any], *, masks: bool) -> None:
+    """Check detections in COCO's format, with masks if they are needed, against the data set that they belong to.
+
+    Raises:
+        ValueError: starting with ``where``, with the entry and what is wrong with it.
+    """
+    _refuse(where, _faults_of_results(content, ground_truth, masks))
+
+
+def has_pixels(segmentation: Any, size: tuple[int, int]) -> bool:
+    """Whether a mask that :func:`check_masks` has accepted has a pixel in an image of height and width ``size``."""
+    if isinstance(segmentation, Mapping):
+        runs = _run_lengths(segmentation["counts"])
+        return runs is not None and bool(runs[1::2].any())
+    for polygon in segmentation:
+        if len(polygon) >= 6:
+            xs, ys = polygon[::2], polygon[1::2]
+            if min(min(xs), min(ys)) < 0 or max(xs) > size[1] or max(ys) > size[0]:
+                continue
+            points = list(zip(xs, ys, strict=True))
+            after = [*points[1:], points[0]]
+            area = abs(sum(x * v - y * u for (x, y), (u, v) in zip(points, after, strict=True))) / 2
+            # A closed curve whose area exceeds its length surrounds the centre of a pixel; twice, for what is rounded.
+            if area > 2 * sum(map(math.dist, points, after)):
+                return True
+    return bool(decode_mask(segmentation, size).any())  # slow, therefore only for the few that may be empty
+
+
+def _refuse(where: str, faults: Iterable[str]) -> None:
+    for fault in faults:
+        raise ValueError(f"{where}: {fault}")
+
+
+def _faults_of_ground_truth(content: Any, masks: str | None) -> Iterator[str]:
+    yield from _faults_of_parts(content)
+    rules = {**_ids(content), "bbox": _BOX, "area": _AREA, "iscrowd": _FLAG_OR_NONE}
+    yield from _faults_of_entries("annotations", content["annotations"], rules)
+    if masks:
+        yield from _faults_of_masks("annotations", content["annotations"], masks, content, _POLYGONS_OR_RLE)
+
+
+def _faults_of_data_set(content: Any) -> Iterator[str]:
+    yield from _faults_of_parts(content)
+    images, annotations = content["images"], content["annotations"]
+    yield from _faults_of_entries("images", images, {"file_name": _TEXT, "height": _PIXELS, "width": _PIXELS})
+    yield from _duplicates("images", images, "file_name")
+    yield from _faults_of_entries("categories", content["categories"], {"name": _TEXT})
+    rules = {"id": _INTEGER, **_ids(content), "bbox": _BOX, "area": _AREA_OR_NONE, "iscrowd": _FLAG_OR_NONE}
+    yield from _faults_of_entries("annotations", annotations, rules)
+    yield from _duplicates("annotations", annotations, "id")
+    sizes = {image["id"]: (image["height"], image["width"]) for image in images}
+    for index, entry in enumerate(annotations):
+        height, width = sizes[entry["image_id"]]
+        # A box may reach beyond its image, and some tools take the area of the whole box.
+        if (entry.get("area") or 0) > max(height * width, entry["bbox"][2] * entry["bbox"][3]) * 1.01 + 1:
+            yield (
+                f"{_name('annotations', index, entry)} has the area {entry['area']}, but its image has only {height} x "
+                f"{width} pixels. Give areas in pixels of the image, or remove them: then those of the boxes are taken."
+            )
+
+
+def _faults_of_parts(content: Any) -> Iterator[str]:
     parts = ("images", "annotations", "categories")
     if not isinstance(content, Mapping) or not all(isinstance(content.get(part), list) for part in parts):
-        raise ValueError(
-            f"{who}: the ground truth must be a dictionary with the lists images, annotations and categories. "
+        yield (
+            "the ground truth must be a dictionary with the lists images, annotations and categories. "
             "Give a data set in COCO's format."
         )
+        return
     for part in ("images", "categories"):
-        _check_entries(who, part, content[part], {"id": _INTEGER})
-        count = Counter(entry["id"] for entry in content[part])
-        if len(count) < len(content[part]):
-            raise ValueError(f"{who}: id {count.most_common(1)[0][0]} comes twice in {part}. Give each its own.")
+        yield from _faults_of_entries(part, content[part], {"id": _INTEGER})
+        yield from _duplicates(part, content[part], "id")
 
 
-def check_results(who: str, content: Any, ground_truth: Mapping[str, Any], *, masks: bool) -> None:
-    """Check detections in COCO's format, with masks if they are needed, against the data set that they are of.
-
-    Raises:
-        ValueError: with the entry and what it lacks.
-    """
+def _faults_of_results(content: Any, ground_truth: Mapping[str, Any], masks: bool) -> Iterator[str]:
     if not _is_list(content):
-        raise ValueError(f"{who}: results must be a list of detections, got a {type(content).__name__}.")
-    region = {"segmentation": _COMPRESSED_RLE} if masks else {"bbox": _BOX}
-    _check_entries(who, "results", content, {**_ids(ground_truth), "score": _NUMBER, **region})
+        yield f"results must be a list of detections, got a {type(content).__name__}."
+        return
+    rules = {**_ids(ground_truth), "score": _NUMBER} | ({} if masks else {"bbox": _BOX})
+    yield from _faults_of_entries("results", content, rules)
     if masks:
-        _check_sizes(who, "results", content, "segmentation", ground_truth)
+        yield from _faults_of_masks("results", content, "segmentation", ground_truth, _COMPRESSED_RLE)
+
+
+def _duplicates(part: str, entries: Sequence[Mapping[str, Any]], key: str) -> Iterator[str]:
+    value, count = next(iter(Counter(entry[key] for entry in entries).most_common(1)), (None, 0))
+    if count > 1:
+        times = "twice" if count == 2 else f"{count} times"
+        yield f"{key} {value} comes {times} in {part}. Give each its own."
 
 
 class _Rule(NamedTuple):
@@ -149,6 +208,10 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _is_number(value: Any) -> bool:
     # Not math.isfinite, which fails for a whole number that no float can hold.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
@@ -158,32 +221,48 @@ def _is_place(value: Any) -> bool:
     return _is_number(value) and abs(value) <= _FAR
 
 
+def _is_area(value: Any) -> bool:
+    return _is_number(value) and value >= 0
+
+
+def _is_box(value: Any) -> bool:
+    return _is_list(value) and len(value) == 4 and all(map(_is_place, value)) and min(value[2:]) >= 0
+
+
+def _is_polygon(value: Any) -> bool:
+    """Whether a value is a list of places. COCO has tens of millions of them: no line of Python for each."""
+    if not _is_list(value) or len(value) % 2:
+        return False
+    if not set(map(type, value)) <= {int, float}:
+        return all(map(_is_place, value))  # such as numpy's numbers
+    # The sum finds what is not a number, which smallest and largest can pass over.
+    return not value or bool(min(value) >= -_FAR and max(value) <= _FAR and sum(value) == sum(value))
+
+
 def _is_compressed_rle(value: Any) -> bool:
     return isinstance(value, Mapping) and isinstance(value.get("counts"), str | bytes)
 
 
+def _is_polygons_or_rle(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return True
+    return _is_list(value) and all(map(_is_polygon, value)) and any(len(polygon) >= 6 for polygon in value)
+
+
 _FAR = 1_000_000  # pixels; the library walks along outlines step by step, and would take hours for a mistyped number
-_INTEGER = _Rule(lambda value: isinstance(value, int) and abs(value) < 2**63, "a whole number of 64 bits")
-_PIXELS = _Rule(lambda value: isinstance(value, int) and 0 < value <= _FAR, "a number of pixels")
+_INTEGER = _Rule(lambda value: _is_integer(value) and abs(value) < 2**63, "a whole number of 64 bits")
+_PIXELS = _Rule(lambda value: _is_integer(value) and 0 < value <= _FAR, "a number of pixels")
 _TEXT = _Rule(lambda value: isinstance(value, str) and value != "", "a text")
 _NUMBER = _Rule(_is_number, "a finite number")
-_NUMBER_OR_NONE = _Rule(lambda value: value is None or _is_number(value), "a finite number, or none")
+# COCO's metrics put a negative area into no range of areas: a missed object would not count.
+_AREA = _Rule(_is_area, "a finite number that is not negative")
+_AREA_OR_NONE = _Rule(lambda value: value is None or _is_area(value), "a finite number that is not negative, or none")
 _FLAG_OR_NONE = _Rule(lambda value: value is None or (isinstance(value, int) and value in (0, 1)), "0, 1 or none")
-_BOX = _Rule(
-    lambda value: _is_list(value) and len(value) == 4 and all(map(_is_number, value)) and min(value[2:]) >= 0,
-    "four finite numbers x, y, width, height, the last two not negative",
-)
+_BOX = _Rule(_is_box, "four finite numbers x, y, width, height within a million pixels, the last two not negative")
 _COMPRESSED_RLE = _Rule(_is_compressed_rle, "a compressed RLE: size, and counts as text")
 _POLYGONS_OR_RLE = _Rule(
-    lambda value: (
-        isinstance(value, Mapping)
-        or (
-            _is_list(value)
-            and all(_is_list(polygon) and all(map(_is_place, polygon)) for polygon in value)
-            and any(len(polygon) >= 6 for polygon in value)
-        )
-    ),
-    "an RLE or a list of polygons of three points and more, within a million pixels",
+    _is_polygons_or_rle,
+    "an RLE or a list of polygons of three points and more, [x1, y1, x2, y2, x3, y3, ...], within a million pixels",
 )
 
 
@@ -192,7 +271,7 @@ def _ids(ground_truth: Mapping[str, Any]) -> dict[str, _Rule]:
     categories = {entry["id"] for entry in ground_truth["categories"]}
 
     def among(ids: set[int]) -> Callable[[Any], bool]:
-        return lambda value: isinstance(value, int | float) and value in ids  # a list is in no set, and has no hash
+        return lambda value: _is_number(value) and value in ids  # a list has no hash, and true is equal to 1
 
     return {
         "image_id": _Rule(among(images), f"one of the {len(images)} images of the ground truth"),
@@ -200,57 +279,64 @@ def _ids(ground_truth: Mapping[str, Any]) -> dict[str, _Rule]:
     }
 
 
-def _check_entries(who: str, part: str, entries: Sequence[Any], rules: Mapping[str, _Rule]) -> None:
+def _faults_of_entries(part: str, entries: Sequence[Any], rules: Mapping[str, _Rule]) -> Iterator[str]:
     for index, entry in enumerate(entries):
         for key, (holds, words) in rules.items():
             value = entry.get(key) if isinstance(entry, Mapping) else None
             if not holds(value):
                 got = f"it is {reprlib.repr(value)}" if isinstance(entry, Mapping) and key in entry else "there is none"
-                raise ValueError(f"{who}: {_name(part, index, entry)} must have as its {key} {words}; {got}. {_ADVICE}")
+                yield f"{_name(part, index, entry)} must have as its {key} {words}; {got}. {_ADVICE}"
 
 
 _ADVICE = "Correct the entry or leave it out, and check that all files belong to the same data set."
 
 
-def _check_sizes(
-    who: str, part: str, entries: Sequence[Mapping[str, Any]], key: str, ground_truth: Mapping[str, Any]
-) -> None:
+def _faults_of_masks(
+    part: str, entries: Sequence[Mapping[str, Any]], key: str, ground_truth: Mapping[str, Any], rule: _Rule
+) -> Iterator[str]:
     """Check that a mask has the size of its image, without which it would silently match nothing."""
-    _check_entries(who, "images", ground_truth["images"], {"height": _PIXELS, "width": _PIXELS})
+    yield from _faults_of_entries(part, entries, {key: rule})
+    yield from _faults_of_entries("images", ground_truth["images"], {"height": _PIXELS, "width": _PIXELS})
     sizes = {image["id"]: [image["height"], image["width"]] for image in ground_truth["images"]}
     for index, entry in enumerate(entries):
-        mask, expected = entry[key], sizes[entry["image_id"]]
-        size: Any = mask.get("size") if isinstance(mask, Mapping) else expected
+        mask: Any = entry[key]
+        expected = sizes[entry["image_id"]]
+        if not isinstance(mask, Mapping):
+            continue
+        size: Any = mask.get("size")
         if not _is_list(size) or list(size) != expected:
-            raise ValueError(
-                f"{who}: {_name(part, index, entry)} has a mask of size {size}, but its image has height "
+            yield (
+                f"{_name(part, index, entry)} has a mask of size {size}, but its image has height "
                 f"and width {expected}. Encode masks at the size of the image."
             )
-        if isinstance(mask, Mapping) and not _fills(mask.get("counts"), expected[0] * expected[1]):
-            raise ValueError(
-                f"{who}: {_name(part, index, entry)} has an RLE whose counts are no run lengths of the {expected[0]} x "
+        runs = _run_lengths(mask.get("counts"))
+        if runs is None or runs.sum() != expected[0] * expected[1]:
+            yield (
+                f"{_name(part, index, entry)} has an RLE whose counts are not run lengths of the {expected[0]} x "
                 f"{expected[1]} pixels of its image. Encode the mask again."
             )
 
 
-def _fills(counts: Any, pixels: int) -> bool:
-    """Whether run lengths, compressed or not, fill a mask. The library loops without end over some that do not."""
+def _run_lengths(counts: Any) -> Array | None:
+    """Return run lengths, compressed or not, as numbers. The library loops without end over some that are not any."""
     if not isinstance(counts, str | bytes):
-        return _is_list(counts) and all(type(n) is int and n >= 0 for n in counts) and sum(counts) == pixels
-    text = counts.encode("ascii", "replace") if isinstance(counts, str) else counts  # "?" is no digit
+        if not _is_list(counts) or not all(type(n) is int and 0 <= n <= _FAR**2 for n in counts):
+            return None
+        return np.array(counts, np.int64)
+    text = counts.encode("ascii", "replace") if isinstance(counts, str) else counts  # "?" is not a digit
     digits = np.frombuffer(text, np.uint8).astype(np.int64) - 48  # of 5 bits; a sixth says that more follow
     if not digits.size or digits.min() < 0 or digits.max() > 63 or digits[-1] & 32:
-        return False
+        return None
     ends = np.flatnonzero(digits < 32)
     starts = np.concatenate([[0], ends[:-1] + 1])
     place = np.arange(digits.size) - np.repeat(starts, ends - starts + 1)
     if place.max() > 6:
-        return False  # more than 32 bits
+        return None  # more than 32 bits
     runs = np.add.reduceat((digits & 31) << 5 * place, starts)
     runs -= (digits[ends] & 16) // 16 << 5 * (place[ends] + 1)  # the two's complement
     # From the fourth on, a number is the difference to the run before the last.
     runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()
-    return bool(runs.min() >= 0 and runs.sum() == pixels)
+    return runs if runs.min() >= 0 else None
 
 
 _SINGULAR = {"images": "image", "annotations": "annotation", "categories": "category"}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from pycocotools import mask as coco_masks
 from torch import Tensor
 from torch.testing import assert_close
@@ -150,11 +151,11 @@ def test_without_masks_there_need_be_no_outlines(coco):
 
 
 def test_boxes_are_clipped_to_the_image_and_those_outside_left_out(coco):
-    boxes = [[-4, -3, 10, 8], [25, 15, 20, 20], [31, 2, 5, 5], [2, -9, 5, 6], [28.5, 19.5, 1.5, 0.5]]
+    boxes = [[-4, -3, 10, 8], [25, 15, 20, 20], [31, 2, 5, 5], [2, -9, 5, 6], [28.5, 18.5, 1.5, 1.5]]
     things = [thing(n, category=c, box=box) for n, (box, c) in enumerate(zip(boxes, (0, 4, 9, 9, 0), strict=True))]
-    with pytest.warns(UserWarning, match="leaves out 2 boxes without area in their image of"):
+    with pytest.warns(UserWarning, match=r"leaves out 2 boxes without area in their image \(in 7\.png\) of"):
         _, target = coco(content(*things)).split(train=True)[0]
-    assert target["boxes"].tolist() == [[0, 0, 6, 5], [25, 15, 30, 20], [28.5, 19.5, 30, 20]]
+    assert target["boxes"].tolist() == [[0, 0, 6, 5], [25, 15, 30, 20], [28.5, 18.5, 30, 20]]
     assert target["labels"].tolist() == [1, 2, 1]
     assert len(target["masks"]) == len(target["area"]) == len(target["iscrowd"]) == 3
 
@@ -180,8 +181,8 @@ def test_what_cannot_be_learned_from_is_left_out_and_counted_once(coco):
     (warning,) = warned
     listed, source = str(warning.message).removeprefix("Coco: training leaves out ").split(" of /")
     assert sorted(listed.split(", ")) == [
-        "1 outlines of fewer than three points",
-        "2 boxes without area in their image",
+        "1 outlines of fewer than three points (in 3.png)",
+        "2 boxes without area in their image (in 3.png)",
         "2 crowd regions",
         "2 images without objects",
     ]
@@ -332,6 +333,22 @@ BREAKS = {
     "strings": (lambda d: d["annotations"][1].update(bbox=["2", "3", "5", "6"]), r"22 .* bbox .*; it is \['2', '3'"),
     "null": (lambda d: d["annotations"][1].update(bbox=None), "annotation 22 must have as its bbox .*; it is None"),
     "width": (lambda d: d["images"][0].update(width="30"), "image 7 must have as its width a number of pixels; it is"),
+    "far": (lambda d: d["annotations"][1].update(bbox=[2, 3, 5, 10**7]), r"22 .* bbox .* within a million pixels"),
+    "true": (lambda d: d["annotations"][1].update(image_id=True), "annotation 22 must have as its image_id .* is True"),
+    "true as id": (lambda d: d["annotations"][1].update(id=True), "annotation True must have as its id a whole number"),
+    "true as width": (lambda d: d["images"][0].update(width=True), "image 7 must have as its width a number of pixels"),
+    "annotation twice": (lambda d: d["annotations"][1].update(id=21), "id 21 comes twice in annotations. Give"),
+    "file twice": (lambda d: d["images"][1].update(file_name="7.png"), r"file_name 7\.png comes twice in images"),
+    "crowd": (lambda d: d["annotations"][1].update(iscrowd=2), "annotation 22 must have as its iscrowd 0, 1 or none"),
+    "negative area": (
+        lambda d: d["annotations"][1].update(area=-30),
+        "annotation 22 must have as its area a finite number that is not negative, or none; it is -30",
+    ),
+    "area nan": (lambda d: d["annotations"][1].update(area=math.nan), "annotation 22 must have as its area .* is nan"),
+    "area too large": (
+        lambda d: d["annotations"][1].update(area=700),
+        r"annotation 22 has the area 700, but its image has only 20 x 30 pixels\. Give areas in pixels of",
+    ),
     "no name": (lambda d: d["images"][1].update(file_name=None), "image 3 must have as its file_name a text; it is No"),
 }
 
@@ -348,9 +365,13 @@ def test_a_broken_file_is_named_with_the_entrys_id(coco, change, message, train)
 @pytest.mark.parametrize("outline", [None, []])
 def test_masks_need_outlines(coco, outline):
     without = thing(33, segmentation=outline)
-    message = r"Coco: annotation 33 of .*train\.json has no segmentation\. For boxes alone, set masks to false and"
+    message = r"Coco: .*train\.json: annotation 33 must have as its segmentation .* For boxes alone, set masks to false"
     with pytest.raises(ValueError, match=message):
         coco(content(without)).split(train=True)
+
+
+SHAPELESS = r"must have as its segmentation an RLE or a list of polygons of three points and more, \[x1, y1, x2"
+NO_RUNS = r"has an RLE whose counts are not run lengths of the 20 x 30 pixels of its image\."
 
 
 @pytest.mark.parametrize(
@@ -358,27 +379,34 @@ def test_masks_need_outlines(coco, outline):
     [
         (
             uncompressed(np.ones((HEIGHT, WIDTH - 1), np.uint8)),
-            r"RLE is of size \[20, 29\], the image of \[20, 30\]",
+            r"has a mask of size \[20, 29\], but its image has height and width \[20, 30\]",
         ),
-        (compressed(np.ones((WIDTH, HEIGHT), np.uint8)), r"RLE is of size \[30, 20\], the image of \[20, 30\]"),
-        ({"size": [HEIGHT, WIDTH]}, "'counts'"),
-        ({"counts": [HEIGHT * WIDTH]}, "'size'"),
-        ({"size": [HEIGHT, WIDTH], "counts": [5, HEIGHT * WIDTH]}, ""),
-        ({"size": [HEIGHT, WIDTH], "counts": [5, 10]}, ""),  # too short: no one knows what the other pixels are
-        ({"size": [HEIGHT, WIDTH], "counts": "no counts"}, ""),
-        ("2 3 7 3 7 9", ""),
-        ([["a", "b", "c", "d", "e", "f"]], ""),
-        (corners(*BOX), ""),  # one polygon, but not in a list of polygons
+        (compressed(np.ones((WIDTH, HEIGHT), np.uint8)), r"has a mask of size \[30, 20\], but its image"),
+        ({"size": [HEIGHT, WIDTH]}, NO_RUNS),
+        ({"counts": [HEIGHT * WIDTH]}, r"has a mask of size None, but its image"),
+        ({"size": [HEIGHT, WIDTH], "counts": [5, HEIGHT * WIDTH]}, NO_RUNS),
+        ({"size": [HEIGHT, WIDTH], "counts": [5, 10]}, NO_RUNS),  # too short: no one knows what the other pixels are
+        ({"size": [HEIGHT, WIDTH], "counts": [-5, 605]}, NO_RUNS),
+        ({"size": [HEIGHT, WIDTH], "counts": "no counts"}, NO_RUNS),
+        ("2 3 7 3 7 9", SHAPELESS),
+        ([["a", "b", "c", "d", "e", "f"]], SHAPELESS),
+        ([[True, 0, 9, 0, 9, 9]], SHAPELESS),
+        (corners(*BOX), SHAPELESS),  # one polygon, but not in a list of polygons
+        ([[2, 3, 7, 3, 7, 9, 2]], SHAPELESS),  # an x without its y
+        ([corners(*BOX), [2, 3, 7]], SHAPELESS),
+        ([[2, 3, math.nan, 3, 7, 9]], SHAPELESS),
+        ([[2, 3, 7, 3, math.inf, 9]], SHAPELESS),
+        ([[math.nan, 3, 7, 3, 7, 9]], SHAPELESS),
+        ([[2, 3, 7, 3, 7, 10**400]], SHAPELESS),
+        ([[2, 3, 7, 3, 7, -2_000_000]], SHAPELESS),
     ],
-    ids=["size", "turned", "no counts", "no size", "long", "short", "text", "string", "letters", "flat"],
 )
-def test_an_outline_that_cannot_be_read_is_named(coco, segmentation, reason):
-    data = coco(content(thing(1), thing(33, segmentation=segmentation)))
-    message = (
-        rf"train\.json: the segmentation of annotation 33 cannot be read: .*{reason}.*\. Expected polygons \[\[x1, "
-    )
-    with pytest.raises(ValueError, match=message):
-        data.split(train=True)[0]
+@pytest.mark.parametrize("train", [True, False], ids=["train", "val"])
+def test_an_outline_that_cannot_be_read_is_named_before_the_first_epoch(coco, segmentation, reason, train):
+    files = content(thing(1)), content(thing(1), thing(33, segmentation=segmentation))
+    data, part = coco(*(files[::-1] if train else files)), "train" if train else "val"
+    with pytest.raises(ValueError, match=rf"Coco: .*{part}\.json: annotation 33 {reason}.* For boxes alone, set masks"):
+        data.setup("fit")
 
 
 @pytest.mark.parametrize("train", [True, False], ids=["train", "val"])
@@ -431,26 +459,179 @@ def test_nothing_is_warned_of_when_nothing_is_left_out(coco):
         assert len(coco(content(thing(1))).split(train=True)) == 1
 
 
-def turned_photograph(path, size):
-    """A photograph whose camera was held upright: the pixels lie on their side, a tag says so."""
-    image = Image.new("RGB", size)
-    exif = image.getexif()
-    exif[274] = 6
-    image.save(path, exif=exif)
+# What turns a picture so that its camera's mark (EXIF) turns it back.
+MARKS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 
 
-def test_a_photograph_that_was_annotated_upright_is_turned(coco, tmp_path):
+def photograph(path, orientation, size=(WIDTH, HEIGHT), box=BOX):
+    """A photograph that shows a white box on black, stored as a camera does that was held in an orientation."""
+    shown = np.zeros((size[1], size[0], 3), np.uint8)
+    shown[box[1] : box[1] + box[3], box[0] : box[0] + box[2]] = 255
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(shown).transpose(MARKS[orientation]).save(path, exif=exif)
+
+
+def inside(image, box=BOX):
+    """The mean of what is inside a box, and of what is around it."""
+    x, y, width, height = box
+    around = image.clone()
+    around[:, y : y + height, x : x + width] = 0
+    return image[:, y : y + height, x : x + width].mean().item(), around.mean().item()
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_a_photograph_that_was_annotated_upright_is_turned(coco, tmp_path, orientation, suffix):
+    found = content(thing(1))
+    found["images"][0]["file_name"] = f"7.{suffix}"
+    data = coco(found, found)
+    for part in ("train", "val"):
+        photograph(tmp_path / part / f"7.{suffix}", orientation)
+    for image in (data.split(train=True)[0][0], data.split(train=False)[0][0], data.with_targets()[0][0]):
+        assert inside(image) == pytest.approx((1, 0), abs=0.05)
+
+
+@pytest.mark.parametrize("orientation", MARKS)
+def test_a_photograph_whose_size_does_not_tell_is_turned_everywhere_and_warned_of(coco, tmp_path, orientation):
+    side = HEIGHT
+    found = content(*(thing(n, image=i) for n, i in enumerate((3, 5, 7))), images=(3, 5, 7))
+    found["images"][1].update(width=side)
+    data = coco(found, found)
+    for part in ("train", "val"):
+        photograph(tmp_path / part / "5.png", orientation, size=(side, side))
+    message = r"^Coco: cameras have marked .*{}\.json as .*: 1 turned upright, as prediction does \(in 5\.png\)\. Look"
+    with pytest.warns(UserWarning, match=message.format("train")):
+        train = data.split(train=True)
+    with pytest.warns(UserWarning, match=message.format("val")):
+        val = data.split(train=False)
+    images = [train[1][0], val[1][0], data.with_targets()[1][0], data.named()[1][0]]  # not warned of again
+    images.append(data.image_files(tmp_path / "val" / "5.png")[0][0])
+    for image in images:
+        assert inside(image) == (1, 0)
+
+
+def test_a_photograph_that_was_annotated_as_it_is_stored_is_kept_and_warned_of(coco, tmp_path):
     data = coco(content(thing(1)))
-    turned_photograph(tmp_path / "train" / "7.png", (HEIGHT, WIDTH))
-    assert data.split(train=True)[0][0].shape == (3, HEIGHT, WIDTH)
-    turned_photograph(tmp_path / "train" / "7.png", (WIDTH, HEIGHT))  # annotated as it is stored
+    photograph(tmp_path / "train" / "7.png", 6, size=(HEIGHT, WIDTH), box=(3, 23, 6, 5))
+    with pytest.warns(UserWarning, match=r"1 kept as they are stored, since only then .* size \(in 7\.png\)"):
+        split = data.split(train=True)
+    assert inside(split[0][0], (23, 11, 5, 6)) == (1, 0)
+
+
+def test_damaged_marks_of_a_camera_are_ignored(coco, tmp_path):
+    data = coco(content(thing(1)))
+    damaged = PngInfo()
+    damaged.add_text("Raw profile type exif", "\nexif\n 2\nnot hexadecimal")
+    Image.fromarray(pixels(7)).save(tmp_path / "train" / "7.png", pnginfo=damaged)
     assert data.split(train=True)[0][0].shape == (3, HEIGHT, WIDTH)
 
 
 def test_photographs_to_predict_are_turned_upright(coco, tmp_path):
-    turned_photograph(tmp_path / "photo.jpg", (20, 10))
-    image, _ = coco(content(thing(1))).image_files(tmp_path / "photo.jpg")[0]
-    assert image.shape == (3, 20, 10)
+    photograph(tmp_path / "photo.png", 6)
+    image, _ = coco(content(thing(1))).image_files(tmp_path / "photo.png")[0]
+    assert inside(image) == (1, 0)
+
+
+@pytest.mark.parametrize("side", [0, 1e-30, 1e-6, 1e-5, 0.009])
+@pytest.mark.parametrize("across", [False, True])
+def test_a_box_that_vanishes_in_float32_or_by_scaling_is_left_out(coco, side, across):
+    thin = [2, 10.3, 5, side] if across else [22.3, 3, side, 5]
+    found = content(thing(1), thing(2, box=thin))
+    with pytest.warns(UserWarning, match=r"leaves out 1 boxes without area in their image \(in 7\.png\) of"):
+        split = coco(found, masks=False).split(train=True)
+    assert split[0][1]["boxes"].tolist() == [[2, 3, 7, 9]]
+
+
+def test_a_box_that_only_touches_its_image_is_left_out(coco):
+    found = content(thing(1), thing(2, box=[WIDTH - 1e-9, 3, 5, 5]), thing(3, box=[-5, 3, 5 + 1e-9, 5]))
+    with pytest.warns(UserWarning, match=r"leaves out 2 boxes without area in their image"):
+        split = coco(found, masks=False).split(train=True)
+    assert len(split[0][1]["boxes"]) == 1
+
+
+def test_thin_boxes_that_remain_keep_their_sides_in_every_scale(coco):
+    found = content(thing(1, box=[28.3, 3, 0.011, 5]))
+    boxes = coco(found, masks=False, flip=1.0).split(train=True)[0][1]["boxes"]
+    for scale in (1e-3, 0.1, 3.3, 40):
+        left, _, right, _ = (boxes * scale)[0].tolist()
+        assert right > left
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [[2, 3.6, 7, 3.6, 7, 3.9, 2, 3.9]],  # between the centres of two rows
+        [[WIDTH + 2, 3, WIDTH + 8, 3, WIDTH + 8, 9]],  # beside the image
+        [[2, 3, 2, 3, 2, 3]],
+        uncompressed(np.zeros((HEIGHT, WIDTH), np.uint8)),
+        compressed(np.zeros((HEIGHT, WIDTH), np.uint8)),
+    ],
+)
+def test_a_mask_without_pixels_is_left_out(coco, segmentation):
+    found = content(thing(1), thing(2, segmentation=segmentation))
+    with pytest.warns(UserWarning, match=r"leaves out 1 masks without pixels \(in 7\.png\) of"):
+        split = coco(found).split(train=True)
+    assert split[0][1]["masks"].sum() == 30
+
+
+def test_objects_that_metrics_must_count_as_missed_are_warned_of(coco):
+    found = content(
+        thing(1), thing(2, image=3), thing(3, image=3), thing(4, box=[5, 5, 0, 4]), thing(5, image=5, iscrowd=1),
+        thing(6, image=5, iscrowd=1), thing(7, image=5, box=[WIDTH, 5, 4, 4]), thing(8, category=9), images=(3, 5, 7),
+    )  # fmt: skip
+    message = (
+        r"Coco: .*val\.json has 1 objects that come twice \(in 3\.png\), 2 boxes without area in their image "
+        r"\(in 7\.png, 5\.png\), which metrics count as missed whatever a detector finds\. Correct or remove them\."
+    )
+    with pytest.warns(UserWarning, match=message):
+        coco(content(thing(1)), found).ground_truth()
+
+
+@pytest.mark.parametrize(
+    ("name", "on_disk"),
+    [("sub\\7.png", "sub/7.png"), ("SUB\\a\\7.PNG", "sub/a/7.png"), ("7.png", "7.PNG"), ("sub\\7.png", "sub\\7.png")],
+)
+def test_names_of_windows_lead_to_the_images(coco, tmp_path, name, on_disk):
+    found = content(thing(1))
+    found["images"][0]["file_name"] = name
+    data = coco(found, found)
+    for part in ("train", "val"):
+        path = tmp_path / part / on_disk
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / part / "7.png").rename(path)
+    data.setup("fit")
+    assert data.split(train=True)[0][0].shape == (3, HEIGHT, WIDTH)
+    assert data.named()[0][1] == str(tmp_path / "val" / on_disk)
+
+
+def test_a_name_that_two_files_answer_to_is_not_guessed(coco, tmp_path):
+    found = content(thing(1))
+    found["images"][0]["file_name"] = "A.png"
+    data = coco(found)
+    for name in ("a.PNG", "a.png"):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "train" / name)
+    with pytest.raises(FileNotFoundError, match=r"train/A\.png is missing"):
+        data.split(train=True)
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_missing_images_of_both_splits_are_found_before_the_first_epoch(coco, tmp_path, part):
+    found = content(*(thing(n, image=n) for n in (3, 5, 7)), images=(3, 5, 7))
+    data = coco(found, found)
+    (tmp_path / part / "3.png").unlink()
+    (tmp_path / part / "7.png").write_text("not an image")
+    message = rf"{part}/3\.png is missing; image 3 of .*{part}\.json names it\. .* 1 more of the 3 images cannot be"
+    with pytest.raises(FileNotFoundError, match=message):
+        data.setup("fit")
 
 
 def test_masks_of_the_validation_images_are_checked_before_training(coco):

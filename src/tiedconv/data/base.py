@@ -87,6 +87,12 @@ class ImageData(L.LightningDataModule):
         """Return the ``val`` split as (image, name) pairs."""
         raise NotImplementedError
 
+    def setup(self, stage: str) -> None:
+        """Build both splits before training: what is wrong with either is said then, and not after an epoch."""
+        if stage == "fit":
+            self.split(train=True)
+            self.split(train=False)
+
     def split(self, train: bool) -> Dataset[Any]:
         """Return a split, built at first use."""
         if train not in self._splits:
@@ -209,13 +215,13 @@ def read_image(file: str | Path | IO[bytes], name: str, mode: str, transform: Tr
         with Image.open(file) as image:
             if max(image.size) > _THINNEST * min(image.size):  # with its short side enlarged it would fill the memory
                 raise ValueError(f"{image.width} x {image.height} pixels are too thin, {_THINNEST} to 1 is allowed")
-            return transform(_upright(in_mode(image, mode)))
+            return transform(upright(in_mode(image, mode)))
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and more
         reason = str(error) or type(error).__name__  # a MemoryError says nothing
         raise OSError(f"{name} cannot be read as an image: {reason}. Replace the file or take it out.") from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
     """Turn an image as its camera says that it was held; where that cannot be read, leave it."""
     with suppress(Exception):  # damaged EXIF data is common, and no reason to lose a photograph
         ImageOps.exif_transpose(image, in_place=True)

@@ -145,4 +145,5 @@ class CIFAR100(CIFAR10):
     source_class = datasets.CIFAR100
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         self.classes = tuple(self.split(train=False).classes)  # type: ignore[attr-defined]
