@@ -3,19 +3,34 @@
 from importlib import import_module
 from types import ModuleType
 
+# What [train] installs and whole packages, `cli`, `data` and `tasks`, import at the top.
+_TRAIN = {"filelock", "fsspec", "jsonargparse", "lightning", "PIL", "rich", "sklearn", "tensorboard", "torchmetrics"}
+
+
+class MissingExtraError(ModuleNotFoundError):
+    """A module is missing that one of the extras of this package installs."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(
+            f"{module} is needed here and not installed. Run: pip install 'tiedconv[{extra}]'",
+            name=module.partition(".")[0],
+        )
+
 
 def require(module: str, *, extra: str) -> ModuleType:
     """Import ``module`` or say which extra installs it.
 
     Raises:
-        ModuleNotFoundError: if the module is not installed, with the command that installs it.
+        MissingExtraError: if the module is not installed, with the command that installs it.
     """
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module.partition(".")[0]:
             raise  # the module is there, something that it needs is not
-        raise ModuleNotFoundError(
-            f"tiedconv: {module} is needed here and not installed. Run: pip install 'tiedconv[{extra}]'",
-            name=error.name,
-        ) from None
+        raise MissingExtraError(module, extra) from None
+
+
+def named(error: ModuleNotFoundError) -> ModuleNotFoundError:
+    """Return the error of an import at the top of a module as one that names the extra, if ``train`` is missing."""
+    return MissingExtraError(error.name, "train") if error.name in _TRAIN else error

@@ -10,9 +10,8 @@ from inspect import cleandoc, signature
 from itertools import zip_longest
 from typing import NamedTuple
 
-from jsonargparse import ArgumentParser, set_parsing_settings
-
 from .. import __version__
+from .._extras import MissingExtraError, named
 
 
 class _Command(NamedTuple):
@@ -120,9 +119,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             + "\n\n"
             + _overview()
         )
-    # A config builds what has a type, of that type: not whatever it likes among the arguments of a model.
-    set_parsing_settings(instantiate_subclass_spec_in_any=False)
     try:
+        from jsonargparse import set_parsing_settings
+
+        # A config builds what has a type, of that type: not whatever it likes among the arguments of a model.
+        set_parsing_settings(instantiate_subclass_spec_in_any=False)
         if name in _TRAINING:
             from .training import run
 
@@ -136,6 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The message says what to do; a trace of the insides would bury it.
         if "TIEDCONV_TRACEBACK" in os.environ:
             raise
+        if isinstance(error, ModuleNotFoundError) and isinstance(missing := named(error), MissingExtraError):
+            sys.exit(f"tiedconv {name}: {missing}")
         kind = "" if isinstance(error, (ValueError, RuntimeError, OSError)) else f"{type(error).__name__}: "
         sys.exit(f"tiedconv {name}: {kind}{_plain(str(error))}\n(TIEDCONV_TRACEBACK=1 shows where it was raised)")
 
@@ -152,6 +155,8 @@ def _plain(text: str) -> str:
 
 def _call(name: str, arguments: list[str]) -> None:
     """Parse the arguments of a function of ours and call it."""
+    from jsonargparse import ArgumentParser  # here, so that a missing one ends in advice
+
     command = _COMMANDS[name]
     module, _, attribute = command.function.partition(".")
     function = getattr(import_module(f".{module}", __package__), attribute)

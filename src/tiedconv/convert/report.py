@@ -95,34 +95,24 @@ class TieReport:
         from rich.table import Table
 
         table = Table(title=self.headline, caption=self._caption(), box=SIMPLE)
-        table.add_column("layer")
-        table.add_column("kind", no_wrap=True)
-        for header in ("blocks", "params", "", "MACs", " ", "error"):
-            table.add_column(header, justify="right", no_wrap=True)
-        table.add_column("kept because")
-        for layer in self.layers:
-            after = (_si(layer.tied_params), _si(layer.tied_macs)) if layer.tied else ("", "")
-            table.add_row(
-                escape(layer.name),
-                escape(layer.kind),
-                f"{layer.blocks}" if layer.tied else "",
-                _si(layer.params),
-                after[0],
-                _si(layer.macs),
-                after[1],
-                "" if layer.error is None else f"{layer.error:.3f}",
-                escape(layer.reason),
-                style="" if layer.tied else "dim",
+        for header, side in zip(_HEADERS, _SIDES, strict=True):
+            table.add_column(
+                header, justify="right" if side == ">" else "left", no_wrap=side == ">" or header == "kind"
             )
+        for layer in self.layers:
+            table.add_row(*map(escape, _cells(layer)), style="" if layer.tied else "dim")
         return table
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        console = Console(width=150, highlight=False, color_system=None)
-        with console.capture() as capture:
-            console.print(self)
-        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+        rows = [_HEADERS, *map(_cells, self.layers)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        columns = [*zip(_SIDES, widths, strict=True)]
+        lines = [
+            "   ".join(f"{cell:{side}{width}}" for cell, (side, width) in zip(row, columns, strict=True))
+            for row in rows
+        ]
+        lines.insert(1, "─" * len(lines[0]))
+        return "\n".join(line.rstrip() for line in (self.headline, "", *lines, "", self._caption()))
 
     @property
     def headline(self) -> str:
@@ -140,6 +130,25 @@ class TieReport:
         else:
             counted = f"MACs for one input {'x'.join(map(str, self.input_size))}"
         return counted + (f"; error: relative, of the {self.error_of}" if self.error_of else "")
+
+
+_HEADERS = ("layer", "kind", "blocks", "params", "", "MACs", "", "error", "kept because")
+_SIDES = "<<>>>>>><"
+
+
+def _cells(layer: LayerReport) -> tuple[str, ...]:
+    """Return a layer's row of the table."""
+    return (
+        layer.name,
+        layer.kind,
+        f"{layer.blocks}" if layer.tied else "",
+        _si(layer.params),
+        _si(layer.tied_params) if layer.tied else "",
+        _si(layer.macs),
+        _si(layer.tied_macs) if layer.tied else "",
+        "" if layer.error is None else f"{layer.error:.3f}",
+        layer.reason,
+    )
 
 
 def _total(counts: Sequence[int | None]) -> int | None:
