@@ -56,8 +56,8 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> Array:
         polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
         if not polygons:
             raise ValueError("no polygon has three points")
-        if not all(np.abs(np.asarray(polygon, float)).max() <= _FAR for polygon in polygons):
-            raise ValueError(f"a polygon has a point that is further away than {_FAR} pixels, or is not a number")
+        if not all(np.abs(np.asarray(polygon, float)).max() <= FAR for polygon in polygons):
+            raise ValueError(f"a polygon has a point that is further away than {FAR} pixels, or is not a number")
         rle = library.merge(library.frPyObjects(polygons, *size))
     mask: Array = library.decode(rle)
     return mask
@@ -218,7 +218,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_place(value: Any) -> bool:
-    return _is_number(value) and abs(value) <= _FAR
+    return _is_number(value) and abs(value) <= FAR
 
 
 def _is_area(value: Any) -> bool:
@@ -236,7 +236,7 @@ def _is_polygon(value: Any) -> bool:
     if not set(map(type, value)) <= {int, float}:
         return all(map(_is_place, value))  # such as numpy's numbers
     # The sum finds what is not a number, which smallest and largest can pass over.
-    return not value or bool(min(value) >= -_FAR and max(value) <= _FAR and sum(value) == sum(value))
+    return not value or bool(min(value) >= -FAR and max(value) <= FAR and sum(value) == sum(value))
 
 
 def _is_compressed_rle(value: Any) -> bool:
@@ -249,9 +249,9 @@ def _is_polygons_or_rle(value: Any) -> bool:
     return _is_list(value) and all(map(_is_polygon, value)) and any(len(polygon) >= 6 for polygon in value)
 
 
-_FAR = 1_000_000  # pixels; the library walks along outlines step by step, and would take hours for a mistyped number
+FAR = 1_000_000  # pixels; the library walks along outlines step by step, and would take hours for a mistyped number
 _INTEGER = _Rule(lambda value: _is_integer(value) and abs(value) < 2**63, "a whole number of 64 bits")
-_PIXELS = _Rule(lambda value: _is_integer(value) and 0 < value <= _FAR, "a number of pixels")
+_PIXELS = _Rule(lambda value: _is_integer(value) and 0 < value <= FAR, "a number of pixels")
 _TEXT = _Rule(lambda value: isinstance(value, str) and value != "", "a text")
 _NUMBER = _Rule(_is_number, "a finite number")
 # COCO's metrics put a negative area into no range of areas: a missed object would not count.
@@ -320,7 +320,7 @@ def _faults_of_masks(
 def _run_lengths(counts: Any) -> Array | None:
     """Return run lengths, compressed or not, as numbers. The library loops without end over some that are not any."""
     if not isinstance(counts, str | bytes):
-        if not _is_list(counts) or not all(type(n) is int and 0 <= n <= _FAR**2 for n in counts):
+        if not _is_list(counts) or not all(type(n) is int and 0 <= n <= FAR**2 for n in counts):
             return None
         return np.array(counts, np.int64)
     text = counts.encode("ascii", "replace") if isinstance(counts, str) else counts  # "?" is not a digit

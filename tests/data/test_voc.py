@@ -133,6 +133,9 @@ CAT = voc_object("cat", 5, 5, 40, 35)
         ([voc_object("cat", 40, 5, 39, 35)], r"object 1 of .*xmin = '40', .*xmax = '39'.* Expected numbers with xmin"),
         ([voc_object("cat", 5, 5, 40, "")], r"object 1 of .*bndbox\.ymax = ''"),
         ([voc_object("cat", 5, 5, "inf", 35)], r"object 1 of .*bndbox\.xmax = 'inf'"),
+        ([voc_object("cat", 5, 5, 40, 1e9)], r"object 1 of .*bndbox\.ymax = '1000000000\.0'.* within a million pixels"),
+        ([voc_object("cat", "nan", 5, 40, 35)], r"object 1 of .*bndbox\.xmin = 'nan'"),
+        ([CAT.replace(">0</difficult>", ">2</difficult>")], r"object 1 of .* has '2' as difficult\. Expected 0 or 1"),
         ([CAT, CAT.replace("bndbox", "box")], r"object 2 of .*bndbox\.xmin = None"),
         (["<object>"], r"000007\.xml is not XML: mismatched tag.*Unpack the data set again"),
     ],
@@ -148,6 +151,7 @@ def test_a_broken_object_is_named(tmp_path, content, message):
     [
         ("<width>60</width>", r"size\.width = '60', size\.height = None"),
         ("<width>60</width><height>0</height>", r"size\.height = '0'"),
+        ("<width>1e9</width><height>40</height>", r"size\.width = '1e9'"),
         ("<width>60.5</width><height>40</height>", r"size\.width = '60\.5'"),
     ],
 )
@@ -188,3 +192,58 @@ def test_an_unknown_encoding_is_named(tmp_path):
     xml.write_text(f'<?xml version="1.0" encoding="nope"?>{xml.read_text()}')
     with pytest.raises(ValueError, match=r"000005\.xml is not XML: unknown encoding: nope\. Unpack the data set again"):
         voc(tmp_path).ground_truth()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "000005\n000007\n",
+        "\ufeff000005\r\n\r\n000007\r\n\r\n",
+        "000005  1\n000007 -1\n",
+        "000005 0\n  000007\t1  \n",
+        "000005.jpg\n000007.JPG",
+    ],
+    ids=["plain", "Windows", "flags", "blanks", "suffixes"],
+)
+def test_lists_are_read_as_what_they_mean(tmp_path, text):
+    folder = write_voc(tmp_path, "test", {"000005": [CAT], "000007": [CAT]})
+    (folder / "ImageSets" / "Main" / "test.txt").write_bytes(text.encode())
+    split = voc(tmp_path).split(train=False)
+    assert [split[i][1]["image_id"] for i in range(len(split))] == [1, 2]
+
+
+def test_files_of_windows_are_found(tmp_path):
+    folder = write_voc(tmp_path, "test", {"a b 2.v1": [CAT], "7": [CAT], "9": [CAT]})
+    (folder / "ImageSets" / "Main" / "test.txt").write_text("a b 2.v1 1\nSub\\7.jpg -1\n9 1\n")
+    for part, suffix, upper in (("Annotations", ".xml", ".XML"), ("JPEGImages", ".jpg", ".JPG")):
+        (folder / part / "sub").mkdir()
+        (folder / part / f"7{suffix}").rename(folder / part / "sub" / f"7{upper}")
+    (folder / "JPEGImages" / "9.jpg").unlink()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "JPEGImages" / "9.PNG")
+    xml = folder / "Annotations" / "9.xml"
+    xml.write_bytes(b"\xef\xbb\xbf" + xml.read_bytes().replace(b"><", b">\r\n<"))
+    named = voc(tmp_path).named()
+    assert [named[i][1] for i in range(3)] == [
+        str(folder / "JPEGImages" / name) for name in ("a b 2.v1.jpg", "sub/7.JPG", "9.PNG")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"\r\n \r\n", r"test\.txt names no image\. Give an image set with one name per line"),
+        (b"000005 1\n000005 0\n", r"test\.txt names 000005 2 times\. Keep one of these lines"),
+        (b"caf\xe9\n", r"test\.txt is not a text in UTF-8: .* Save it as such"),
+    ],
+)
+def test_lists_that_cannot_be_meant_are_refused(tmp_path, text, message):
+    folder = write_voc(tmp_path, "test", {"000005": [CAT]})
+    (folder / "ImageSets" / "Main" / "test.txt").write_bytes(text)
+    with pytest.raises(ValueError, match=message):
+        voc(tmp_path).ground_truth()
+
+
+def test_a_number_at_the_end_of_a_name_is_no_flag(tmp_path):
+    write_voc(tmp_path, "test", {"photo 1": [CAT], "photo 2": [CAT]})
+    images = voc(tmp_path).ground_truth()["images"]
+    assert [image["file_name"] for image in images] == ["photo 1.jpg", "photo 2.jpg"]

@@ -113,7 +113,7 @@ class DetectionData(ImageData):
             a if a.get("area") is not None else {**a, "area": a["bbox"][2] * a["bbox"][3]}
             for a in found.annotations["annotations"]
         ]
-        images = [{**r, "file_name": _on_disk(found.images, r["file_name"])} for r in found.annotations["images"]]
+        images = [{**r, "file_name": on_disk(found.images, r["file_name"])} for r in found.annotations["images"]]
         found = found._replace(annotations={**found.annotations, "images": images, "annotations": sized})
         if not train:
             if self.masks:  # metrics need every mask: now, and not after the first epoch
@@ -373,7 +373,7 @@ def _few(values: Sequence[Any]) -> str:
     return ", ".join(map(str, values[:5])) + (" ..." if len(values) > 5 else "")
 
 
-def _on_disk(folder: Path, name: str) -> str:
+def on_disk(folder: Path, name: str) -> str:
     """Return an image's name as it is on this disk, where the annotations' is one of Windows.
 
     That is, with backslashes, or in other upper and lower case. A name that leads nowhere is returned as it is.
