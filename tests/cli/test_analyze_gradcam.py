@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from tiedconv.analysis.gradcam import grad_cam
-from tiedconv.cli._models import eval_transform
 from tiedconv.cli.main import main
+from tiedconv.models.inputs import eval_transform
 
 MODELS = "tiedresnet_tiny,resnet_tiny"
 

@@ -35,7 +35,7 @@ def test_the_command_measures_what_the_library_does(photos, capsys):
     assert read["images"] == 2
     assert [layer["layer"] for layer in trained["layers"]] == ["layer1", "layer2"]
 
-    from tiedconv.cli._models import eval_transform
+    from tiedconv.models.inputs import eval_transform
 
     net = timm.create_model("test_resnet", num_classes=5)
     net.load_state_dict(weights)

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from tiedconv.analysis.summary import summarize
-from tiedconv.cli._models import eval_transform
 from tiedconv.cli.main import main
+from tiedconv.models.inputs import eval_transform
 
 
 @pytest.fixture(scope="module")

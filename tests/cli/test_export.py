@@ -6,9 +6,9 @@ from tests.export.export_cases import OneSize
 from torch import nn
 
 from tiedconv.cli import export as command
-from tiedconv.cli._models import load_model
 from tiedconv.cli.main import main
 from tiedconv.export import open_onnx, open_openvino
+from tiedconv.models import build_model
 from tiedconv.nn import TiedConv2d
 
 pytestmark = pytest.mark.alone  # after OpenVINO 2026.4 has run, other code of the process can crash
@@ -23,7 +23,7 @@ def classifier(channels=1, classes=10):
 
 @pytest.fixture
 def _loads(monkeypatch, request):
-    monkeypatch.setattr(command, "load_model", lambda name, checkpoint, **kwargs: request.param)
+    monkeypatch.setattr(command, "build_model", lambda name, **kwargs: request.param)
     monkeypatch.setattr(command, "is_random", lambda *_: True)
 
 
@@ -81,7 +81,7 @@ def test_safetensors_load_by_their_folder(tmp_path, name, capsys):
     folder = tmp_path / "mine"
     main(["export", "--model", name, "--num_classes", "4", "--format", "safetensors", "--output", str(folder)])
     assert f"{sum(file.stat().st_size for file in folder.iterdir()) / 1e6:.2f}" in capsys.readouterr().out
-    assert load_model(str(folder))(torch.zeros(1, 3, 64, 64)).shape == (1, 4)
+    assert build_model(str(folder)).eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 4)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_data_have_the_models_classes(tmp_path):
 )
 def test_what_is_not_installed_is_said_before_a_model_is_loaded(tmp_path, monkeypatch, line, module, extra):
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr(command, "load_model", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr(command, "build_model", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(
         SystemExit, match=rf"{module} is needed here and not installed\. Run: pip install 'tiedconv\[{extra}\]'"
     ):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tiedconv.cli._models import eval_transform
 from tiedconv.cli.main import main
-from tiedconv.export.hub import from_pretrained
+from tiedconv.export import from_pretrained
 from tiedconv.models import build_model
+from tiedconv.models.inputs import eval_transform
 
 
 @pytest.fixture

@@ -243,14 +243,14 @@ def test_a_kill_between_the_renames_loses_no_model(tmp_path: Path, monkeypatch: 
 def test_a_model_without_values_cannot_be_saved(tmp_path: Path) -> None:
     with torch.device("meta"):
         model = timm.create_model("resnet_tiny")
-    with pytest.raises(ValueError, match=r"save_pretrained: conv1\.weight is no tensor with values"):
+    with pytest.raises(ValueError, match=r"save_pretrained: conv1\.weight is not a tensor with values"):
         save_pretrained(model, tmp_path / "net")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", r"config\.json is no JSON: "),
+        ("{", r"config\.json is not JSON: "),
         ("[]", r"config\.json describes no model\. Give a folder"),
         ('{"architecture": "resnet_tiny", "tiedconv": {"library": "other"}}', r"config\.json describes no model\."),
         ('{"architecture": "resnet_tiny"}', r'config\.json has no "pretrained_cfg"'),
@@ -410,5 +410,5 @@ def test_a_config_that_builds_nothing_is_named(tmp_path):
     with pytest.raises(ValueError, match=message):
         from_pretrained(folder)
     (folder / "config.json").write_text("[" * 20_000)
-    with pytest.raises(ValueError, match=r"from_pretrained: .*config\.json is no JSON: "):
+    with pytest.raises(ValueError, match=r"from_pretrained: .*config\.json is not JSON: "):
         from_pretrained(folder)

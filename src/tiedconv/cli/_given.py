@@ -12,7 +12,9 @@ from torch import nn
 from .. import __version__
 from .._files import check_writable
 from ..data.base import ImageFiles
-from ._models import eval_transform, input_size, is_random, load_model
+from ..models import build_model
+from ..models.inputs import eval_transform, input_size
+from ..models.named import is_random
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,11 @@ def load(models: str | list[str], checkpoints: str | list[str], pretrained: bool
     torch.manual_seed(0)  # what is drawn is the same at every call
     given = []
     for label, (name, path) in zip(labels, pairs, strict=True):
-        kwargs = {"pretrained": True} if pretrained and path is None else {}
-        random = is_random(name, path, kwargs)
+        library = pretrained and path is None
+        random = is_random(name, path, library)
         weights = str(path) if path else "random" if random else "pretrained"
-        given.append(Given(label, load_model(name, path, **kwargs), weights, random))
+        model = build_model(name, checkpoint=path, pretrained=library).eval()
+        given.append(Given(label, model, weights, random))
     return given
 
 

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from .. import __version__
 from .._files import printable, write_whole
 from ..analysis.gradcam import GradCam, grad_cam
+from ..models.inputs import eval_transform, input_size
 from ..report import page, style
 from ..report.gradcam_plots import class_name, draw_cams, overlay, photo
 from ._console import table_console
 from ._given import Given, check_output, command, facts, load, random_note
-from ._models import eval_transform, input_size
 
 _COVERAGE = "The share of the photo hotter than half of its maximum. The smaller, the more the heat is on one place."
 _LARGEST_PNG = 60_000  # pixels of a side; matplotlib refuses 2^16

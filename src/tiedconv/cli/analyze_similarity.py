@@ -21,12 +21,12 @@ from .._files import write_whole
 from ..analysis import evenly_spaced, filter_similarity
 from ..compare.runner import default_device
 from ..data.base import ImageFiles
+from ..models.inputs import input_size
 from ..report.page import quiet_about_glyphs
 from ..report.similarity_plots import draw_matrices, draw_similarity
 from ..report.similarity_report import ModelSimilarity, similarity_json, write_similarity_report
 from ._console import table_console
 from ._given import Given, check_output, command, facts, load, random_note, split
-from ._models import input_size
 
 
 def similarity(

@@ -31,10 +31,10 @@ from ..export import (
 from ..export.onnx_files import check_onnx_installed
 from ..export.openvino_files import check_openvino_installed
 from ..export.quantize import load_nncf, top1
-from ..models.named import TORCHVISION
+from ..models import build_model
+from ..models.inputs import input_size as made_for
+from ..models.named import TORCHVISION, is_random
 from ._console import table_console
-from ._models import input_size as made_for
-from ._models import is_random, load_model
 
 CALIBRATION_IMAGES = 256
 
@@ -101,9 +101,9 @@ def export(
     _check_output(format, output, int8, checkpoint)
     given = {"num_classes": num_classes, "in_chans": in_chans, "pretrained": pretrained or None}
     kwargs = {name: value for name, value in given.items() if value is not None}
-    network = load_model(model, checkpoint, **kwargs)
+    network = build_model(model, checkpoint=checkpoint, **kwargs).eval()
     console = table_console()
-    if is_random(model, checkpoint, kwargs):
+    if is_random(model, checkpoint, pretrained):
         console.print(f"{model} has random weights. --checkpoint or --pretrained loads others.", markup=False)
     if format == "safetensors":
         save_pretrained(network, output, architecture=model if model.startswith(TORCHVISION) else None)

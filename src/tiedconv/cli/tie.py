@@ -17,12 +17,11 @@ from ..convert.placement import Preset
 from ..convert.tie import Init
 from ..data import ClassificationData
 from ..export.hub import save_pretrained
-from ..models import check_model
-from ..models.named import TORCHVISION
+from ..models import build_model, check_model
+from ..models.named import TORCHVISION, is_random
 from ..models.weights import read_checkpoint
 from ..tasks.optimization import Optimization
 from ._console import table_console
-from ._models import is_random, load_model
 
 
 def tie(
@@ -62,12 +61,12 @@ def tie(
         output: folder for the tied model and the numbers.
     """
     console = table_console()
-    if is_random(model, checkpoint, model_kwargs or {}):
+    if is_random(model, checkpoint, (model_kwargs or {}).get("pretrained", False)):
         console.print(f"{model} has random weights. --checkpoint loads trained ones.", markup=False)
     if data is None:
         if finetune or init == "data":
             raise ValueError("tie: finetune and init=data need images. Give --data, such as --data ImageFolder.")
-        network = load_model(model, checkpoint, **(model_kwargs or {}))
+        network = build_model(model, checkpoint=checkpoint, **(model_kwargs or {})).eval()
         report = tie_(network, blocks, layers, init)
         console.print(report)
         write_whole(_made(output) / "tying.json", json_format.dumps({"report": report.to_dict()}, indent=1))
@@ -79,7 +78,7 @@ def tie(
     if trained.get("tied") is not None:
         raise ValueError(f"tie: the model in {checkpoint} is tied already. Give the one from before.")
     kwargs = {**(trained.get("model_kwargs") or {}), **(model_kwargs or {})}
-    network = load_model(model, checkpoint, **kwargs, **sizes)
+    network = build_model(model, checkpoint=checkpoint, **kwargs, **sizes).eval()
     errors = Console(stderr=True)
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
         fitting = bar.add_task("fitting layers", visible=False)

@@ -1,7 +1,8 @@
 """Models made ready to be used: deployed as ordinary layers, or written to files that other programs read."""
 
+from ..models import from_pretrained
 from .deployment import Branches, deploy
-from .hub import from_pretrained, push_to_hub, save_pretrained
+from .hub import push_to_hub, save_pretrained
 from .layouts import Layout, weight_bytes
 from .onnx_files import open_onnx, to_onnx
 from .openvino_files import open_openvino, to_openvino

@@ -11,7 +11,7 @@ from torch import nn
 from .._meta import on_meta
 from ..convert.placement import TIED_LAYERS
 from ..metrics.counts import count
-from ..models.named import native_input_size
+from ..models.inputs import native_input_size
 from ..nn import SplitTiedConv2d
 
 _PAPER = "https://arxiv.org/abs/2009.12021"

@@ -1,4 +1,4 @@
-"""Models saved to a folder or the Hugging Face Hub, in timm's format, and loaded again."""
+"""Models saved to a folder or the Hugging Face Hub, in timm's format."""
 
 import json
 import shutil
@@ -8,23 +8,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import huggingface_hub
-import timm
 import torch
 from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
-from ..convert import tie_
-from ..models import build_model, check_model, load_weights
-from ..models.named import HUB, TORCHVISION
+from ..models import build_model
+from ..models.named import TORCHVISION, tie_as_saved
+from ..models.saved import CONFIG, HUB, WEIGHTS, build_arguments
 from ..models.weights import describe_difference, sizes
 from ..nn import TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
 from ._card import model_card
 
-_CONFIG, _WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
+_CARD = "README.md"
 _TIED = (TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear)
-# Arguments that would read other files, or the network; others may have written the config.
-_OTHER_SOURCES = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "weights"}
 
 
 def save_pretrained(
@@ -40,9 +37,9 @@ def save_pretrained(
     """Save a model to a folder: ``config.json`` in timm's format, ``model.safetensors`` and a card, ``README.md``.
 
     A model of timm, tied ones included, loads by ``timm.create_model("local-dir:<folder>", pretrained=True)``. One with
-    layers that :func:`tiedconv.tie_` replaced loads by :func:`from_pretrained`; ``config.json`` has the blocks of these
-    layers under ``"tiedconv"``. A network of another class is saved too, and loads into an instance that you build.
-    Rates of dropout are not saved, as timm does not.
+    layers that :func:`tiedconv.tie_` replaced loads by :func:`tiedconv.export.from_pretrained`; ``config.json`` has the
+    blocks of these layers under ``"tiedconv"``. A network of another class is saved too, and loads into an instance
+    that you build. Rates of dropout are not saved, as timm does not.
 
     Args:
         model: on any device, in any memory format; left as it is.
@@ -111,38 +108,6 @@ def push_to_hub(
     return str(repository)
 
 
-def from_pretrained(
-    source: str | Path, *, model: nn.Module | None = None, token: str | None = None, **kwargs: Any
-) -> nn.Module:
-    """Load a model that :func:`save_pretrained` or timm saved, in eval mode.
-
-    Nothing in the files is executed, and a folder is read without the network.
-
-    Args:
-        source: a folder, or ``"hf-hub:<user>/<name>"``, which may end in ``@<revision>``.
-        model: load into this one, and tie its layers as the saved model's are, where they are not. Needed for networks
-            that are neither timm's nor torchvision's. Default: a new one.
-        token: of the Hub, for a private repository.
-        kwargs: arguments of the model that change no weight, such as ``drop_path_rate``.
-
-    Raises:
-        FileNotFoundError: if the folder or a file in it does not exist.
-        ValueError: if a file is broken, or the weights are not those of the model.
-    """
-    folder = _local(str(source), token)
-    config = _read_config(folder / _CONFIG)
-    if model is None:
-        model = _built(folder / _CONFIG, config, kwargs)
-    elif kwargs:
-        raise ValueError(f"from_pretrained: got a model, and {', '.join(kwargs)} to build one. Give one of the two.")
-    try:
-        _tie(model, _entry(config).get("tied", {}))
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"from_pretrained: {folder / _CONFIG} ties layers that it cannot: {error}") from error
-    load_weights(model, folder / _WEIGHTS, who="from_pretrained")
-    return model.eval()
-
-
 def _save(
     model: nn.Module,
     folder: Path,
@@ -164,8 +129,8 @@ def _save(
     text = model_card(model, config, source, **card)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    save_file(state, part / _WEIGHTS, metadata={"format": "pt"})
-    (part / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_file(state, part / WEIGHTS, metadata={"format": "pt"})
+    (part / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (part / _CARD).write_text(text, encoding="utf-8")
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -180,7 +145,7 @@ def _check_replaceable(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise ValueError(f"save_pretrained: {folder} is a file. Give another folder.")
-    others = sorted(path.name for path in folder.iterdir() if path.name not in (_CONFIG, _WEIGHTS, _CARD))
+    others = sorted(path.name for path in folder.iterdir() if path.name not in (CONFIG, WEIGHTS, _CARD))
     if others:
         raise ValueError(f"save_pretrained: {folder} holds other files, such as {others[0]}. Give another folder.")
 
@@ -190,7 +155,7 @@ def _state(model: nn.Module) -> dict[str, torch.Tensor]:
     state = model.state_dict()
     for key, value in state.items():
         if not isinstance(value, torch.Tensor) or value.is_meta or value.layout != torch.strided:
-            raise ValueError(f"save_pretrained: {key} is no tensor with values. Only such can be saved.")
+            raise ValueError(f"save_pretrained: {key} is not a tensor with values. Only such can be saved.")
     return {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
 
 
@@ -218,11 +183,11 @@ def _describe(model: nn.Module, architecture: str | None, model_args: dict[str, 
         tied = {name: m.blocks for name, m in model.named_modules() if isinstance(m, _TIED) and m.blocks > 1}
         return {"architecture": type(model).__name__, "tiedconv": {"library": None, "kwargs": {}, "tied": tied}}
     with torch.device("meta"):
-        like = _build("save_pretrained", config, {})
+        like = build_model(config["architecture"], **build_arguments("save_pretrained", config, {}))
     tied = _plan(model, like)
     if tied:
         config.setdefault("tiedconv", {"library": "timm", "kwargs": {}})["tied"] = tied
-        _tie(like, tied)
+        tie_as_saved(like, tied)
     difference = describe_difference(like.state_dict(), model.state_dict())
     if difference:
         name = config["architecture"]
@@ -235,7 +200,7 @@ def _describe(model: nn.Module, architecture: str | None, model_args: dict[str, 
 
 def _timm_config(model: nn.Module, model_args: dict[str, Any]) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
-        path = Path(folder) / _CONFIG
+        path = Path(folder) / CONFIG
         save_config_for_hf(model, str(path), model_args=model_args)
         return json.loads(path.read_text(encoding="utf-8"))
 
@@ -252,90 +217,3 @@ def _plan(model: nn.Module, like: nn.Module) -> dict[str, int]:
         for name, layer in model.named_modules()
         if isinstance(layer, _TIED) and layer.blocks > 1 and name in ordinary
     }
-
-
-def _tie(model: nn.Module, tied: Mapping[str, int]) -> None:
-    layers = dict(model.named_modules())
-    # A layer that is not there is among the weights that fit nowhere.
-    left = {name: blocks for name, blocks in tied.items() if name in layers and not isinstance(layers[name], _TIED)}
-    if left:
-        tie_(model, left, filter_fn="all", init="random")
-
-
-def _local(source: str, token: str | None) -> Path:
-    """Return the folder with the files of ``source``, downloaded if it is of the Hub."""
-    if source.startswith(HUB):
-        repo_id, _, revision = source.removeprefix(HUB).partition("@")
-        files = huggingface_hub.snapshot_download(
-            repo_id, revision=revision or None, allow_patterns=[_CONFIG, _WEIGHTS], token=token
-        )
-        return Path(files)
-    if not Path(source).is_dir():
-        raise FileNotFoundError(
-            f"from_pretrained: there is no folder {source}. A repository of the Hub is called {HUB}<user>/<name>."
-        )
-    return Path(source)
-
-
-def _built(path: Path, config: Mapping[str, Any], kwargs: Mapping[str, Any]) -> nn.Module:
-    try:
-        return _build("from_pretrained", config, kwargs)
-    except Exception as error:  # timm checks few arguments, so it may be any
-        if isinstance(error, ValueError) and str(error).startswith("from_pretrained: "):
-            raise
-        changed = f" changed by {', '.join(kwargs)}" if kwargs else ""
-        raise ValueError(
-            f"from_pretrained: {path}{changed} describes a {config['architecture']} that cannot be built: "
-            f"{type(error).__name__}: {error}. Save the model again, or correct the arguments."
-        ) from error
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"from_pretrained: {path} does not exist. Give a folder that save_pretrained or timm wrote."
-        )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"from_pretrained: {path} is no JSON: {error}. Save the model again.") from None
-    entry = _entry(config) if isinstance(config, dict) else None
-    if (
-        not isinstance(entry, dict)
-        or not isinstance(config.get("architecture"), str)
-        or entry.get("library", "") not in (None, "timm", "torchvision")
-    ):
-        raise ValueError(
-            f"from_pretrained: {path} describes no model. Give a folder that save_pretrained or timm wrote."
-        )
-    return config
-
-
-def _entry(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what :func:`save_pretrained` says beside timm's format; timm itself says nothing."""
-    return config.get("tiedconv", {"library": "timm"})
-
-
-def _build(who: str, config: Mapping[str, Any], changes: Mapping[str, Any]) -> nn.Module:
-    """Build the model that ``config.json`` describes, untied where :func:`tiedconv.tie_` was at work."""
-    name, entry = config["architecture"], _entry(config)
-    if entry["library"] is None:
-        raise ValueError(
-            f"{who}: {name} is a class of its own, which cannot be built by name. Give model=, an instance "
-            "built as the saved one was."
-        )
-    kwargs = {**(entry.get("kwargs") or config.get("model_args") or {}), **changes}
-    forbidden = sorted(_OTHER_SOURCES & set(kwargs))
-    if forbidden:
-        raise ValueError(
-            f"{who}: {', '.join(forbidden)} must be set neither in {_CONFIG} nor by the caller, as all weights are in "
-            f"{_WEIGHTS}. Leave it out."
-        )
-    check_model(who, name)
-    if entry["library"] == "torchvision":
-        return build_model(name, **kwargs)
-    cfg = config.get("pretrained_cfg")
-    if cfg is None:
-        raise ValueError(f'{who}: {_CONFIG} has no "pretrained_cfg". Give one that timm >= 1.0 wrote.')
-    classes = config.get("num_classes", cfg.get("num_classes", 1000))
-    return timm.create_model(name, pretrained_cfg={**cfg, "num_classes": classes}, **{"num_classes": classes, **kwargs})

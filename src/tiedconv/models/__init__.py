@@ -3,7 +3,7 @@
 from . import tiedefficientnet, tiedresnest, tiedresnet, tiedresnext, tiedsenet
 from ._block import TiedBottleneck
 from ._factory import check_model_name, create_model, list_models
-from .named import build_model, check_model
+from .named import build_model, check_model, from_pretrained
 from .weights import load_weights, read_weights
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "check_model",
     "check_model_name",
     "create_model",
+    "from_pretrained",
     "list_models",
     "load_weights",
     "read_weights",

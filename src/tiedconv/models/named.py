@@ -1,18 +1,86 @@
-"""Models of timm and torchvision by name."""
+"""Any model by name: of timm or torchvision, or saved in a folder or on the Hub."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 import torchvision
 from torch import nn
 
+from ..convert import tie_
+from ..convert.placement import TIED_LAYERS
 from ._factory import check_model_name
+from .inputs import for_channels
+from .saved import CONFIG, HUB, WEIGHTS, build_arguments, own_entry, read_config, saved_folder
+from .weights import load_state, load_weights, read_checkpoint, sizes
 
-TORCHVISION, HUB = "torchvision/", "hf-hub:"  # what names of other sources than timm begin with
+TORCHVISION = "torchvision/"  # what names of torchvision's models begin with
+
+
+def build_model(
+    name: str,
+    *,
+    checkpoint: str | Path | None = None,
+    tied: int | Mapping[str, int] | None = None,
+    pretrained: bool = False,
+    **kwargs: Any,
+) -> nn.Module:
+    """Build a model by name, in train mode. Only ``hf-hub:`` and ``pretrained`` use the network.
+
+    Args:
+        name: of a timm model, tied or not; ``torchvision/<name>`` of a classifier; a folder that
+            :func:`tiedconv.export.save_pretrained` wrote; or ``hf-hub:<repository>``. What is both a name and a folder
+            is the name: write ``./<folder>``.
+        checkpoint: weights to load, as :func:`read_weights` reads them. Default: those of the folder or repository, and
+            random ones for a name.
+        tied: blocks by which layers are tied after the model is built, as in :func:`tiedconv.tie_`; their weights are
+            drawn anew. Default: as the training that wrote the checkpoint tied them.
+        pretrained: load the library's weights, from its cache or the network; without effect on a saved model.
+        kwargs: ``num_classes``, ``in_chans`` and more arguments of the model. Default: those of the checkpoint.
+            torchvision's models have 3 channels.
+
+    Raises:
+        FileNotFoundError: if the checkpoint or the saved model does not exist.
+        ValueError: if there is no such model, ``in_chans`` is not 3 for a model of torchvision, or the checkpoint is of
+            another model or of a detector.
+
+    Example:
+        >>> build_model("torchvision/resnet18", num_classes=10).fc.out_features
+        10
+    """
+    named = _is_name(name)
+    if named:
+        if "/" in name and not name.startswith(TORCHVISION):
+            raise ValueError(f"build_model: there is no folder {name}. A repository of the Hub is called {HUB}{name}.")
+        check_model("build_model", name)
+    state = None
+    if checkpoint is not None:
+        if pretrained:
+            raise ValueError(f"build_model: got pretrained=True and the weights in {checkpoint}. Give one of the two.")
+        state, arguments = read_checkpoint(checkpoint, who="build_model")
+        if named:
+            kwargs = {**_from_task(name, checkpoint, arguments), **kwargs}
+            with torch.device("meta"):
+                like = _create(name, False, {k: v for k, v in kwargs.items() if k != "in_chans"})
+            kwargs = {**sizes(like, state), **kwargs}
+        tied = arguments.get("tied") if tied is None else tied
+    model = _create(name, pretrained, kwargs) if named else from_pretrained(name, **kwargs)
+    if tied is not None:
+        tie_(model, tied, init="random")
+    if state is not None and checkpoint is not None:
+        load_state(model, state, checkpoint, who="build_model")
+    return model.train()
+
+
+def is_random(name: str, checkpoint: str | Path | None = None, pretrained: bool = False) -> bool:
+    """Whether :func:`build_model` draws the weights."""
+    return checkpoint is None and not pretrained and _is_name(name)
 
 
 def check_model(who: str, name: str) -> None:
-    """Raise ValueError, in the name of ``who``, unless :func:`build_model` can build ``name``."""
+    """Raise ValueError, in the name of ``who``, unless timm or torchvision has a model called ``name``."""
     if not name.startswith(TORCHVISION):
         check_model_name(who, name)
     elif name.removeprefix(TORCHVISION) not in torchvision.models.list_models(module=torchvision.models):
@@ -22,49 +90,104 @@ def check_model(who: str, name: str) -> None:
         )
 
 
-def build_model(name: str, *, pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Build a model, in train mode.
+def from_pretrained(
+    source: str | Path, *, model: nn.Module | None = None, token: str | None = None, **kwargs: Any
+) -> nn.Module:
+    """Load a model that :func:`tiedconv.export.save_pretrained` or timm saved, in eval mode.
+
+    Nothing in the files is executed, and a folder is read without the network.
 
     Args:
-        name: of a timm model, tied or not, or ``"torchvision/"`` and the name of a classifier of torchvision.
-        pretrained: load the library's weights, from its cache or the network. Default: random weights.
-        kwargs: ``num_classes``, ``in_chans`` and more arguments of the library. torchvision's models have 3 channels.
+        source: a folder, or ``"hf-hub:<user>/<name>"``, which may end in ``@<revision>``.
+        model: load into this one, and tie its layers as the saved model's are, where they are not. Needed for networks
+            that are neither timm's nor torchvision's. Default: a new one.
+        token: of the Hub, for a private repository.
+        kwargs: arguments of the model that change no weight, such as ``drop_path_rate``.
 
     Raises:
-        ValueError: if the name is unknown, or ``in_chans`` is not 3 for a model of torchvision.
-
-    Example:
-        >>> build_model("torchvision/resnet18", num_classes=10).fc.out_features
-        10
+        FileNotFoundError: if the folder or a file in it does not exist.
+        ValueError: if a file is broken, or the weights are not those of the model.
     """
-    check_model("build_model", name)
+    folder = saved_folder(str(source), token)
+    path = folder / CONFIG
+    config = read_config(path)
+    if model is None:
+        model = _build_saved(path, config, kwargs)
+    elif kwargs:
+        raise ValueError(f"from_pretrained: got a model, and {', '.join(kwargs)} to build one. Give one of the two.")
+    try:
+        tie_as_saved(model, own_entry(config).get("tied", {}))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"from_pretrained: {path} ties layers that it cannot: {error}") from error
+    load_weights(model, folder / WEIGHTS, who="from_pretrained")
+    return model.eval()
+
+
+def tie_as_saved(model: nn.Module, tied: Mapping[str, int]) -> None:
+    """Tie the layers of ``model`` that are tied in a saved one and not yet here."""
+    layers = dict(model.named_modules())
+    # A layer that is missing here shows up among the weights that do not fit.
+    left = {
+        name: blocks for name, blocks in tied.items() if name in layers and not isinstance(layers[name], TIED_LAYERS)
+    }
+    if left:
+        tie_(model, left, filter_fn="all", init="random")
+
+
+def _is_name(name: str) -> bool:
+    """Whether ``name`` is a model of a library, not a folder or repository."""
+    if name.startswith((TORCHVISION, HUB)):
+        return name.startswith(TORCHVISION)
+    # "resnet50.a1_in1k" is a name with a tag, unless there is a folder of that name.
+    return (timm.is_model(name) and "." not in name) or not Path(name).is_dir()
+
+
+def _create(name: str, pretrained: bool, kwargs: Mapping[str, Any]) -> nn.Module:
+    """Build a model of timm or torchvision."""
     if not name.startswith(TORCHVISION):
         model: Any = timm.create_model(name, pretrained=pretrained, **kwargs)
         if hasattr(model, "pretrained_cfg"):
             channels = kwargs.get("in_chans", model.pretrained_cfg["input_size"][0])
             model.pretrained_cfg = model.default_cfg = for_channels(model.pretrained_cfg, channels)
         return model
-    in_chans = kwargs.pop("in_chans", 3)
+    options = dict(kwargs)
+    in_chans = options.pop("in_chans", 3)
     if in_chans != 3:
         raise ValueError(
             f"build_model: {name} takes images of 3 channels, got in_chans={in_chans}. Leave in_chans out, or choose a "
             "model of timm."
         )
     weights = "DEFAULT" if pretrained else None
-    return torchvision.models.get_model(name.removeprefix(TORCHVISION), weights=weights, **kwargs)
+    return torchvision.models.get_model(name.removeprefix(TORCHVISION), weights=weights, **options)
 
 
-def for_channels(config: dict[str, Any], channels: int) -> dict[str, Any]:
-    """Return timm's configuration of data with the mean of the colours' statistics where it has not ``channels``."""
-    found = {key: config[key] for key in ("mean", "std") if config.get(key)}
-    return {**config, **{k: v if len(v) == channels else (sum(v) / len(v),) * channels for k, v in found.items()}}
+def _build_saved(path: Path, config: Mapping[str, Any], changes: Mapping[str, Any]) -> nn.Module:
+    name = config["architecture"]
+    arguments = build_arguments("from_pretrained", config, changes)
+    check_model("from_pretrained", name)
+    try:
+        return _create(name, False, arguments)
+    except Exception as error:  # timm checks few arguments, so it may be any
+        changed = f" changed by {', '.join(changes)}" if changes else ""
+        raise ValueError(
+            f"from_pretrained: {path}{changed} describes a {name} that cannot be built: "
+            f"{type(error).__name__}: {error}. Save the model again, or correct the arguments."
+        ) from error
 
 
-def native_input_size(model: nn.Module) -> tuple[int, int, int] | None:
-    """Return the (C, H, W) of the images that a model of timm or torchvision is made for; None for another model."""
-    cfg: Any = getattr(model, "pretrained_cfg", None)
-    if cfg is not None:
-        channels, *size = cfg["input_size"]
-        size = getattr(getattr(model, "patch_embed", None), "img_size", None) or size  # of a transformer built for it
-        return int(getattr(model, "in_chans", channels)), int(size[0]), int(size[1])
-    return (3, 224, 224) if type(model).__module__.startswith("torchvision.models.") else None
+def _from_task(name: str, checkpoint: str | Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how the task that wrote ``checkpoint`` built its model."""
+    if "backbone" in arguments:
+        raise ValueError(
+            f"build_model: {checkpoint} holds a detector, with the backbone {arguments['backbone']}, and only "
+            "classifiers can be loaded here. Give the checkpoint of a classifier."
+        )
+    if "model" not in arguments:
+        return {}  # not written by a task of ours: the weights alone say what it is
+    trained = str(arguments["model"])
+    if trained.partition(".")[0] != name.partition(".")[0]:  # the tag of timm's weights says nothing about the network
+        raise ValueError(
+            f"build_model: {checkpoint} holds {trained}, not {name}. Give that name, or another checkpoint."
+        )
+    options = ("num_classes", "in_chans")
+    return {**(arguments.get("model_kwargs") or {}), **{k: arguments[k] for k in options if k in arguments}}

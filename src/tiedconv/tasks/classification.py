@@ -1,6 +1,5 @@
 """Image classification as a Lightning module: any timm model, SGD by the paper's schedule or a modern recipe."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from ..convert import tie_
 from ..models import build_model, check_model
 from ._task import Task
 from .optimization import Optimization, as_optimization
@@ -20,17 +18,10 @@ from .predictions import ClassWriter
 
 
 def build_classifier(
-    name: str,
-    num_classes: int,
-    in_chans: int,
-    model_kwargs: Mapping[str, Any] | None = None,
-    tied: int | Mapping[str, int] | None = None,
+    name: str, num_classes: int, in_chans: int, model_kwargs: Any = None, tied: Any = None
 ) -> nn.Module:
-    """Build the model of a :class:`ClassificationTask`, which says what the arguments are."""
-    model = build_model(name, num_classes=num_classes, in_chans=in_chans, **(model_kwargs or {}))
-    if tied is not None:
-        tie_(model, tied, init="random")
-    return model
+    """Build the model of a :class:`ClassificationTask`."""
+    return build_model(name, num_classes=num_classes, in_chans=in_chans, tied=tied, **(model_kwargs or {}))
 
 
 def _check_even(images: int) -> None:
@@ -94,7 +85,7 @@ class ClassificationTask(Task):
         optimization = as_optimization(optimization)
         # Plain values only, so that a checkpoint can be read with weights_only=True.
         self.save_hyperparameters({**arguments, "optimization": asdict(optimization)})
-        self.model = build_classifier(model, num_classes, in_chans, model_kwargs, tied)
+        self.model = build_model(model, num_classes=num_classes, in_chans=in_chans, tied=tied, **(model_kwargs or {}))
         self.optimization = optimization
         self.label_smoothing = label_smoothing
         self.channels_last = channels_last
@@ -118,7 +109,9 @@ class ClassificationTask(Task):
         """(N, C, H, W) normalised images → (N, num_classes) logits."""
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        return self.model(images)
+        outputs = self.model(images)
+        # GoogLeNet and Inception v3 of torchvision add auxiliary outputs in training, which have no loss here.
+        return outputs if isinstance(outputs, Tensor) else outputs.logits
 
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)

@@ -1,0 +1,67 @@
+"""The images that a model of timm or torchvision is made for."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from timm.data import create_transform, resolve_data_config
+from torch import Tensor, nn
+from torchvision import transforms
+
+if TYPE_CHECKING:
+    from PIL import Image  # torchvision brings it; this package needs its name alone
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which all of torchvision's classifiers use
+_MODES = {1: "L", 3: "RGB"}
+
+
+def native_input_size(model: nn.Module) -> tuple[int, int, int] | None:
+    """Return the (C, H, W) of the images that a model of timm or torchvision is made for; None for another model."""
+    cfg: Any = getattr(model, "pretrained_cfg", None)
+    if cfg is not None:
+        channels, *size = cfg["input_size"]
+        size = getattr(getattr(model, "patch_embed", None), "img_size", None) or size  # of a transformer built for it
+        return int(getattr(model, "in_chans", channels)), int(size[0]), int(size[1])
+    return (3, 224, 224) if type(model).__module__.startswith("torchvision.models.") else None
+
+
+def input_size(model: nn.Module) -> tuple[int, int, int]:
+    """Return the (C, H, W) of the images that a model is made for.
+
+    Raises:
+        ValueError: if it is neither timm's nor torchvision's.
+    """
+    size = native_input_size(model)
+    if size is None:
+        raise ValueError(f"{type(model).__name__} does not say which images it is made for. Give --input_size C,H,W.")
+    return size
+
+
+def eval_transform(model: nn.Module) -> "Callable[[Image.Image], Tensor]":
+    """Return the transform by which a picture of any mode becomes the (C, H, W) tensor that a model is evaluated on.
+
+    A model of one channel sees the picture in grey, normalised by the mean of the colours' statistics.
+
+    Raises:
+        ValueError: if the model is neither timm's nor torchvision's.
+    """
+    channels, height, width = input_size(model)
+    if hasattr(model, "pretrained_cfg"):
+        config = for_channels(resolve_data_config(model=model), channels)
+        steps = create_transform(**{**config, "input_size": (channels, height, width)})
+    else:
+        steps = transforms.Compose(
+            [
+                transforms.Resize(256),
+                transforms.CenterCrop((height, width)),
+                transforms.ToTensor(),
+                transforms.Normalize(_MEAN, _STD),
+            ]
+        )
+    mode = _MODES.get(channels)
+    return lambda picture: steps(picture if mode is None else picture.convert(mode))
+
+
+def for_channels(config: dict[str, Any], channels: int) -> dict[str, Any]:
+    """Return timm's data configuration, with statistics averaged over the colours unless there are ``channels``."""
+    found = {key: config[key] for key in ("mean", "std") if config.get(key)}
+    return {**config, **{k: v if len(v) == channels else (sum(v) / len(v),) * channels for k, v in found.items()}}
