@@ -10,7 +10,10 @@ def test_predict_reads_a_folder_of_images_in_any_mode_and_size(tmp_path):
     Image.new("RGBA", (40, 30), "white").save(tmp_path / "b.png")
     Image.new("L", (8, 8), 0).save(tmp_path / "sub" / "a.jpg")
     (tmp_path / "notes.txt").write_text("no image")
-    images, paths = next(iter(Digits(predict_path=str(tmp_path)).predict_dataloader()))
+    with pytest.warns(
+        UserWarning, match=r"ImageFiles: 1 files of other suffixes \(1 \.txt: notes\.txt\) in .* not read"
+    ):
+        images, paths = next(iter(Digits(predict_path=str(tmp_path)).predict_dataloader()))
     assert images.shape == (2, 1, 16, 16)
     assert [p.removeprefix(str(tmp_path)) for p in paths] == ["/b.png", "/sub/a.jpg"]
     assert images[0].mean() > 0 > images[1].mean()

@@ -136,3 +136,73 @@ def test_an_image_that_a_transform_fails_on_is_named(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "0.png")
     with pytest.raises(OSError, match=r"0\.png cannot be read as an image: MemoryError\. Replace the file"):
         ImageFiles(tmp_path, fail, channels=3)[0]
+
+
+def picture(path, kind=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (32, 32), "red").save(path, kind)
+
+
+@pytest.mark.parametrize("hidden", [".ipynb_checkpoints", ".thumbnails", "__MACOSX"])
+@pytest.mark.parametrize("empty", [False, True])
+def test_hidden_folders_are_not_classes(tmp_path, hidden, empty):
+    fill(tmp_path)
+    (tmp_path / "train" / hidden).mkdir()
+    if not empty:
+        picture(tmp_path / "train" / hidden / "1.png")
+    data = ImageFolder(str(tmp_path), image_size=16, num_workers=0)
+    assert data.classes == ("cat", "dog")
+    assert [label for _, label in data.split(train=True).samples] == [0, 1]
+
+
+def test_files_that_are_left_out_are_counted_and_named_in_training_and_prediction(tmp_path):
+    fill(tmp_path)
+    for part in ("train", "val"):
+        picture(tmp_path / part / "cat" / "1.JPEG")
+        picture(tmp_path / part / "cat" / "2.gif")
+        picture(tmp_path / part / "cat" / "3.jfif", "JPEG")
+        picture(tmp_path / part / "dog" / ".ipynb_checkpoints" / "0-checkpoint.jpg")
+        (tmp_path / part / "dog" / "._0.jpg").write_bytes(b"macOS")
+        for name in ("Thumbs.db", "desktop.ini", ".DS_Store"):
+            (tmp_path / part / "dog" / name).write_bytes(b"of the system")
+    data = ImageFolder(str(tmp_path), image_size=16, num_workers=0)
+    left_out = (
+        r"2 files of other suffixes \(1 \.gif, 1 \.jfif: cat/2\.gif, cat/3\.jfif\) and 2 hidden images "
+        r"\(dog/(\._0\.jpg, dog/)?\.ipynb_checkpoints/0-checkpoint\.jpg.*\) in .*/{} are not read\. Read are \.jpg, "
+    )
+    for train, part in ((True, "train"), (False, "val")):
+        with pytest.warns(UserWarning, match="ImageFolder: " + left_out.replace("{}", part)):
+            assert len(data.split(train)) == 3
+    with pytest.warns(UserWarning, match="ImageFiles: " + left_out.replace("{}", "val")):
+        assert len(data.image_files(tmp_path / "val")) == 3
+
+
+def test_files_outside_the_folders_of_the_classes_are_counted(tmp_path):
+    picture(fill(tmp_path) / "train" / "lost.png")
+    (tmp_path / "train" / ".DS_Store").write_bytes(b"")
+    data = ImageFolder(str(tmp_path), image_size=16, num_workers=0)
+    with pytest.warns(
+        UserWarning, match=r"1 files outside the folders of the classes \(lost\.png\) in .*train are not"
+    ):
+        assert len(data.split(train=True)) == 2
+
+
+def test_a_folder_of_a_class_without_an_image_is_named_before_the_first_epoch(tmp_path):
+    fill(tmp_path)
+    (tmp_path / "val" / "dog" / "0.jpg").rename(tmp_path / "val" / "dog" / "0.heic")
+    data = ImageFolder(str(tmp_path), image_size=16, num_workers=0)
+    message = (
+        r"ImageFolder: class folders of .*val hold no image\. Found no valid file for the classes dog\. Put images"
+    )
+    with (
+        pytest.raises(FileNotFoundError, match=message),
+        pytest.warns(UserWarning, match=r"1 files of other suffixes \(1 \.heic: dog/0\.heic\)"),
+    ):
+        data.setup("fit")
+
+
+def test_a_split_without_folders_is_named(tmp_path):
+    for part in ("train", "val"):
+        picture(tmp_path / part / "0.png")
+    with pytest.raises(FileNotFoundError, match=r"ImageFolder: .*train holds no folder\. Expected one for each class"):
+        ImageFolder(str(tmp_path))

@@ -15,6 +15,8 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from ._listing import Listing
+
 Transform = Callable[[Any], torch.Tensor]
 
 _THINNEST = 100  # times that one side of an image may be as long as the other
@@ -244,7 +246,7 @@ def in_mode(image: Image.Image, mode: str) -> Image.Image:
 class ImageFiles(Dataset[tuple[torch.Tensor, str]]):
     """One image file or all image files below a folder and the folders that it links to, as (image, path) pairs.
 
-    They are sorted by path.
+    They are sorted by path. A warning counts the files that are hidden or have other suffixes, which are not read.
 
     Raises:
         FileNotFoundError: if the path does not exist or holds no image.
@@ -254,9 +256,11 @@ class ImageFiles(Dataset[tuple[torch.Tensor, str]]):
         if not path.exists():
             raise FileNotFoundError(f"ImageFiles: {path} does not exist. Give an image file or a folder of images.")
         found = [path] if path.is_file() else sorted(_files_below(path))
-        self.paths = [p for p in found if p.suffix.lower() in IMG_EXTENSIONS]
+        listing = Listing(path.parent if path.is_file() else path)
+        self.paths = [p for p in found if listing.is_image(str(p))]
         if not self.paths:
             raise FileNotFoundError(f"ImageFiles: no image in {path}. Known suffixes: {', '.join(IMG_EXTENSIONS)}.")
+        listing.warn("ImageFiles")
         self.transform = transform
         self.mode = "L" if channels == 1 else "RGB"
 

@@ -20,6 +20,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from .._coco import Array, check_data_set, check_masks, decode_mask, has_pixels
+from ._listing import few
 from .base import ImageData, ImageFiles, Transform, in_mode, upright
 
 _BOXES_ALONE = "For boxes alone, set masks to false and choose a detector of boxes."
@@ -195,7 +196,7 @@ class DetectionData(ImageData):
             differing = sorted(i for i in {**theirs, **ours} if theirs.get(i) != ours.get(i))
             listed = [f"{i} is {theirs.get(i)!r} in training and {ours.get(i)!r} in validation" for i in differing]
             raise ValueError(
-                f"{type(self).__name__}: training and validation must have the same categories, but {_few(listed)}. "
+                f"{type(self).__name__}: training and validation must have the same categories, but {few(listed)}. "
                 f"Correct {found.source} or {self.annotated(train=False).source}."
             )
         objects, left_out = self._objects(found)
@@ -364,13 +365,9 @@ def _has_only_lines(segmentation: Any) -> bool:
 def _counted(names: Mapping[str, Sequence[str]]) -> str:
     """Return how many there are of each kind and, if that kind is a fault, the names of the first few files."""
     return ", ".join(
-        f"{len(files)} {kind}" + ("" if kind in _USUAL else f" (in {_few(list(dict.fromkeys(files)))})")
+        f"{len(files)} {kind}" + ("" if kind in _USUAL else f" (in {few(list(dict.fromkeys(files)))})")
         for kind, files in names.items()
     )
-
-
-def _few(values: Sequence[Any]) -> str:
-    return ", ".join(map(str, values[:5])) + (" ..." if len(values) > 5 else "")
 
 
 def on_disk(folder: Path, name: str) -> str:

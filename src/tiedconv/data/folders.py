@@ -10,12 +10,16 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transf
 from torch.utils.data import Dataset
 from torchvision import datasets
 
+from ._listing import Listing, few, is_hidden
 from .base import Transform, read_image
 from .classification import ClassificationData
 
 
 class ImageFolder(ClassificationData):
-    """Images sorted into one folder a class: ``root/train/<class>/*`` and ``root/val/<class>/*``.
+    """Images sorted into one folder per class: ``root/train/<class>/*`` and ``root/val/<class>/*``.
+
+    Hidden folders, such as ``.ipynb_checkpoints``, are not classes. A warning counts and names the files that are left
+    out: hidden ones, those of other suffixes than torchvision reads, and those outside the folders of the classes.
 
     Training images: random resized crop, flip, and what the options add. Validation images: short side resized to
     ``image_size / crop_pct``, centre crop. All are first turned as their camera says that it was held (EXIF).
@@ -25,12 +29,12 @@ class ImageFolder(ClassificationData):
         image_size: side of the crops in pixels.
         crop_pct: share of the resized image's side that the validation crop keeps, 0-1.
         color_jitter: strength of brightness, contrast and saturation jitter; 0 switches it off.
-        auto_augment: timm's policy string, such as ``"rand-m9-mstd0.5"``; default none.
+        auto_augment: timm's policy string, such as ``"rand-m9-mstd0.5"``; none by default.
         random_erasing: probability of erasing a rectangle, 0-1.
         batch_size, num_workers, predict_path: as in :class:`ClassificationData`.
 
     Raises:
-        FileNotFoundError: if ``root`` lacks one of the two folders.
+        FileNotFoundError: if ``root`` lacks one of the two folders; when a split is built, if a class has no image.
         ValueError: if the two folders do not hold the same classes.
     """
 
@@ -71,12 +75,16 @@ class ImageFolder(ClassificationData):
                     f"{type(self).__name__}: {folder} is not a folder. Expected {self.root}/train/<class>/<image> and "
                     f"{self.root}/val/<class>/<image>."
                 )
-            names[part] = datasets.folder.find_classes(folder)[0]
+            names[part] = _class_names(folder)
+            if not names[part]:
+                raise FileNotFoundError(
+                    f"{type(self).__name__}: {folder} holds no folder. Expected one for each class."
+                )
         if names["train"] != names["val"]:
             differing = sorted(set(names["train"]) ^ set(names["val"]))
             raise ValueError(
                 f"{type(self).__name__}: train and val of {self.root} hold different classes; only in one of them: "
-                f"{', '.join(differing[:5])}{' ...' if len(differing) > 5 else ''}."
+                f"{few(differing)}."
             )
         return tuple(names["train"])
 
@@ -91,11 +99,36 @@ class ImageFolder(ClassificationData):
         return self.transform(train=False)
 
     def build(self, train: bool) -> Dataset[Any]:
-        return datasets.ImageFolder(self.root / ("train" if train else "val"), loader=self.image_loader(train))
+        folder = self.root / ("train" if train else "val")
+        listing = Listing(folder)
+        try:
+            split = _Folder(str(folder), loader=self.image_loader(train), is_valid_file=listing.is_image)
+        except FileNotFoundError as error:
+            listing.warn(type(self).__name__)
+            raise FileNotFoundError(
+                f"{type(self).__name__}: class folders of {folder} hold no image. {error}Put images into them or "
+                "remove them from train and val."
+            ) from None
+        for path in folder.iterdir():
+            if path.is_file():  # beside the folders of the classes
+                listing.leave_out(path.name)
+        listing.warn(type(self).__name__)
+        return split
 
     def image_loader(self, train: bool) -> Callable[[str], torch.Tensor]:
         """Return what makes of a file an image to train on or to evaluate."""
         return partial(_load, transform=self.transform(train))  # not torchvision's transform, which knows no path
+
+
+class _Folder(datasets.ImageFolder):
+    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+        names = _class_names(Path(directory))
+        return names, {name: index for index, name in enumerate(names)}
+
+
+def _class_names(folder: Path) -> list[str]:
+    """Return the names of the folders that stand for classes: all but the hidden ones."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
 
 
 class ImageNet(ImageFolder):
