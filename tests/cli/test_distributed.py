@@ -1,4 +1,4 @@
-"""Two processes on one machine, started as a user would start them."""
+"""Several processes on one machine, started as a user would start them."""
 
 import csv
 import functools
@@ -68,25 +68,6 @@ def tiedconv(folder, subcommand, config, *arguments, processes=2, strategy=DDP, 
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_predict_every_image_once(tmp_path):
-    tiedconv(tmp_path, "fit", "digits/train.yaml", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2")
-    last = tmp_path / "runs" / "fit" / "version_0" / "checkpoints" / "last.ckpt"
-    assert last.exists()
-    (tmp_path / "mine").mkdir()
-    for i in range(3):
-        Image.new("L", (8, 8), 80 * i).save(tmp_path / "mine" / f"{i}.png")
-    tiedconv(tmp_path, "predict", "digits/train.yaml", "--ckpt_path", str(last), "--data.predict_path=mine")
-    rows = [
-        row["image"]
-        for rank in (0, 1)
-        for row in csv.DictReader(
-            (tmp_path / "runs" / "predict" / "version_0" / f"predictions-rank{rank}.csv").read_text().splitlines()
-        )
-    ]
-    assert sorted(rows) == ["mine/0.png", "mine/1.png", "mine/2.png"]
-
-
-@pytest.mark.slow
 def test_two_processes_train_a_detector_and_evaluate_every_image_once(tmp_path):
     config = "occlusion/mask_rcnn.yaml"
     small = [f"--data.scenes.{name}={value}" for name, value in SCENES.items()]
@@ -139,14 +120,37 @@ def alone(tmp_path_factory):
     return functools.cache(lambda norm: train(tmp_path_factory.mktemp(norm), 1, norm=norm, strategy=[]))
 
 
+def predict(folder, processes=2, strategy=DDP):
+    """Predict three images by the last checkpoint; return the rows of each process."""
+    (folder / "mine").mkdir(exist_ok=True)
+    for i in range(3):  # of two processes, one has two batches and the other has one
+        Image.new("L", (8, 8), 80 * i).save(folder / "mine" / f"{i}.png")
+    given = ["--ckpt_path=kept/last.ckpt", "--data.predict_path=mine", "--data.batch_size=1"]
+    given += [*NORMS["group"], f"--trainer.default_root_dir={processes}"]
+    tiedconv(folder, "predict", "digits/train.yaml", *given, processes=processes, strategy=strategy)
+    tables = (folder / str(processes) / "predict" / "version_0").glob("predictions*.csv")
+    return [read_csv(table) for table in tables]
+
+
+def joined(tables):
+    return sorted((row for table in tables for row in table), key=lambda row: row["image"])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 4])
-@pytest.mark.parametrize("norm", NORMS)
-def test_processes_train_as_one_with_their_batches_together(tmp_path, alone, processes, norm):
+def test_two_processes_train_as_one_and_predict_every_image_once(tmp_path, alone):
+    assert_same_training(train(tmp_path, 2), alone("group"))
+    tables = predict(tmp_path)
+    assert len(tables) == 2
+    assert [row["image"] for row in joined(tables)] == ["mine/0.png", "mine/1.png", "mine/2.png"]
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize(("processes", "norm"), [(4, "group"), (2, "frozen batch")])
+def test_more_processes_and_another_norm_train_as_one_too(tmp_path, alone, processes, norm):
     assert_same_training(train(tmp_path, processes, norm=norm), alone(norm))
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_a_killed_process_ends_the_training_which_goes_on_from_its_checkpoint(tmp_path, alone):
     given = [*NORMS["group"], *TRAINING, "--data.batch_size=16", "--trainer.max_epochs=2"]
     (tmp_path / "extra.py").write_text(CALLBACKS)
@@ -160,33 +164,15 @@ def test_a_killed_process_ends_the_training_which_goes_on_from_its_checkpoint(tm
     assert_same_training((numbers, weights), (expected_numbers[-len(numbers) :], expected_weights))
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_sharded_parameters_train_resume_and_predict_as_whole_ones(tmp_path, alone):
     numbers, _ = train(tmp_path, 2, strategy=FSDP2, epochs=1)
     more, weights = train(tmp_path, 2, "--ckpt_path=last", strategy=FSDP2)
     assert_same_training((numbers + more, weights), alone("group"))
 
-    (tmp_path / "mine").mkdir()
-    for i in range(3):  # one process has two batches, the other one
-        Image.new("L", (8, 8), 80 * i).save(tmp_path / "mine" / f"{i}.png")
-    rows = []
-    for processes, strategy in ((2, FSDP2), (1, [])):
-        tiedconv(
-            tmp_path,
-            "predict",
-            "digits/train.yaml",
-            *NORMS["group"],
-            "--ckpt_path=kept/last.ckpt",
-            "--data.predict_path=mine",
-            "--data.batch_size=1",
-            f"--trainer.default_root_dir={processes}",
-            processes=processes,
-            strategy=strategy,
-        )
-        tables = (tmp_path / str(processes) / "predict" / "version_0").glob("predictions*.csv")
-        rows.append(sorted((row for table in tables for row in read_csv(table)), key=lambda row: row["image"]))
-    assert rows[0] == rows[1]
-    assert [row["image"] for row in rows[0]] == ["mine/0.png", "mine/1.png", "mine/2.png"]
+    sharded = joined(predict(tmp_path, strategy=FSDP2))
+    assert sharded == joined(predict(tmp_path, processes=1, strategy=[]))
+    assert [row["image"] for row in sharded] == ["mine/0.png", "mine/1.png", "mine/2.png"]
 
 
 def test_tensor_parallelism_is_refused():

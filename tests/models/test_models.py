@@ -17,10 +17,10 @@ from tiedconv.models.tiedefficientnet import TiedSqueezeExcite
 from tiedconv.nn import TiedSE
 
 ALL = tiedconv.list_models()
-# Depth adds nothing to what these look at, only time.
-SHALLOW = [name for name in ALL if "101" not in name]
-# One a family, for what would be slow with all.
-ONE_A_FAMILY = [
+# A network of a hundred layers has the layers of its twin of fifty.
+DEEP_IN_STRESS = [pytest.param(name, marks=pytest.mark.stress if "101" in name else ()) for name in ALL]
+# What the classes compute, which the names only size.
+ONE_PER_FAMILY = [
     "resnet_tiny",
     "tiedresnet_tiny",
     "tiedresnet50_s",
@@ -52,7 +52,7 @@ def lively_model(name: str, **kwargs: Any) -> Any:
     return model.eval()
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", DEEP_IN_STRESS)
 def test_forward_and_backward_reach_every_parameter(name: str) -> None:
     model = tiedconv.create_model(name, num_classes=10)
     y = model(torch.randn(2, 3, 32, 32))
@@ -64,7 +64,7 @@ def test_forward_and_backward_reach_every_parameter(name: str) -> None:
     assert [n for n, p in model.named_parameters() if not torch.isfinite(p.grad).all()] == []
 
 
-@pytest.mark.parametrize("name", ONE_A_FAMILY)
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
 def test_no_gradient_is_zero_where_every_branch_counts(name: str) -> None:
     model = lively_model(name)
     model(torch.randn(2, 3, 64, 64)).square().sum().backward()
@@ -82,7 +82,7 @@ def test_features_only(name: str) -> None:
     assert [64 // f.shape[2] for f in features] == model.feature_info.reduction()
 
 
-@pytest.mark.parametrize("name", SHALLOW)
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
 def test_features_only_takes_out_indices_and_output_stride(name: str) -> None:
     model = meta_model(name, features_only=True, out_indices=(2, 4), output_stride=8)
 
@@ -90,7 +90,7 @@ def test_features_only_takes_out_indices_and_output_stride(name: str) -> None:
     assert model.feature_info.reduction()[-1] == 8
 
 
-@pytest.mark.parametrize("name", SHALLOW)
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
 def test_forward_intermediates(name: str) -> None:
     model = meta_model(name)
     last, intermediates = model.forward_intermediates(meta_images())
@@ -100,7 +100,7 @@ def test_forward_intermediates(name: str) -> None:
     assert model.forward_head(last).shape == (2, 1000)
 
 
-@pytest.mark.parametrize("name", SHALLOW)
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
 def test_without_a_classifier(name: str) -> None:
     model = meta_model(name, num_classes=0)
     assert model(meta_images()).shape == (2, model.num_features)
@@ -109,7 +109,7 @@ def test_without_a_classifier(name: str) -> None:
     assert model(meta_images()).shape[:2] == (2, model.num_features)
 
 
-@pytest.mark.parametrize("name", SHALLOW)
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
 def test_reset_classifier(name: str) -> None:
     model = meta_model(name)
     model.reset_classifier(7)
@@ -129,7 +129,7 @@ def test_group_matcher_reaches_every_parameter(name: str) -> None:
         assert sorted(names) == sorted(n for n, _ in model.named_parameters())
 
 
-@pytest.mark.parametrize("name", SHALLOW)
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
 def test_in_chans_pool_drop_path_and_dtype(name: str) -> None:
     kwargs = {"in_chans": 1, "global_pool": "avgmax", "drop_path_rate": 0.1, "dtype": torch.bfloat16}
     model = meta_model(name, **kwargs)
@@ -139,7 +139,7 @@ def test_in_chans_pool_drop_path_and_dtype(name: str) -> None:
     assert model(torch.empty(2, 1, 32, 32, device="meta", dtype=torch.bfloat16)).shape == (2, 1000)
 
 
-@pytest.mark.parametrize("name", ONE_A_FAMILY)
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
 def test_grad_checkpointing_changes_no_number(name: str) -> None:
     model = lively_model(name)
     x = torch.randn(2, 3, 64, 64)
@@ -154,7 +154,7 @@ def test_grad_checkpointing_changes_no_number(name: str) -> None:
     torch.testing.assert_close(results[1], results[0])
 
 
-@pytest.mark.parametrize("name", ONE_A_FAMILY)
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
 def test_state_dict_copy_and_pickle_give_the_same_model(name: str) -> None:
     model = lively_model(name)
     fresh = tiedconv.create_model(name, num_classes=10).eval()
@@ -166,7 +166,7 @@ def test_state_dict_copy_and_pickle_give_the_same_model(name: str) -> None:
         assert torch.equal(twin(x), expected)
 
 
-@pytest.mark.parametrize("name", ONE_A_FAMILY)
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
 def test_channels_last_gives_the_same_numbers(name: str) -> None:
     model = lively_model(name).double()
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)

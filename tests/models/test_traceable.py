@@ -31,7 +31,6 @@ MODELS = pytest.mark.parametrize(
         "tiedefficientnet_b0_b2",
     ],
 )
-FORMATS = pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 TIED = (TiedConv2d, SplitTiedConv2d, TiedLinear)
 
 
@@ -104,8 +103,7 @@ def test_timm_extracts_features_from_the_graph(name):
 
 
 @MODELS
-@FORMATS
-@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize(("memory_format", "grad"), [(torch.contiguous_format, False), (torch.channels_last, True)])
 @pytest.mark.filterwarnings("ignore:`torch.jit.trace:FutureWarning")
 def test_a_jit_trace_passes_its_check_without_a_warning_and_serves_other_sizes(name, memory_format, grad):
     model = lively(name).to(memory_format=memory_format)
@@ -126,7 +124,7 @@ def test_the_graph_of_a_deployed_network_can_be_scripted(name):
 
 
 @MODELS
-@FORMATS
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_torchs_counter_sees_the_multiply_adds_of_every_tied_layer(name, memory_format):
     model = lively(name).to(memory_format=memory_format)
     expected: dict[str, int] = {}
