@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._counting import counted_macs
 from ..nn import SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, TiedConv1d, TiedConv2d, TiedConv3d, SplitTiedConv2d)
@@ -28,7 +29,7 @@ class LayerSummary:
     Attributes:
         name: qualified name.
         kind: name of its class, such as ``"TiedConv2d"``.
-        blocks: numbers of blocks, one a split; ``(1,)`` if nothing is shared.
+        blocks: numbers of blocks, one per split; ``(1,)`` if nothing is shared.
         groups: numbers of groups, likewise.
         params: parameters, bias included.
         macs: multiply-adds for one image, over all calls in a forward pass.
@@ -73,7 +74,7 @@ def summarize(model: nn.Module, images: Tensor | Iterable[Tensor], *, batch_size
     """Measure every convolution and linear layer, tied or not, on images.
 
     One pass in evaluation mode on a copy of the model; the model itself is left as it is. Sums and second moments are
-    kept in float64, :math:`C^2` numbers a layer, so that memory does not grow with the images.
+    kept in float64, :math:`C^2` numbers per layer, so that memory does not grow with the images.
 
     Args:
         model: any network that takes ``images``.
@@ -84,8 +85,8 @@ def summarize(model: nn.Module, images: Tensor | Iterable[Tensor], *, batch_size
         - images: :math:`(N, C, H, W)`, or whatever the model takes, with :math:`N` first.
 
     Returns:
-        One entry a layer, in the order of their first calls. Layers that the forward pass does not call as modules are
-        left out.
+        One entry per layer, in the order of their first calls. Layers that the forward pass does not call as modules
+        are left out.
 
     Raises:
         ValueError: if there are no images or no layers, if a layer returns numbers that are not finite, or if
@@ -115,14 +116,14 @@ def summarize(model: nn.Module, images: Tensor | Iterable[Tensor], *, batch_size
     for name, module in layers.items():
         module.register_forward_hook(lambda module, args, output, name=name: note(name, module, output))
     seen = 0
-    with torch.no_grad():
+    with torch.no_grad(), counted_macs(layers) as macs:
         for batch in images.split(batch_size) if isinstance(images, Tensor) else images:
             if len(batch):
                 twin(batch)
                 seen += len(batch)
     if not seen:
         raise ValueError("summarize: expected at least one image, got none.")
-    return [_summary(name, layers[name], entry, seen) for name, entry in moments.items()]
+    return [_summary(name, layers[name], entry, round(macs[name] / seen)) for name, entry in moments.items()]
 
 
 class _Moments:
@@ -160,7 +161,7 @@ class _Moments:
         return self.products / self.count - means.outer(means)
 
 
-def _summary(name: str, layer: Any, moments: _Moments, images: int) -> LayerSummary:
+def _summary(name: str, layer: Any, moments: _Moments, macs: int) -> LayerSummary:
     if not moments.products.isfinite().all():
         raise ValueError(
             f"summarize: the layer {name!r} returns numbers that are not finite. Check the weights and the images."
@@ -169,16 +170,14 @@ def _summary(name: str, layer: Any, moments: _Moments, images: int) -> LayerSumm
     variances = covariance.diagonal().clamp_min(0)
     live = (moments.low < moments.high) & (variances > 0)
     weights = list(layer.weights) if isinstance(layer, SplitTiedConv2d) else [layer.weight]
-    blocks = _per_split(getattr(layer, "blocks", 1))
     values = torch.cat([weight.detach().double().flatten() for weight in weights])
-    positions = moments.count / images
     return LayerSummary(
         name,
         type(layer).__name__,
-        blocks,
+        _per_split(getattr(layer, "blocks", 1)),
         _per_split(getattr(layer, "groups", 1)),
         sum(parameter.numel() for parameter in layer.parameters()),
-        round(positions * sum(b * weight.numel() for b, weight in zip(blocks, weights, strict=True))),
+        macs,
         moments.shape,
         values.norm().item(),
         values.std(correction=0).item(),

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .._counting import counted_macs
 from .._meta import on_meta
-from ..nn import SplitTiedConv2d
 from .placement import is_listed
 from .replace import replace
 
@@ -21,28 +20,18 @@ class Trial:
     Attributes:
         input_size: shape of the input without the batch dimension.
         dtype: its type.
-        outputs: layer → how many numbers its calls returned for that input. Layers that were not called are missing.
+        macs: layer → multiply-adds of its calls for that input. Layers that were not called are missing.
     """
 
     input_size: tuple[int, ...]
     dtype: torch.dtype
-    outputs: dict[str, int]
-
-    def macs(self, name: str, layer: nn.Module) -> int | None:
-        """Return the multiply-adds of a layer for one input; None if it was not called."""
-        outputs = self.outputs.get(name)
-        if outputs is None:
-            return None
-        if isinstance(layer, SplitTiedConv2d):
-            return outputs * sum(prod(weight.shape[1:]) for weight in layer.weights) // len(layer.weights)
-        weight = getattr(layer, "weight", None)
-        return outputs * prod(weight.shape[1:]) if isinstance(weight, Tensor) else 0
+    macs: dict[str, int]
 
 
 def try_forward(
     who: str, model: nn.Module, input_size: Sequence[int] | None, images: Tensor | None = None
 ) -> Trial | None:
-    """Run a copy of a model on the meta device in evaluation mode, and count what each layer returns.
+    """Run a copy of a model on the meta device in evaluation mode, and count what each layer costs.
 
     Args:
         who: the caller, for messages.
@@ -55,7 +44,7 @@ def try_forward(
         None if no ``input_size`` was given and the model does not run with the one assumed.
 
     Raises:
-        TypeError: if ``input_size`` is no sequence of integers.
+        TypeError: if ``input_size`` is not a sequence of integers.
         ValueError: if the model does not run with the ``input_size`` given.
     """
     if input_size is not None:
@@ -86,8 +75,8 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def check_tied(model: nn.Module, tied: Mapping[str, nn.Module], trial: Trial) -> None:
-    """Repeat a trial with tied layers in the places of their names, in a copy.
+def try_tied(model: nn.Module, tied: Mapping[str, nn.Module], trial: Trial) -> dict[str, int]:
+    """Repeat a trial with tied layers in the places of their names, in a copy, and return the multiply-adds of layers.
 
     So it shows where a model gets at its layers by other ways than a call of what stands in that place.
 
@@ -98,36 +87,25 @@ def check_tied(model: nn.Module, tied: Mapping[str, nn.Module], trial: Trial) ->
     replace(twin, {id(twin.get_submodule(name)): on_meta(layer) for name, layer in tied.items()})
     advice = "Nothing was changed. Leave the layer out, with blocks or filter_fn."
     try:
-        outputs = _run(twin, trial.input_size, trial.dtype)
+        macs = _run(twin, trial.input_size, trial.dtype)
     except Exception as error:  # as in try_forward
         raise ValueError(
             f"tie_: {type(model).__name__} runs on an input of shape {(1, *trial.input_size)}, but not with the layers "
             f"tied: {error}. Its code probably reads the weight of one of them. {advice}"
         ) from error
-    if missed := [name for name in tied if name not in outputs]:
+    if missed := [name for name in tied if name not in macs]:
         raise ValueError(
             f"tie_: {', '.join(map(repr, missed[:5]))} would stand in the model tied, but its code calls the old layer "
             f"by another reference, such as a list of its own or a compiled function. {advice}"
         )
+    return macs
 
 
-@torch.no_grad()
 def _run(twin: nn.Module, size: tuple[int, ...], dtype: torch.dtype) -> dict[str, int]:
-    outputs: dict[str, int] = {}
-    twin.eval()
-
-    def counts(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                outputs[name] = outputs.get(name, 0) + output.numel()
-
-        return hook
-
-    for name, module in twin.named_modules():
-        if is_listed(module):
-            module.register_forward_hook(counts(name))
-    twin(torch.empty(1, *size, device="meta", dtype=dtype))
-    return outputs
+    layers = {name: module for name, module in twin.eval().named_modules() if is_listed(module)}
+    with torch.no_grad(), counted_macs(layers) as macs:
+        twin(torch.empty(1, *size, device="meta", dtype=dtype))
+    return macs
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""How many blocks each layer gets, for a budget of parameters or multiply-adds, by how much the model minds."""
+"""How many blocks each layer gets, for a budget of parameters or multiply-adds, by output sensitivity."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import placement
-from .costs import Trial, check_tied, parameters, try_forward
+from .costs import Trial, parameters, try_forward, try_tied
 from .fit import Images, as_batches, evaluation, fit_alone
 from .placement import FilterFn, Preset
 from .replace import check_root, replace
@@ -80,11 +80,9 @@ def search_blocks(
     trial = try_forward("search_blocks", model, None, batches[0])
     now = {"params": parameters(model)}
     if trial is not None:
-        now["macs"] = _macs(model, trial)
+        now["macs"] = sum(trial.macs.values())
     what, budget = _budget(now, params, macs)
     options = _options(model, choices, filter_fn, trial)
-    if trial is not None:
-        check_tied(model, {option.name: next(iter(option.tied.values())) for option in options}, trial)
     with torch.no_grad(), evaluation(model):
         before = [_tensor(model(batch)) for batch in batches]
         energy = sum(y.double().square().sum().item() for y in before)
@@ -103,25 +101,23 @@ def search_blocks(
                 done += 1
                 if progress is not None:
                     progress(done, total)
-    blocks = _cheapest(options, what, now[what] - budget, trial)
-    saved = {kind: sum(o.saving(kind, blocks[o.name], trial) for o in options if o.name in blocks) for kind in now}
+    blocks = _cheapest(options, what, now[what] - budget)
+    saved = {kind: sum(o.saving(kind, blocks[o.name]) for o in options if o.name in blocks) for kind in now}
     left = {kind: count - saved[kind] for kind, count in now.items()}
     return BlockSearch(blocks, {option.name: option.changes for option in options}, left["params"], left.get("macs"))
 
 
 class _Option:
-    """A layer that can be tied: its tied forms by number of blocks, and what they change."""
+    """A layer that can be tied: its tied forms, what they change and what they cost, by number of blocks."""
 
     def __init__(self, name: str, layer: nn.Module) -> None:
         self.name, self.layer = name, layer
         self.tied: dict[int, nn.Module] = {}
         self.changes: dict[int, float] = {}
+        self.costs: dict[str, dict[int, int]] = {"params": {1: parameters(layer)}, "macs": {}}  # one block: as it is
 
-    def saving(self, what: str, number: int, trial: Trial | None) -> int:
-        tied = self.tied.get(number, self.layer)  # one block: as it is
-        if what == "macs" and trial is not None:
-            return (trial.macs(self.name, self.layer) or 0) - (trial.macs(self.name, tied) or 0)
-        return parameters(self.layer) - parameters(tied)
+    def saving(self, what: str, number: int) -> int:
+        return self.costs[what][1] - self.costs[what][number]
 
 
 def _options(
@@ -130,13 +126,19 @@ def _options(
     odd = [c for c in choices if isinstance(c, bool) or not isinstance(c, int) or c < 1]
     if odd:
         raise ValueError(f"search_blocks: choices must be whole numbers from 1, got {odd[0]!r} among them.")
-    called = None if trial is None else trial.outputs
+    called = None if trial is None else trial.macs
     options: dict[str, _Option] = {}
     for number in sorted(set(choices) - {1}):
         for choice in placement.choose(model, number, filter_fn, called):
             if choice.blocks:
                 option = options.setdefault(choice.name, _Option(choice.name, choice.layer))
                 option.tied[number] = tied_twin(choice.layer, number, "project")
+                option.costs["params"][number] = parameters(option.tied[number])
+        if trial is not None:
+            tied = {option.name: option.tied[number] for option in options.values() if number in option.tied}
+            macs = try_tied(model, tied, trial)
+            for name in tied:
+                options[name].costs["macs"].update({1: trial.macs[name], number: macs[name]})
     return list(options.values())
 
 
@@ -158,9 +160,9 @@ def _budget(now: dict[str, int], params: float | None, macs: float | None) -> tu
     return what, budget
 
 
-def _cheapest(options: list[_Option], what: str, needed: float, trial: Trial | None) -> dict[str, int]:
+def _cheapest(options: list[_Option], what: str, needed: float) -> dict[str, int]:
     """Return the blocks that save at least ``needed``, step by step where a step costs least for what it saves."""
-    steps = sorted((step for option in options for step in _steps(option, what, trial)), key=lambda step: step.price)
+    steps = sorted((step for option in options for step in _steps(option, what)), key=lambda step: step.price)
     blocks: dict[str, int] = {}
     saved = 0
     for step in steps:
@@ -173,22 +175,18 @@ def _cheapest(options: list[_Option], what: str, needed: float, trial: Trial | N
             f"search_blocks: tying can save {saved} {what} of the {needed:.0f} that the budget asks for. Raise the "
             "budget, give larger choices or let filter_fn take more layers."
         )
-    return _given_back(options, blocks, what, saved - needed, trial)
+    return _given_back(options, blocks, what, saved - needed)
 
 
-def _given_back(
-    options: list[_Option], blocks: dict[str, int], what: str, spare: float, trial: Trial | None
-) -> dict[str, int]:
+def _given_back(options: list[_Option], blocks: dict[str, int], what: str, spare: float) -> dict[str, int]:
     """Return fewer blocks where ``spare`` of what was saved allows it, the layers with the largest changes first."""
     chosen = [option for option in options if option.name in blocks]
     kept = {}
     for option in sorted(chosen, key=lambda option: -option.changes[blocks[option.name]]):
-        present = option.saving(what, blocks[option.name], trial)
-        affordable = {
-            b: c for b, c in {1: 0.0, **option.changes}.items() if present - option.saving(what, b, trial) <= spare
-        }
+        present = option.saving(what, blocks[option.name])
+        affordable = {b: c for b, c in {1: 0.0, **option.changes}.items() if present - option.saving(what, b) <= spare}
         number = min(affordable, key=lambda b: (affordable[b], b))
-        spare -= present - option.saving(what, number, trial)
+        spare -= present - option.saving(what, number)
         if number > 1:
             kept[option.name] = number
     return {name: kept[name] for name in blocks if name in kept}
@@ -204,9 +202,9 @@ class _Step:
     price: float
 
 
-def _steps(option: _Option, what: str, trial: Trial | None) -> list[_Step]:
+def _steps(option: _Option, what: str) -> list[_Step]:
     """Return the steps along the lower hull of change against saving: each is dearer than the one before."""
-    points = sorted((option.saving(what, b, trial), change, b) for b, change in option.changes.items())
+    points = sorted((option.saving(what, b), change, b) for b, change in option.changes.items())
     steps: list[_Step] = []
     saving, change = 0, 0.0
     while points := [point for point in points if point[0] > saving]:
@@ -225,11 +223,6 @@ def _change(model: nn.Module, layer: nn.Module, tied: nn.Module, batches: list[T
         )
     finally:
         replace(model, {id(tied): layer})
-
-
-def _macs(model: nn.Module, trial: Trial) -> int:
-    layers = ((name, m) for name, m in model.named_modules() if placement.is_listed(m))
-    return sum(trial.macs(name, layer) or 0 for name, layer in layers)
 
 
 def _tensor(output: Any) -> Tensor:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from . import placement
-from .costs import Trial, check_tied, parameters, try_forward
+from .costs import parameters, try_forward, try_tied
 from .fit import Images, as_batches, evaluation, fit_outputs
 from .placement import Blocks, Choice, FilterFn, Preset
 from .project import project_bias, project_weight, projection_error
@@ -88,7 +88,7 @@ def tie_(
     check_root("tie_", model)
     batches = [] if images is None else as_batches("tie_", images)
     trial = try_forward("tie_", model, input_size, batches[0] if batches else None)
-    choices = placement.choose(model, blocks, filter_fn, None if trial is None else trial.outputs)
+    choices = placement.choose(model, blocks, filter_fn, None if trial is None else trial.macs)
     chosen = [choice for choice in choices if choice.blocks]
     if not chosen:
         reasons = dict.fromkeys(choice.reason for choice in choices)
@@ -98,8 +98,9 @@ def tie_(
         )
     before = parameters(model)
     tied = {id(choice.layer): tied_twin(choice.layer, choice.blocks, init) for choice in chosen}
+    macs: tuple[Mapping[str, int], Mapping[str, int]] = ({}, {})  # of the layers, before and after
     if trial is not None:
-        check_tied(model, {choice.name: tied[id(choice.layer)] for choice in chosen}, trial)
+        macs = (trial.macs, try_tied(model, {choice.name: tied[id(choice.layer)] for choice in chosen}, trial))
     errors: dict[str, float | None] = {}
     if init == "project":
         errors = {choice.name: _weight_error(choice.layer, tied[id(choice.layer)]) for choice in chosen}
@@ -107,7 +108,7 @@ def tie_(
         tied, errors = _fitted(model, chosen, tied, batches, progress)
     replace(model, tied)
     return TieReport(
-        tuple(_row(choice, tied.get(id(choice.layer)), trial, errors) for choice in choices),
+        tuple(_row(choice, tied.get(id(choice.layer), choice.layer), *macs, errors) for choice in choices),
         before,
         parameters(model),
         None if trial is None else trial.input_size,
@@ -175,14 +176,16 @@ def _weight_error(layer: Any, tied: Any) -> float | None:
 
 
 def _row(
-    choice: Choice, tied: nn.Module | None, trial: Trial | None, errors: Mapping[str, float | None]
+    choice: Choice,
+    after: nn.Module,
+    macs: Mapping[str, int],
+    tied_macs: Mapping[str, int],
+    errors: Mapping[str, float | None],
 ) -> LayerReport:
     layer: Any = choice.layer
     kind = type(layer).__name__
     if isinstance(layer, _ConvNd):
         kind += f" {'x'.join(map(str, layer.kernel_size))}"
-    macs = None if trial is None else trial.macs(choice.name, layer)
-    after = layer if tied is None else tied
     return LayerReport(
         choice.name,
         kind,
@@ -190,7 +193,7 @@ def _row(
         choice.reason,
         parameters(layer),
         parameters(after),
-        macs,
-        None if trial is None else trial.macs(choice.name, after),
+        macs.get(choice.name),
+        tied_macs.get(choice.name),
         errors.get(choice.name),
     )

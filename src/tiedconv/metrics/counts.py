@@ -9,8 +9,8 @@ import torch
 from timm.layers import SEModule
 from timm.models.efficientnet import SqueezeExcite
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from .._counting import counted_macs
 from .._meta import on_meta
 from ..models.published import PUBLISHED, PublishedCount
 from ..nn import TiedGlobalContext, TiedSE
@@ -25,7 +25,7 @@ class Counts:
 
     Attributes:
         params: parameters, each shared one once.
-        macs: multiply-adds of convolutions and matrix products for one input. torch's counter gives two FLOPs each.
+        macs: multiply-adds of convolutions and matrix products for one input.
     """
 
     params: int
@@ -49,9 +49,9 @@ def count(model: nn.Module, input_size: Sequence[int]) -> Counts:
     """
     twin = on_meta(model).eval()
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), counted_macs({"": twin}) as macs:
         twin(torch.empty(1, *input_size, device="meta", dtype=dtype))
-    return Counts(_parameters([model]), counter.get_total_flops() // 2)
+    return Counts(_parameters([model]), macs[""])
 
 
 def count_attention(
