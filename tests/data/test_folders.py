@@ -1,3 +1,4 @@
+import random
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch.testing import assert_close
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from tiedconv.data import ImageFolder, ImageNet, StreamedImages, write_shards
-from tiedconv.data.base import ImageFiles
+from tiedconv.data.base import ImageFiles, in_mode
 
 
 def fill(root, classes=("cat", "dog"), parts=("train", "val")):
@@ -82,6 +83,65 @@ def test_pixels_of_32_bits_are_refused(tmp_path):
         ImageFiles(tmp_path, lambda image: image, channels=3)[0]
 
 
+def drawing(mode, ink):
+    """A left half drawn in an ink, and a right half of the same ink that is transparent."""
+    image = Image.new(mode, (32, 32), (*ink, 0))
+    image.paste((*ink, 255), (0, 0, 16, 32))
+    return image
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("colour", [0, 128, 255])
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "PA", "P"])
+def test_a_drawing_that_only_alpha_shows_is_seen(tmp_path, mode, colour, kind):
+    image = drawing("RGBA", (colour,) * 3)
+    if kind == "LA":
+        image = drawing("LA", (colour,))
+    elif kind == "P":  # two colours of a palette, the one without alpha
+        image = Image.new("P", (32, 32), 1)
+        image.putpalette([colour] * 6)
+        image.paste(0, (0, 0, 16, 32))
+        image.info["transparency"] = 1
+    elif kind == "PA":
+        image = Image.new("PA", (32, 32))
+        image.putpalette([colour] * 3)
+        image.putalpha(drawing("RGBA", (0, 0, 0)).getchannel("A"))
+    found = np.asarray(in_mode(image, mode))
+    background = 0 if colour == 255 else 255
+    assert (found[:, :16] == colour).all()
+    assert (found[:, 16:] == background).all()
+
+
+def test_alpha_that_hides_nothing_is_left_out():
+    colours = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    for alpha in (0, 100, 255):
+        image = Image.fromarray(colours)
+        image.putalpha(alpha)
+        assert (np.asarray(in_mode(image, "RGB")) == colours).all()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_an_image_that_would_become_one_grey_is_refused(mode):
+    pixels = np.arange(64, dtype=np.uint16).reshape(8, 8)  # of 65,535
+    with pytest.raises(ValueError, match=rf"all become one in 8 bits of mode {mode}: stretch them"):
+        in_mode(Image.fromarray(pixels), mode)
+
+
+def test_colours_of_one_grey_are_refused_where_grey_is_wanted():
+    image = Image.new("RGB", (4, 4), (0, 255, 0))
+    grey = image.convert("L").getpixel((0, 0))
+    image.paste((grey, grey, grey), (0, 0, 2, 4))
+    with pytest.raises(ValueError, match="all become one in 8 bits of mode L"):
+        in_mode(image, "L")
+    assert np.asarray(in_mode(image, "RGB")).std() > 0
+
+
+@pytest.mark.parametrize("kind", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "HSV"])
+def test_an_image_of_one_colour_is_no_fault(kind):
+    for mode in ("RGB", "L"):
+        assert in_mode(Image.new(kind, (4, 4), 0), mode).mode == mode
+
+
 def photograph(path, exif):
     """A photograph that is dark on its left and bright on its right."""
     path.parent.mkdir(parents=True)
@@ -102,6 +162,7 @@ def test_a_photograph_is_turned_as_its_camera_says_wherever_it_is_read(tmp_path)
     assert image[:, :4].mean() < -1 < 1 < image[:, -4:].mean()
     assert torch.equal(streamed.split(train=False)[0][0], image)
     assert torch.equal(data.image_files(tmp_path / "val")[0][0], image)
+    random.seed(0)  # a crop that has both halves
     for split in (data.split(train=True), streamed.split(train=True)):
         crop = split[0][0]
         assert crop.std(2).mean() < crop.std(1).mean()  # rows are of one grey, columns are not

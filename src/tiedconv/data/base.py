@@ -231,16 +231,48 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def in_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Return an image with 8 bits a channel, as ``mode`` says; of 16 bits the upper ones, where PIL would cut at 255.
+    """Return an image with 8 bits per channel, as ``mode`` says: that of 16 bits by its upper ones, and no alpha.
+
+    What is transparent shows white, as in a browser, or black if the drawing is white itself. Alpha that is the same
+    everywhere hides nothing and is left out.
 
     Raises:
-        ValueError: if it has 32 bits a pixel, of which no format says what is white.
+        ValueError: if it has 32 bits per pixel, of which no format says what is white, or if all of its values would
+            become one.
     """
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L").convert(mode)
-    if image.mode in ("I", "F"):
+        full = image.convert("I")  # PIL would cut at 255
+        found = full.point(lambda value: value * (1 / 257) + 0.5).convert("L").convert(mode)
+    elif image.mode in ("I", "F"):
         raise ValueError(f"it has 32 bits a pixel (mode {image.mode}), and nothing says which value is white")
-    return image.convert(mode)
+    elif image.has_transparency_data:
+        full = image.convert("RGBA")
+        if _is_constant(full.getchannel("A")):
+            full = full.convert("RGB")
+            found = full.convert(mode)
+        else:
+            found = _in_front_of(full, "white").convert(mode)
+            if _is_constant(found):
+                found = _in_front_of(full, "black").convert(mode)
+    elif mode in ("RGB", image.mode) or image.mode in ("1", "L"):
+        return image.convert(mode)
+    else:
+        full = image.convert("RGB")
+        found = full.convert(mode)
+    if _is_constant(found) and not _is_constant(full):
+        raise ValueError(
+            f"its values lie so near to each other that all become one in 8 bits of mode {mode}: stretch them"
+        )
+    return found
+
+
+def _in_front_of(image: Image.Image, colour: str) -> Image.Image:
+    return Image.alpha_composite(Image.new("RGBA", image.size, colour), image)
+
+
+def _is_constant(image: Image.Image) -> bool:
+    extrema: Any = image.getextrema()
+    return all(low == high for low, high in (extrema if image.im.bands > 1 else (extrema,)))
 
 
 class ImageFiles(Dataset[tuple[torch.Tensor, str]]):
