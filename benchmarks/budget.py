@@ -1,0 +1,571 @@
+"""Does tying pay when parameters are what is scarce? Networks of about 57,000 parameters on CIFAR-10 (JPEG).
+
+    python benchmarks/budget.py --list
+    python benchmarks/budget.py --root data/cifar10 --output runs/budget --sweep --train
+    python benchmarks/budget.py --output runs/budget --latency --report
+
+`--root` holds the folders `train` and `val`, and these one folder of images per class. Each arm is a residual network
+of three stages with two bottlenecks each, behind a stem of stride 2, with shortcuts that have no parameters. Arms
+differ in how their convolutions share weights, in their widths, and in the size of the images; the script checks first
+that all keep to their budget. `--sweep` tries three learning rates for one untied and one tied network, on a tenth of
+the training images held out; `--train` then trains each arm with the best one of its kind, seed by seed. "Tying pays"
+if a tied arm beats every untied arm of equal parameters, with the 95 % interval of the paired differences over the
+seeds above zero. Stop it at any time: the same command goes on after the last whole epoch.
+"""
+
+import argparse
+import copy
+import io
+import json
+import math
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import stats
+from torch import Tensor, nn
+from torchvision.datasets import ImageFolder
+
+from tiedconv._files import write_whole
+from tiedconv.bench.timer import interleaved
+from tiedconv.export import deploy, open_onnx, to_onnx
+from tiedconv.metrics import count
+from tiedconv.nn import TiedConv2d
+
+PIXELS = 32
+PARAMS = 57_400
+"""What every arm may have, but for the ceiling, which may have twice as many."""
+
+TOLERANCE = {"params": 0.01, "macs": 0.08}
+"""By how much an arm may miss its budget, as a fraction."""
+
+SPREAD = 0.3
+"""Scales that differ from the start are drawn evenly from 1 - SPREAD to 1 + SPREAD."""
+
+LEARNING_RATES = (0.1, 0.2, 0.4)
+BATCH_SIZE = 128
+MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)  # of the training images, red, green, blue
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One kind of network.
+
+    Attributes:
+        name: in files and tables.
+        widths: channels inside the bottlenecks of each stage; a bottleneck's output has twice as many.
+        blocks, groups: of every convolution in the bottlenecks.
+        shuffle: whether channels of different blocks or groups are interleaved behind each of these convolutions.
+        scatter: whether the scales of the norms behind them are scattered at the start.
+        scale: whether each of their input channels has a learned scale, scattered at the start.
+        private: whether each block adds a matrix of rank 1 of its own to the shared filters.
+        pixels: side of the images, which are enlarged if it is not theirs.
+        times_params, times_macs: budget, in those of the untied network.
+    """
+
+    name: str
+    widths: tuple[int, int, int]
+    blocks: int = 1
+    groups: int = 1
+    shuffle: bool = False
+    scatter: bool = False
+    scale: bool = False
+    private: bool = False
+    pixels: int = PIXELS
+    times_params: int = 1
+    times_macs: int = 1
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether its blocks share weights."""
+        return self.blocks > 1
+
+    @property
+    def is_control(self) -> bool:
+        """Whether a tied arm has to beat it."""
+        return not self.is_tied and self.times_params == 1
+
+
+ARMS = {
+    arm.name: arm
+    for arm in (
+        Arm("untied", (10, 20, 41)),
+        Arm("tied2-shuffle", (20, 40, 80), blocks=2, shuffle=True, times_macs=2),
+        Arm("tied2-shuffle-scatter", (20, 40, 80), blocks=2, shuffle=True, scatter=True, times_macs=2),
+        Arm("grouped4-shuffle", (20, 40, 80), groups=4, shuffle=True),
+        Arm("untied-larger-images", (10, 20, 41), pixels=44, times_macs=2),
+        Arm("tied2-shuffle-scale", (20, 38, 80), blocks=2, shuffle=True, scale=True, times_macs=2),
+        Arm("untied-scatter", (10, 20, 41), scatter=True),
+        Arm("grouped4-shuffle-scatter", (20, 40, 80), groups=4, shuffle=True, scatter=True),
+        Arm("tied2-shuffle-private", (20, 40, 76), blocks=2, shuffle=True, private=True, times_macs=2),
+        Arm("untied-twice-the-parameters", (14, 28, 59), times_params=2, times_macs=2),
+        Arm("tied4-shuffle", (40, 76, 152), blocks=4, shuffle=True, times_macs=4),
+        Arm("tied4-shuffle-scatter", (40, 76, 152), blocks=4, shuffle=True, scatter=True, times_macs=4),
+    )
+}
+
+
+class VariedConv2d(nn.Module):
+    r"""A tied convolution whose blocks differ: block b has the filters :math:`(W' + u_b v_b)\,\mathrm{diag}(s_b)`.
+
+    Args:
+        shared: the tied convolution, without bias.
+        scale: whether there is s, one number per input channel.
+        private: whether there are u and v, a matrix of rank 1 per block, of filters' rows and columns.
+    """
+
+    def __init__(self, shared: TiedConv2d, *, scale: bool, private: bool) -> None:
+        super().__init__()
+        self.shared = shared
+        rows, columns, *kernel = shared.weight.shape
+        bound = 1 / math.sqrt(shared.weight[0].numel())  # that of the shared filters
+        self.scale = nn.Parameter(scattered(shared.blocks, columns)) if scale else None
+        self.u = nn.Parameter(SPREAD * torch.randn(shared.blocks, rows)) if private else None
+        self.v = nn.Parameter(torch.empty(shared.blocks, columns, *kernel).uniform_(-bound, bound)) if private else None
+
+    def weight(self) -> Tensor:
+        """Return the filters of all blocks, those of a convolution with one group per block."""
+        weight = self.shared.weight.expand(self.shared.blocks, -1, -1, -1, -1)
+        if self.u is not None and self.v is not None:
+            weight = weight + self.u[..., None, None, None] * self.v.unsqueeze(1)
+        if self.scale is not None:
+            weight = weight * self.scale[:, None, :, None, None]
+        return weight.flatten(0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight(), None, self.shared.stride, self.shared.padding, groups=self.shared.blocks)
+
+    def deployed(self) -> nn.Conv2d:
+        """Return an ordinary convolution that computes the same."""
+        conv: Any = self.shared
+        ordinary = nn.Conv2d(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            groups=conv.blocks,
+            bias=False,
+        )
+        with torch.no_grad():
+            ordinary.weight.copy_(self.weight())
+        return ordinary
+
+
+class Shuffle(nn.Module):
+    """Interleave the channels of ``parts`` equal parts, so that the next layer's blocks see channels of each."""
+
+    def __init__(self, parts: int) -> None:
+        super().__init__()
+        self.parts = parts
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.channel_shuffle(x, self.parts)
+
+
+class Bottleneck(nn.Module):
+    """Convolutions of 1x1, 3x3 and 1x1 beside a shortcut that averages pixels and pads channels with zeros."""
+
+    def __init__(self, arm: Arm, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.more_channels = 2 * width - inputs
+        self.convs = nn.Sequential(
+            *convolution(arm, inputs, width, 1),
+            nn.ReLU(inplace=True),
+            *convolution(arm, width, width, 3, stride),
+            nn.ReLU(inplace=True),
+            *convolution(arm, width, 2 * width, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.convs(x)
+        if self.stride > 1:
+            x = F.avg_pool2d(x, self.stride, ceil_mode=True)
+        if self.more_channels:
+            x = F.pad(x, (0, 0, 0, 0, 0, self.more_channels))
+        return F.relu(x + y)
+
+
+def convolution(arm: Arm, inputs: int, outputs: int, kernel: int, stride: int = 1) -> Iterator[nn.Module]:
+    shared = TiedConv2d(inputs, outputs, kernel, stride, kernel // 2, groups=arm.groups, bias=False, blocks=arm.blocks)
+    varied = arm.scale or arm.private
+    yield VariedConv2d(shared, scale=arm.scale, private=arm.private) if varied else shared
+    norm = nn.BatchNorm2d(outputs)
+    if arm.scatter:
+        norm.weight.data = scattered(outputs)
+    yield norm
+    if arm.shuffle:
+        yield Shuffle(arm.blocks * arm.groups)
+
+
+def scattered(*shape: int) -> Tensor:
+    return torch.empty(shape).uniform_(1 - SPREAD, 1 + SPREAD)
+
+
+def build(arm: Arm, num_classes: int = 10) -> nn.Sequential:
+    channels = 2 * arm.widths[0]
+    layers: list[nn.Module] = [
+        nn.Conv2d(3, channels, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+    ]
+    for stage, width in enumerate(arm.widths):
+        layers.append(Bottleneck(arm, channels, width, stride=2 if stage else 1))
+        channels = 2 * width
+        layers.append(Bottleneck(arm, channels, width, stride=1))
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes)]
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+
+@cache
+def costs(arm: Arm) -> dict[str, int]:
+    """Return an arm's parameters and multiply-adds per image."""
+    return asdict(count(build(arm), (3, arm.pixels, arm.pixels)))
+
+
+def check_budgets() -> None:
+    """Check that every arm keeps to its budget, before anything is trained."""
+    budget = {"params": PARAMS, "macs": costs(ARMS["untied"])["macs"]}
+    for arm in ARMS.values():
+        times = {"params": arm.times_params, "macs": arm.times_macs}
+        for what, value in costs(arm).items():
+            error = value / (times[what] * budget[what]) - 1
+            assert abs(error) <= TOLERANCE[what], f"{arm.name}: {value} {what} are {error:+.1%} beside the budget"
+
+
+class Images:
+    """Labelled images as bytes (N, height, width, 3), decoded once and kept as a file of numpy's."""
+
+    def __init__(self, pixels: Tensor, labels: Tensor) -> None:
+        self.pixels = pixels
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: slice | Tensor) -> "Images":
+        return Images(self.pixels[index], self.labels[index])
+
+    @classmethod
+    def load(cls, folder: Path, cache: Path) -> "Images":
+        if not cache.exists():
+            images = ImageFolder(str(folder))
+            file = io.BytesIO()
+            pixels = np.stack([np.asarray(image) for image, _ in images])
+            np.savez(file, pixels=pixels, labels=np.array(images.targets))
+            write_whole(cache, file.getvalue())
+        with np.load(cache) as arrays:
+            return cls(torch.from_numpy(arrays["pixels"]), torch.from_numpy(arrays["labels"]))
+
+    def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images and labels: in order as they are, or shuffled, cropped and flipped at random."""
+        if generator is None:
+            yield from (
+                (normalised(x), y) for x, y in zip(self.pixels.split(size), self.labels.split(size), strict=True)
+            )
+            return
+        for chosen in torch.randperm(len(self), generator=generator).split(size):
+            yield normalised(augmented(self.pixels[chosen], generator)), self.labels[chosen]
+
+
+def augmented(pixels: Tensor, generator: torch.Generator, border: int = 4) -> Tensor:
+    """Move each image by up to ``border`` pixels over black, and mirror half of them."""
+    n, height, width, _ = pixels.shape
+    down, right = torch.randint(2 * border + 1, (2, n, 1), generator=generator)
+    mirrored = torch.rand(n, 1, generator=generator) < 0.5
+    rows = down + torch.arange(height)
+    columns = right + torch.where(mirrored, torch.arange(width).flip(0), torch.arange(width))
+    padded = F.pad(pixels, (0, 0, border, border, border, border))
+    return padded[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    """Turn bytes (N, height, width, 3) into floats (N, 3, height, width) in channels_last memory."""
+    return ((pixels - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: an arm, a seed, and how long and at which peak learning rate."""
+
+    arm: Arm
+    seed: int
+    lr: float
+    epochs: int
+    is_sweep: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of its files, without the ending."""
+        return f"{'sweep-' if self.is_sweep else ''}{self.arm.name}-seed{self.seed}-lr{self.lr:g}-epochs{self.epochs}"
+
+
+def train(run: Run, training: Images, test: Images, output: Path) -> None:
+    """Train, test and write a result, unless it is there; go on from the last whole epoch."""
+    result, checkpoint = output / f"{run.name}.json", output / f"{run.name}.pt"
+    if result.exists():
+        return
+    torch.manual_seed(run.seed)
+    model = build(run.arm, num_classes=int(training.labels.max()) + 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=run.lr, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    steps = run.epochs * math.ceil(len(training) / BATCH_SIZE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, run.lr, total_steps=steps, cycle_momentum=False)
+    losses: list[float] = []
+    seconds = 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        losses, seconds = state["losses"], state["seconds"]
+    for epoch in range(len(losses), run.epochs):
+        start = time.perf_counter()
+        # The same order and crops for every arm, and after an interruption too.
+        generator = torch.Generator().manual_seed(1000 * run.seed + epoch)
+        losses.append(train_epoch(run.arm, model, optimizer, schedule, training, generator))
+        seconds += time.perf_counter() - start
+        file = io.BytesIO()
+        torch.save(
+            {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "losses": losses,
+                "seconds": seconds,
+            },
+            file,
+        )
+        write_whole(checkpoint, file.getvalue())
+        print(f"{run.name}: epoch {epoch + 1}, loss {losses[-1]:.4f}, {seconds:.0f} s in all", flush=True)
+    top1 = accuracy(run.arm, model, test)
+    content = {
+        "arm": run.arm.name,
+        "seed": run.seed,
+        "lr": run.lr,
+        "epochs": run.epochs,
+        "is_sweep": run.is_sweep,
+        **costs(run.arm),
+        "top1": top1,
+        "losses": losses,
+        "seconds": seconds,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    write_whole(result, json.dumps(content, indent=1) + "\n")
+    checkpoint.unlink()
+    print(f"{run.name}: top-1 {top1:.2%}", flush=True)
+
+
+def train_epoch(
+    arm: Arm,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    training: Images,
+    generator: torch.Generator,
+) -> float:
+    """Return the mean loss."""
+    model.train()
+    total = 0.0
+    for images, labels in training.batches(BATCH_SIZE, generator):
+        loss = F.cross_entropy(model(enlarged(arm, images)), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        total += loss.item() * len(labels)
+    return total / len(training)
+
+
+@torch.inference_mode()
+def accuracy(arm: Arm, model: nn.Module, test: Images) -> float:
+    model.eval()
+    right = sum((model(enlarged(arm, x)).argmax(1) == y).sum().item() for x, y in test.batches(500))
+    return right / len(test)
+
+
+def enlarged(arm: Arm, images: Tensor) -> Tensor:
+    if arm.pixels == PIXELS:
+        return images
+    return F.interpolate(images, size=(arm.pixels, arm.pixels), mode="bilinear", align_corners=False)
+
+
+def sweep(training: Images, epochs: int, output: Path) -> None:
+    """Try learning rates on a tenth of the training images that is held out, the same for all."""
+    order = torch.randperm(len(training), generator=torch.Generator().manual_seed(0))
+    held_out, rest = order.tensor_split([len(order) // 10])
+    for lr in LEARNING_RATES:
+        for name in ("untied", "tied2-shuffle"):
+            train(Run(ARMS[name], 0, lr, epochs, is_sweep=True), training[rest], training[held_out], output)
+
+
+def best_learning_rates(output: Path) -> dict[bool, float]:
+    """Return the best rate of the sweep for untied (False) and tied arms (True)."""
+    rates = {}
+    for is_tied in (False, True):
+        results = [r for r in read_results(output, is_sweep=True) if ARMS[r["arm"]].is_tied == is_tied]
+        if not results:
+            raise SystemExit(f"{output} holds no sweep. Add --sweep, or give --lr.")
+        rates[is_tied] = max(results, key=lambda result: result["top1"])["lr"]
+    return rates
+
+
+def read_results(output: Path, *, is_sweep: bool) -> list[dict[str, Any]]:
+    results = [json.loads(path.read_text()) for path in sorted(output.glob("*-epochs*.json"))]
+    return [result for result in results if result["is_sweep"] == is_sweep]
+
+
+def measure_latency(arms: Sequence[Arm], output: Path, rounds: int) -> None:
+    """Time one image in ONNX Runtime, networks in turn, and write the times and the sizes of the files."""
+    measured: dict[str, dict[str, float]] = {}
+    functions = {}
+    with TemporaryDirectory() as folder:
+        for arm in arms:
+            model = build(arm).eval()
+            image = torch.randn(1, 3, arm.pixels, arm.pixels)
+            shape: dict[str, Any] = {"input_size": image.shape[1:], "dynamic_size": False, "batch_size": 1}
+            tied = to_onnx(model, f"{folder}/{arm.name}.onnx", **shape)
+            file = to_onnx(deployed(model), f"{folder}/{arm.name}-deployed.onnx", **shape)
+            functions[arm.name] = partial(open_onnx(file.path), image)
+            measured[arm.name] = {"file_bytes": tied.bytes, "deployed_bytes": file.bytes}
+    for name, timing in interleaved(functions, rounds=rounds, warmup=10).items():
+        measured[name] |= {"ms": 1e3 * timing.median, "spread_ms": 1e3 * timing.spread}
+    write_whole(output / "latency.json", json.dumps(measured, indent=1) + "\n")
+
+
+def deployed(model: nn.Module) -> nn.Module:
+    """Return a copy made of ordinary layers, in place of :class:`VariedConv2d` too."""
+    model = copy.deepcopy(model)
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, VariedConv2d):
+                setattr(parent, name, child.deployed())
+    return deploy(model)
+
+
+def report(output: Path, epochs: int) -> str:
+    """Return Markdown: what each arm costs and reaches, and the paired differences of tied to untied arms."""
+    top1: dict[str, dict[int, float]] = {}
+    for result in read_results(output, is_sweep=False):
+        if result["epochs"] == epochs:
+            seeds = top1.setdefault(result["arm"], {})
+            if result["seed"] in seeds:
+                raise SystemExit(f"{output} holds {result['arm']} at several learning rates. Move away all but one.")
+            seeds[result["seed"]] = 100 * result["top1"]
+    latency_file = output / "latency.json"
+    latency = json.loads(latency_file.read_text()) if latency_file.exists() else {}
+    lines = [
+        "| arm | params | MACs, M | top-1, % | seeds | ONNX Runtime, ms | file, kB | deployed file, kB |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for arm in ARMS.values():
+        if arm.name not in top1 and arm.name not in latency:
+            continue
+        values = list(top1.get(arm.name, {}).values())
+        cost, measured = costs(arm), latency.get(arm.name)
+        cells = [arm.name, f"{cost['params']:,}", f"{cost['macs'] / 1e6:.2f}"]
+        cells += [f"{statistics.fmean(values):.2f}" if values else "", str(len(values))]
+        cells += (
+            [
+                f"{measured['ms']:.3f} ± {measured['spread_ms']:.3f}",
+                f"{measured['file_bytes'] / 1e3:.0f}",
+                f"{measured['deployed_bytes'] / 1e3:.0f}",
+            ]
+            if measured
+            else [""] * 3
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    controls = [arm.name for arm in ARMS.values() if arm.is_control]
+    lines += ["", f"| points above | {' | '.join(controls)} | tying pays |", "|---" * (len(controls) + 2) + "|"]
+    for arm in ARMS.values():
+        if arm.is_tied and arm.name in top1:
+            intervals = [paired(top1[arm.name], top1.get(name, {})) for name in controls]
+            cells = [f"{mean:+.2f} ({low:+.2f} to {high:+.2f})" for mean, low, high in intervals]
+            lines.append(f"| {arm.name} | {' | '.join(cells)} | {verdict(intervals)} |")
+    return "\n".join(lines)
+
+
+def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> tuple[float, float, float]:
+    """Return the mean difference over common seeds and its 95 % interval, nan where there are too few."""
+    differences = [ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()]
+    if not differences:
+        return math.nan, math.nan, math.nan
+    mean = statistics.fmean(differences)
+    if len(differences) == 1:
+        return mean, math.nan, math.nan
+    half = stats.t.ppf(0.975, len(differences) - 1) * statistics.stdev(differences) / math.sqrt(len(differences))
+    return mean, mean - half, mean + half
+
+
+def verdict(intervals: Sequence[tuple[float, float, float]]) -> str:
+    """Return whether tying pays: no if an arm is worse than one untied arm for sure, nothing if seeds are missing."""
+    if any(math.isnan(low) for _, low, _ in intervals):
+        return ""
+    if all(low > 0 for _, low, _ in intervals):
+        return "yes"
+    return "no" if any(high < 0 for _, _, high in intervals) else "not shown"
+
+
+def table() -> str:
+    lines = [f"{'arm':28}{'widths':16}{'pixels':>7}{'params':>10}{'MACs':>12}"]
+    for arm in ARMS.values():
+        cost = costs(arm)
+        widths = "/".join(map(str, arm.widths))
+        lines.append(f"{arm.name:28}{widths:16}{arm.pixels:7}{cost['params']:10,}{cost['macs']:12,}")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    for step, what in {
+        "list": "print the arms",
+        "sweep": "try learning rates",
+        "train": "train the arms",
+        "latency": "time the deployed networks",
+        "report": "print the results as Markdown",
+    }.items():
+        parser.add_argument(f"--{step}", action="store_true", help=what)
+    parser.add_argument("--root", type=Path, help="folder of images, for --sweep and --train")
+    parser.add_argument("--output", type=Path, default=Path("runs/budget"), help="folder of results")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help="in this order")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--sweep-epochs", type=int, default=5)
+    parser.add_argument("--lr", type=float, help="peak learning rate. Default: the best of the sweep")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=300, help="of --latency")
+    given = parser.parse_args(arguments)
+    if (given.sweep or given.train) and not given.root:
+        parser.error("--sweep and --train need --root")
+    torch.set_num_threads(given.threads)
+    check_budgets()
+    given.output.mkdir(parents=True, exist_ok=True)
+    arms = [ARMS[name] for name in given.arms]
+    if given.list:
+        print(table())
+    if given.sweep or given.train:
+        training, test = (Images.load(given.root / split, given.output / f"{split}.npz") for split in ("train", "val"))
+        if given.sweep:
+            sweep(training, given.sweep_epochs, given.output)
+        if given.train:
+            rates = dict.fromkeys((False, True), given.lr) if given.lr else best_learning_rates(given.output)
+            for seed in given.seeds:
+                for arm in arms:
+                    train(Run(arm, seed, rates[arm.is_tied], given.epochs), training, test, given.output)
+    if given.latency:
+        measure_latency(arms, given.output, given.rounds)
+    if given.report:
+        print(report(given.output, given.epochs))
+
+
+if __name__ == "__main__":
+    main()
