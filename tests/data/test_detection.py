@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import os
 import warnings
 
 import lightning as L
@@ -15,7 +16,7 @@ from pycocotools import mask as coco_masks
 from torch import Tensor
 from torch.testing import assert_close
 
-from tiedconv.data import Coco
+from tiedconv.data import Coco, _annotated
 
 # pycocotools' decode calls what numpy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -632,6 +633,33 @@ def test_missing_images_of_both_splits_are_found_before_the_first_epoch(coco, tm
     message = rf"{part}/3\.png is missing; image 3 of .*{part}\.json names it\. .* 1 more of the 3 images cannot be"
     with pytest.raises(FileNotFoundError, match=message):
         data.setup("fit")
+
+
+def test_that_many_images_are_sound_is_remembered_until_something_changes(coco, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(_annotated, "_MANY", 1)
+    looked = []
+    look = _annotated._look
+    monkeypatch.setattr(_annotated, "_look", lambda *given: looked.append(given) or look(*given))
+    data = coco(content(thing(1)))
+    photograph(tmp_path / "train" / "7.png", 3)
+
+    def open_again():
+        again = Coco(str(tmp_path), "train.json", "train", "val.json", "val", num_workers=0)
+        with pytest.warns(UserWarning, match=r"1 turned upright, as prediction does \(in 7\.png\)"):
+            again.split(train=True)
+
+    for _ in range(2):
+        open_again()
+        assert len(looked) == 1
+    (memory,) = (tmp_path / "cache" / "tiedconv").iterdir()
+    memory.write_text("damaged")
+    open_again()
+    assert len(looked) == 2
+    os.utime(tmp_path / "train", (1, 1))
+    (tmp_path / "train" / "7.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"train/7\.png is missing"):
+        data.split(train=True)
 
 
 def test_masks_of_the_validation_images_are_checked_before_training(coco):

@@ -32,7 +32,7 @@ CONTENT = {
     "annotations": [
         thing(1),
         thing(2, image_id=3, category_id=0, segmentation={"size": [HEIGHT, WIDTH], "counts": [100, 40, 460]}),
-        thing(3, segmentation=encode_mask(np.eye(HEIGHT, WIDTH))),
+        thing(3, bbox=[0, 0, 20, 20], segmentation=encode_mask(np.eye(HEIGHT, WIDTH))),
         thing(4, bbox=[0.5, 1.25, 40, 3], segmentation=[SQUARE, [1, 1, 2, 2, 3, 1]]),
     ],
     "categories": CATEGORIES,

@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -68,3 +68,11 @@ def is_hidden(name: str) -> bool:
 def few(values: Sequence[object]) -> str:
     """Return the first values as text, with dots for the others."""
     return ", ".join(map(str, values[:5])) + (" ..." if len(values) > 5 else "")
+
+
+def counted(names: Mapping[str, Sequence[str]], usual: Sequence[str] = ()) -> str:
+    """Return how many there are of each kind and, except for the usual ones, the names of the first few files."""
+    return ", ".join(
+        f"{len(files)} {kind}" + ("" if kind in usual else f" (in {few(list(dict.fromkeys(files)))})")
+        for kind, files in names.items()
+    )

@@ -12,7 +12,8 @@ from torchvision import datasets
 
 from .._coco import encode_mask, read_json
 from .._files import write_whole
-from .detection import Annotated, DetectionData
+from ._annotated import Annotated
+from .detection import DetectionData
 
 Split = Literal["train", "val"]
 

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .._coco import read_json
-from .detection import Annotated, DetectionData
+from ._annotated import Annotated
+from .detection import DetectionData
 
 
 class _Layout(NamedTuple):

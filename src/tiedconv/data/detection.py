@@ -1,45 +1,32 @@
 """What every detection data set has in common: annotations in COCO's form, and the targets that detectors train on."""
 
-import functools
 import json
-import os
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from .._coco import Array, check_data_set, check_masks, decode_mask, has_pixels
-from ._listing import few
-from .base import ImageData, ImageFiles, Transform, in_mode, upright
+from ._annotated import Annotated, check_images, on_disk, open_image, size_of
+from ._listing import counted, few
+from .base import ImageData, ImageFiles, Transform
 
 _BOXES_ALONE = "For boxes alone, set masks to false and choose a detector of boxes."
 
-_CROWD, _EMPTY = "crowd regions", "images without objects"
-_USUAL = (_CROWD, _EMPTY)
+_CROWD, _EMPTY, _NO_AREA = "crowd regions", "images without objects", "boxes without area in their image"
 _SHORTEST = 0.01  # pixels; of a thinner box nothing can be learned, and float32 does not tell its sides apart
 
 _Objects = dict[Any, list[Mapping[str, Any]]]  # annotations by the id of their image
 Target = dict[str, Any]
 Batch = tuple[list[Tensor], list[Any]]
-
-
-class Annotated(NamedTuple):
-    """One split: annotations in COCO's form, the folder its file names start from, and where they were read."""
-
-    annotations: Mapping[str, Any]
-    images: Path
-    source: Path
 
 
 def _side_by_side(items: list[Any]) -> Batch:
@@ -68,7 +55,9 @@ class DetectionData(ImageData):
     only the stored picture has the size that the annotations give. A warning counts those that are kept as stored and
     those of which the size does not tell whether the annotator saw them turned.
 
-    Annotations, masks and the beginnings of all image files of both splits are checked before the first epoch.
+    Annotations, masks and the beginnings of all image files of both splits are checked before the first epoch. For
+    large sets it is remembered in ``~/.cache/tiedconv`` that the images were sound, until the annotations change or
+    files are added to or removed from their folders.
 
     Args:
         masks: read instance masks too. Off for detectors of boxes, and for data without outlines.
@@ -133,7 +122,7 @@ class DetectionData(ImageData):
         """Warn of objects that metrics count as missed whatever is found."""
         records = {r["id"]: r for r in found.annotations["images"]}
         objects = [a for a in found.annotations["annotations"] if not a.get("iscrowd")]
-        sides = _sides(_corners(objects, [_size(records[a["image_id"]]) for a in objects]))
+        sides = _sides(_corners(objects, [size_of(records[a["image_id"]]) for a in objects]))
         first: dict[Any, Any] = {}
         misses: dict[str, list[str]] = defaultdict(list)
         for annotation, side in zip(objects, sides.tolist(), strict=True):
@@ -141,7 +130,7 @@ class DetectionData(ImageData):
             outline = annotation.get("segmentation") if self.masks else None
             what = ""
             if side < _SHORTEST:
-                what = "boxes without area in their image"
+                what = _NO_AREA
             elif key in first and first[key] == outline:
                 what = "objects that come twice"
             if what:
@@ -149,7 +138,7 @@ class DetectionData(ImageData):
             first.setdefault(key, outline)
         if misses:
             warnings.warn(
-                f"{type(self).__name__}: {found.source} has {_counted(misses)}, which metrics count as missed whatever "
+                f"{type(self).__name__}: {found.source} has {counted(misses)}, which metrics count as missed whatever "
                 "a detector finds. Correct or remove them.",
                 stacklevel=3,
             )
@@ -157,11 +146,11 @@ class DetectionData(ImageData):
     def _with_images(self, train: bool) -> Annotated:
         """Return :meth:`annotated` after a look at every image of the split: that it is there and fits.
 
-        Only the beginnings of the files are read, 100,000 in some ten seconds.
+        Only the beginnings of the files are read, 100,000 in some ten seconds, and the result is remembered.
         """
         found = self.annotated(train)
         if train not in self._looked_at:
-            _check_images(type(self).__name__, found)
+            check_images(type(self).__name__, found)
             self._looked_at.add(train)
         return found
 
@@ -209,8 +198,8 @@ class DetectionData(ImageData):
         if empty:
             left_out[_EMPTY] = empty
         if left_out:
-            text = f"{type(self).__name__}: training leaves out {_counted(left_out)} of {found.source}."
-            warnings.warn(text, stacklevel=2)
+            text = counted(left_out, usual=(_CROWD, _EMPTY))
+            warnings.warn(f"{type(self).__name__}: training leaves out {text} of {found.source}.", stacklevel=2)
         flip = v2.Compose([v2.RandomHorizontalFlip(self.flip), _to_image])
         return _Targets(found, records, objects, ids, flip, masks=self.masks)
 
@@ -229,30 +218,31 @@ class DetectionData(ImageData):
         """
         records = {r["id"]: r for r in found.annotations["images"]}
         annotations = found.annotations["annotations"]
-        sides = _sides(_corners(annotations, [_size(records[a["image_id"]]) for a in annotations]))
-        reasons = [
-            _CROWD
-            if a.get("iscrowd")
-            else "boxes without area in their image"
-            if side < _SHORTEST
-            else "outlines of fewer than three points"
-            if self.masks and _has_only_lines(a.get("segmentation"))
-            else ""
-            for a, side in zip(annotations, sides.tolist(), strict=True)
-        ]
+        sides = _sides(_corners(annotations, [size_of(records[a["image_id"]]) for a in annotations]))
+        reasons = [self._skip_reason(a, side) for a, side in zip(annotations, sides.tolist(), strict=True)]
         if self.masks:
             self._check_masks(found, [a for a, reason in zip(annotations, reasons, strict=True) if not reason])
         objects: _Objects = defaultdict(list)
         left_out: dict[str, list[str]] = defaultdict(list)
         for annotation, reason in zip(annotations, reasons, strict=True):
             record = records[annotation["image_id"]]
-            if not reason and self.masks and not has_pixels(annotation["segmentation"], _size(record)[::-1]):
+            if not reason and self.masks and not has_pixels(annotation["segmentation"], size_of(record)[::-1]):
                 reason = "masks without pixels"
             if reason:
                 left_out[reason].append(record["file_name"])
             else:
                 objects[record["id"]].append(annotation)
         return objects, left_out
+
+    def _skip_reason(self, annotation: Mapping[str, Any], side: float) -> str:
+        """Return why nothing can be learned from an annotation whose box has a shorter side; empty if something can."""
+        if annotation.get("iscrowd"):
+            return _CROWD
+        if side < _SHORTEST:
+            return _NO_AREA
+        if self.masks and _has_only_lines(annotation.get("segmentation")):
+            return "outlines of fewer than three points"
+        return ""
 
     def named(self) -> Dataset[Any]:
         return _Images(self._with_images(train=False), _to_image, named=True)
@@ -283,7 +273,7 @@ class _Images(Dataset[tuple[Tensor, Any]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Any]:
         record = self.found.annotations["images"][index]
-        image = _open(self.found, record)
+        image = open_image(self.found, record)
         about = str(self.found.images / record["file_name"]) if self.named else {"image_id": record["id"]}
         return self.transform(image), about
 
@@ -315,7 +305,7 @@ class _Targets(Dataset[tuple[Tensor, Target]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         record = self.records[index]
-        image = _open(self.found, record)
+        image = open_image(self.found, record)
         objects = json.loads(self.objects[index])
         size = (image.height, image.width)
         boxes = torch.from_numpy(_corners(objects, [image.size] * len(objects)))
@@ -330,10 +320,6 @@ class _Targets(Dataset[tuple[Tensor, Target]]):
             target["masks"] = tv_tensors.Mask(np.array(masks, dtype=np.uint8).reshape(-1, *size))
         image, target = self.transform(image, target)  # type: ignore[call-arg]
         return image, {**target, "image_id": record["id"]}
-
-
-def _size(record: Mapping[str, Any]) -> tuple[int, int]:
-    return record["width"], record["height"]
 
 
 def _corners(annotations: Sequence[Mapping[str, Any]], sizes: Sequence[tuple[int, int]]) -> Array:
@@ -360,132 +346,3 @@ def _has_only_lines(segmentation: Any) -> bool:
         and segmentation != []
         and all(isinstance(polygon, list) and len(polygon) < 6 for polygon in segmentation)
     )
-
-
-def _counted(names: Mapping[str, Sequence[str]]) -> str:
-    """Return how many there are of each kind and, if that kind is a fault, the names of the first few files."""
-    return ", ".join(
-        f"{len(files)} {kind}" + ("" if kind in _USUAL else f" (in {few(list(dict.fromkeys(files)))})")
-        for kind, files in names.items()
-    )
-
-
-def on_disk(folder: Path, name: str) -> str:
-    """Return an image's name as it is on this disk, where the annotations' is one of Windows.
-
-    That is, with backslashes, or in other upper and lower case. A name that leads nowhere is returned as it is.
-    """
-    if os.path.exists(folder / name):
-        return name
-    place = folder
-    parts = name.replace("\\", "/").split("/")
-    for part in parts:
-        if not (place / part).exists():
-            part = _listed(place).get(part.lower(), part)
-        place /= part
-    return str(place.relative_to(folder)) if place.exists() and not name.startswith("/") else name
-
-
-@functools.lru_cache(maxsize=64)
-def _listed(folder: Path) -> dict[str, str]:
-    """Return the names in a folder by their names in lower case, except where several have the same."""
-    names: dict[str, list[str]] = defaultdict(list)
-    for path in folder.iterdir() if folder.is_dir() else ():
-        names[path.name.lower()].append(path.name)
-    return {lower: found[0] for lower, found in names.items() if len(found) == 1}
-
-
-def _check_images(who: str, found: Annotated) -> None:
-    """Read the beginning of every image of a split, and warn of those that may be turned.
-
-    Raises:
-        OSError, ValueError: for the first image that is missing, cannot be read or has another size than the
-            annotations say, with the number of the others.
-    """
-    records = found.annotations["images"]
-    with ThreadPoolExecutor(16) as pool:  # a network's disk answers late, but many at once
-        looks = [
-            look
-            for part in pool.map(lambda i: [_look(found, r) for r in records[i : i + 256]], range(0, len(records), 256))
-            for look in part
-        ]
-    errors = [look for look in looks if isinstance(look, Exception)]
-    if errors:
-        more = f" {len(errors) - 1} more of the {len(records)} images cannot be used." if errors[1:] else ""
-        raise type(errors[0])(f"{errors[0]}{more}") from errors[0]
-    kinds: dict[str, list[str]] = defaultdict(list)
-    for record, look in zip(records, looks, strict=True):
-        if isinstance(look, str) and look:
-            kinds[look].append(record["file_name"])
-    if kinds:
-        warnings.warn(
-            f"{who}: cameras have marked photographs of {found.source} as turned (EXIF), and whether the annotator saw "
-            f"them turned is not known: {_counted(kinds)}. Look at the boxes in some of these pictures. If they do not "
-            "fit, turn the pixels of the files, so that they need no mark.",
-            stacklevel=4,
-        )
-
-
-def _look(found: Annotated, record: Mapping[str, Any]) -> str | Exception:
-    """Return what is wrong with an image, how it is read if that is in doubt, or an empty text."""
-    try:
-        with _named(found, record) as path, Image.open(path) as file:
-            size, orientation = file.size, _orientation(file)
-        turn = _is_turned(found, record, size, orientation)
-    except (OSError, ValueError) as error:
-        return error
-    if orientation == 1:
-        return ""
-    if not turn:
-        return "kept as they are stored, since only then they have the annotated size"
-    return "" if orientation in _SIDEWAYS and size[0] != size[1] else "turned upright, as prediction does"
-
-
-def _open(found: Annotated, record: Mapping[str, Any]) -> Image.Image:
-    with _named(found, record) as path, Image.open(path) as file:
-        image, orientation = in_mode(file, "RGB"), _orientation(file)
-    return upright(image) if _is_turned(found, record, image.size, orientation) else image
-
-
-_SIDEWAYS = (5, 6, 7, 8)  # the values of EXIF's orientation that exchange width and height
-
-
-def _orientation(file: Image.Image) -> int:
-    """Return EXIF's orientation of an opened image, 1 if it is upright or that cannot be read."""
-    orientation = 1
-    # PIL turns a TIFF itself. Its own getexif of a PNG would decode the whole image.
-    with suppress(Exception):
-        if file.format != "TIFF":
-            orientation = Image.Image.getexif(file).get(ExifTags.Base.Orientation, 1)
-    return orientation if orientation in range(1, 9) else 1
-
-
-def _is_turned(found: Annotated, record: Mapping[str, Any], stored: tuple[int, int], orientation: int) -> bool:
-    """Whether an image is turned upright, as in prediction: always, unless only as stored it has the annotated size.
-
-    Raises:
-        ValueError: if it has that size in neither way.
-    """
-    annotated = _size(record)
-    turned = stored[::-1] if orientation in _SIDEWAYS else stored
-    if annotated not in (stored, turned):
-        raise ValueError(
-            f"{found.images / record['file_name']} is {stored[0]} x {stored[1]} pixels, but {found.source} says "
-            f"{annotated[0]} x {annotated[1]} for image {record['id']}. The boxes would not fit: correct the file or "
-            "the image."
-        )
-    return annotated == turned
-
-
-@contextmanager
-def _named(found: Annotated, record: Mapping[str, Any]) -> Iterator[Path]:
-    """Yield the path of an image, and name it where it cannot be read."""
-    path = found.images / record["file_name"]
-    try:
-        yield path
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{path} is missing; image {record['id']} of {found.source} names it. Check the folder of the images."
-        ) from None
-    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and more
-        raise OSError(f"{path}, image {record['id']} of {found.source}, cannot be read: {error}") from error

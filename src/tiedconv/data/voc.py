@@ -11,7 +11,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from .._coco import FAR
-from .detection import Annotated, DetectionData, on_disk
+from ._annotated import Annotated, on_disk
+from .detection import DetectionData
 
 Year = Literal[2007, 2012]
 ImageSet = Literal["train", "val", "trainval", "test"]

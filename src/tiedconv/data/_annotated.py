@@ -1,0 +1,192 @@
+"""The images that annotations name: found on this disk, checked at once, and read upright in the annotated size."""
+
+import functools
+import hashlib
+import json
+import os
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import ExifTags, Image
+
+from .._files import write_whole
+from ._listing import counted
+from .base import in_mode, upright
+
+
+class Annotated(NamedTuple):
+    """One split: annotations in COCO's form, the folder its file names start from, and where they were read."""
+
+    annotations: Mapping[str, Any]
+    images: Path
+    source: Path
+
+
+def size_of(record: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the width and height that annotations give for an image."""
+    return record["width"], record["height"]
+
+
+def on_disk(folder: Path, name: str) -> str:
+    """Return an image's name as it is on this disk, where the annotations' is one of Windows.
+
+    That is, with backslashes, or in other upper and lower case. A name that leads nowhere is returned as it is.
+    """
+    if os.path.exists(folder / name):
+        return name
+    place = folder
+    parts = name.replace("\\", "/").split("/")
+    for part in parts:
+        if not os.path.exists(place / part) and place.is_dir():
+            part = _listed(place, place.stat().st_mtime_ns).get(part.lower(), part)
+        place /= part
+    return str(place.relative_to(folder)) if os.path.exists(place) and not name.startswith("/") else name
+
+
+@functools.lru_cache(maxsize=64)
+def _listed(folder: Path, changed: int) -> dict[str, str]:
+    """Return the names in a folder by their names in lower case, except where several have the same.
+
+    ``changed`` is the time of the folder's last change: a later listing is another one.
+    """
+    names: dict[str, list[str]] = defaultdict(list)
+    for path in folder.iterdir():
+        names[path.name.lower()].append(path.name)
+    return {lower: found[0] for lower, found in names.items() if len(found) == 1}
+
+
+def check_images(who: str, found: Annotated) -> None:
+    """Read the beginning of every image of a split, and warn of those that may be turned.
+
+    Raises:
+        OSError, ValueError: for the first image that is missing, cannot be read or has another size than the
+            annotations say, with the number of the others.
+    """
+    memory = _memory(found)
+    kinds = _remembered(memory)
+    if kinds is None:
+        kinds = _look_at_all(found)
+        if memory is not None:
+            with suppress(OSError):  # a disk that cannot be written to costs time, not a training
+                memory.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(memory, json.dumps(kinds))
+    if kinds:
+        warnings.warn(
+            f"{who}: cameras have marked photographs of {found.source} as turned (EXIF), and whether the annotator saw "
+            f"them turned is not known: {counted(kinds)}. Look at the boxes in some of these pictures. If they do not "
+            "fit, turn the pixels of the files, so that they need no mark.",
+            stacklevel=4,
+        )
+
+
+def _look_at_all(found: Annotated) -> dict[str, list[str]]:
+    """Return the names of the images whose reading is in doubt, by how they are read."""
+    records = found.annotations["images"]
+    with ThreadPoolExecutor(16) as pool:  # a network's disk answers late, but many at once
+        looks = [
+            look
+            for part in pool.map(lambda i: [_look(found, r) for r in records[i : i + 256]], range(0, len(records), 256))
+            for look in part
+        ]
+    errors = [look for look in looks if isinstance(look, Exception)]
+    if errors:
+        more = f" {len(errors) - 1} more of the {len(records)} images cannot be used." if errors[1:] else ""
+        raise type(errors[0])(f"{errors[0]}{more}") from errors[0]
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for record, look in zip(records, looks, strict=True):
+        if isinstance(look, str) and look:
+            kinds[look].append(record["file_name"])
+    return kinds
+
+
+_MANY = 2000  # images; a look at fewer takes no noticeable time
+
+
+def _memory(found: Annotated) -> Path | None:
+    """Return the file that remembers a look at these images, with these annotations and folders as they are now."""
+    records = found.annotations["images"]
+    if len(records) < _MANY:
+        return None
+    folders = {os.path.dirname(found.images / record["file_name"]) for record in records}
+    changes = [(str(path), os.stat(path).st_mtime_ns) for path in sorted(folders) if os.path.isdir(path)]
+    named = [(record["file_name"], *size_of(record)) for record in records]
+    key = hashlib.sha256(repr((str(found.images.resolve()), changes, named)).encode("utf-8", "replace")).hexdigest()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tiedconv" / f"images-{key[:32]}.json"
+
+
+def _remembered(memory: Path | None) -> dict[str, list[str]] | None:
+    with suppress(OSError, ValueError):
+        if memory is not None:
+            kinds = json.loads(memory.read_bytes())
+            return kinds if isinstance(kinds, dict) else None
+    return None
+
+
+def _look(found: Annotated, record: Mapping[str, Any]) -> str | Exception:
+    """Return what is wrong with an image, how it is read if that is in doubt, or an empty text."""
+    try:
+        with _named(found, record) as path, Image.open(path) as file:
+            size, orientation = file.size, _orientation(file)
+        turn = _is_turned(found, record, size, orientation)
+    except (OSError, ValueError) as error:
+        return error
+    if orientation == 1:
+        return ""
+    if not turn:
+        return "kept as they are stored, since only then they have the annotated size"
+    return "" if orientation in _SIDEWAYS and size[0] != size[1] else "turned upright, as prediction does"
+
+
+def open_image(found: Annotated, record: Mapping[str, Any]) -> Image.Image:
+    with _named(found, record) as path, Image.open(path) as file:
+        image, orientation = in_mode(file, "RGB"), _orientation(file)
+    return upright(image) if _is_turned(found, record, image.size, orientation) else image
+
+
+_SIDEWAYS = (5, 6, 7, 8)  # the values of EXIF's orientation that exchange width and height
+
+
+def _orientation(file: Image.Image) -> int:
+    """Return EXIF's orientation of an opened image, 1 if it is upright or that cannot be read."""
+    orientation = 1
+    # PIL turns a TIFF itself. Its own getexif of a PNG would decode the whole image.
+    with suppress(Exception):
+        if file.format != "TIFF":
+            orientation = Image.Image.getexif(file).get(ExifTags.Base.Orientation, 1)
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _is_turned(found: Annotated, record: Mapping[str, Any], stored: tuple[int, int], orientation: int) -> bool:
+    """Whether an image is turned upright, as in prediction: always, unless only as stored it has the annotated size.
+
+    Raises:
+        ValueError: if it has that size in neither way.
+    """
+    annotated = size_of(record)
+    turned = stored[::-1] if orientation in _SIDEWAYS else stored
+    if annotated not in (stored, turned):
+        raise ValueError(
+            f"{found.images / record['file_name']} is {stored[0]} x {stored[1]} pixels, but {found.source} says "
+            f"{annotated[0]} x {annotated[1]} for image {record['id']}. The boxes would not fit: correct the file or "
+            "the image."
+        )
+    return annotated == turned
+
+
+@contextmanager
+def _named(found: Annotated, record: Mapping[str, Any]) -> Iterator[Path]:
+    """Yield the path of an image, and name it where it cannot be read."""
+    path = found.images / record["file_name"]
+    try:
+        yield path
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path} is missing; image {record['id']} of {found.source} names it. Check the folder of the images."
+        ) from None
+    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and more
+        raise OSError(f"{path}, image {record['id']} of {found.source}, cannot be read: {error}") from error
