@@ -19,7 +19,7 @@ def test_peak_memory_sees_weights_gradients_and_momentum():
     assert 3 * weights < measured < 5 * weights
 
 
-@pytest.mark.slow
+@pytest.mark.stress  # it starts a compiler
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from Linux' /proc")
 def test_peak_memory_of_a_compiled_model_leaves_out_the_compiler():
     build = partial(torch.nn.Sequential, torch.nn.Flatten(), torch.nn.Linear(300, 10_000))

@@ -10,6 +10,7 @@ import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.export.export_cases import every_layer
+from tests.models.test_models import ONE_PER_FAMILY
 from tests.randomized import randomize_norms
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -33,7 +34,14 @@ def largest_error(model: nn.Module, x: Tensor) -> float:
     return ((outputs(deploy(model), x) - expected).abs().max() / expected.abs().max()).item()
 
 
-@pytest.mark.parametrize("name", [name for name in tiedconv.list_models() if "101" not in name])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ONE_PER_FAMILY else pytest.mark.stress)
+        for name in tiedconv.list_models()
+        if "101" not in name
+    ],
+)
 def test_every_model_computes_the_same_with_ordinary_layers(name):
     model: Any = randomize_norms(tiedconv.create_model(name, num_classes=10))
     x = torch.randn(2, 3, 32, 32)
