@@ -4,10 +4,11 @@ import sys
 import tiedconv
 
 
-def test_import_registers_models_and_loads_torch_and_timm_and_no_more() -> None:
+def test_import_registers_models_and_loads_no_library_of_an_extra() -> None:
     heavy = ("lightning", "pytorch_lightning", "matplotlib", "captum", "jsonargparse", "tensorboard", "sklearn")
+    heavy += ("faster_coco_eval", "pycocotools")
     code = (
-        "import sys, timm, tiedconv\n"
+        "import sys, timm, tiedconv, tiedconv.analysis, tiedconv.report.plots\n"
         "timm.create_model('tiedresnet50', device='meta')\n"
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )

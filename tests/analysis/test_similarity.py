@@ -1,8 +1,6 @@
 """tiedconv.analysis.similarity against patterns computed by hand and by captum."""
 
 import copy
-import subprocess
-import sys
 import weakref
 
 import pytest
@@ -336,9 +334,3 @@ def test_a_layer_must_return_one_tensor():
 
     with pytest.raises(ValueError, match=r"'0' must return one tensor \(N, C, ...\), got tuple"):
         filter_similarity(nn.Sequential(Pair()), ["0"], torch.zeros(1, 3, 4, 4))
-
-
-def test_importing_the_package_loads_neither_captum_nor_matplotlib():
-    code = "import sys, tiedconv.analysis, tiedconv.report.plots; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"captum", "matplotlib"} & set(loaded)
