@@ -16,7 +16,7 @@ from pycocotools import mask as coco_masks
 from torch import Tensor
 from torch.testing import assert_close
 
-from tiedconv.data import Coco, _annotated
+from tiedconv.data import Coco, _annotated, _looks
 
 # pycocotools' decode calls what numpy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -637,7 +637,7 @@ def test_missing_images_of_both_splits_are_found_before_the_first_epoch(coco, tm
 
 def test_that_many_images_are_sound_is_remembered_until_something_changes(coco, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(_annotated, "_MANY", 1)
+    monkeypatch.setattr(_looks, "_MANY", 1)
     looked = []
     look = _annotated._look
     monkeypatch.setattr(_annotated, "_look", lambda *given: looked.append(given) or look(*given))

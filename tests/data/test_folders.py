@@ -267,3 +267,14 @@ def test_a_split_without_folders_is_named(tmp_path):
         picture(tmp_path / part / "0.png")
     with pytest.raises(FileNotFoundError, match=r"ImageFolder: .*train holds no folder\. Expected one for each class"):
         ImageFolder(str(tmp_path))
+
+
+def test_files_that_are_not_images_are_found_before_the_first_epoch(tmp_path):
+    fill(tmp_path)
+    (tmp_path / "val" / "dog" / "1.jpg").write_text("<html>not found</html>")
+    (tmp_path / "val" / "dog" / "2.jpg").write_bytes(b"")
+    data = ImageFolder(str(tmp_path), image_size=16, num_workers=0)
+    message = r"val/dog/1\.jpg cannot be read as an image: .* out\. 1 more of the 4 images cannot be used"
+    with pytest.raises(OSError, match=message):
+        data.setup("fit")
+    data.setup("validate")

@@ -1,21 +1,18 @@
 """The images that annotations name: found on this disk, checked at once, and read upright in the annotated size."""
 
 import functools
-import hashlib
-import json
 import os
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import ExifTags, Image
 
-from .._files import write_whole
 from ._listing import counted
+from ._looks import look_at_files
 from .base import in_mode, upright
 
 
@@ -67,14 +64,9 @@ def check_images(who: str, found: Annotated) -> None:
         OSError, ValueError: for the first image that is missing, cannot be read or has another size than the
             annotations say, with the number of the others.
     """
-    memory = _memory(found)
-    kinds = _remembered(memory)
-    if kinds is None:
-        kinds = _look_at_all(found)
-        if memory is not None:
-            with suppress(OSError):  # a disk that cannot be written to costs time, not a training
-                memory.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(memory, json.dumps(kinds))
+    records = found.annotations["images"]
+    names, sizes = [r["file_name"] for r in records], [size_of(r) for r in records]
+    kinds = look_at_files(found.images, names, lambda i: _look(found, records[i]), sizes)
     if kinds:
         warnings.warn(
             f"{who}: cameras have marked photographs of {found.source} as turned (EXIF), and whether the annotator saw "
@@ -84,57 +76,11 @@ def check_images(who: str, found: Annotated) -> None:
         )
 
 
-def _look_at_all(found: Annotated) -> dict[str, list[str]]:
-    """Return the names of the images whose reading is in doubt, by how they are read."""
-    records = found.annotations["images"]
-    with ThreadPoolExecutor(16) as pool:  # a network's disk answers late, but many at once
-        looks = [
-            look
-            for part in pool.map(lambda i: [_look(found, r) for r in records[i : i + 256]], range(0, len(records), 256))
-            for look in part
-        ]
-    errors = [look for look in looks if isinstance(look, Exception)]
-    if errors:
-        more = f" {len(errors) - 1} more of the {len(records)} images cannot be used." if errors[1:] else ""
-        raise type(errors[0])(f"{errors[0]}{more}") from errors[0]
-    kinds: dict[str, list[str]] = defaultdict(list)
-    for record, look in zip(records, looks, strict=True):
-        if isinstance(look, str) and look:
-            kinds[look].append(record["file_name"])
-    return kinds
-
-
-_MANY = 2000  # images; a look at fewer takes no noticeable time
-
-
-def _memory(found: Annotated) -> Path | None:
-    """Return the file that remembers a look at these images, with these annotations and folders as they are now."""
-    records = found.annotations["images"]
-    if len(records) < _MANY:
-        return None
-    folders = {os.path.dirname(found.images / record["file_name"]) for record in records}
-    changes = [(str(path), os.stat(path).st_mtime_ns) for path in sorted(folders) if os.path.isdir(path)]
-    named = [(record["file_name"], *size_of(record)) for record in records]
-    key = hashlib.sha256(repr((str(found.images.resolve()), changes, named)).encode("utf-8", "replace")).hexdigest()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tiedconv" / f"images-{key[:32]}.json"
-
-
-def _remembered(memory: Path | None) -> dict[str, list[str]] | None:
-    with suppress(OSError, ValueError):
-        if memory is not None:
-            kinds = json.loads(memory.read_bytes())
-            return kinds if isinstance(kinds, dict) else None
-    return None
-
-
-def _look(found: Annotated, record: Mapping[str, Any]) -> str | Exception:
-    """Return what is wrong with an image, how it is read if that is in doubt, or an empty text."""
-    try:
-        with _named(found, record) as path, Image.open(path) as file:
-            size, orientation = file.size, _orientation(file)
-        turn = _is_turned(found, record, size, orientation)
-    except (OSError, ValueError) as error:
-        return error
+def _look(found: Annotated, record: Mapping[str, Any]) -> str:
+    """Return how an image is read if that is in doubt, and otherwise an empty text."""
+    with _named(found, record) as path, Image.open(path) as file:
+        size, orientation = file.size, _orientation(file)
+    turn = _is_turned(found, record, size, orientation)
     if orientation == 1:
         return ""
     if not turn:

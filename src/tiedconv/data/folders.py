@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 from torch.utils.data import Dataset
 from torchvision import datasets
 
 from ._listing import Listing, few, is_hidden
+from ._looks import look_at_files
 from .base import Transform, read_image
 from .classification import ClassificationData
 
@@ -35,6 +37,7 @@ class ImageFolder(ClassificationData):
 
     Raises:
         FileNotFoundError: if ``root`` lacks one of the two folders; when a split is built, if a class has no image.
+        OSError: before training, if a file is not an image, whatever its suffix says.
         ValueError: if the two folders do not hold the same classes.
     """
 
@@ -64,6 +67,21 @@ class ImageFolder(ClassificationData):
             "re_prob": random_erasing,
         }
         self.classes = self.read_classes()
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            self.check_files()
+
+    def check_files(self) -> None:
+        """Read the beginnings of all image files, and remember for large sets that they were images.
+
+        Raises:
+            OSError: with the first file that is not an image, and the number of the others.
+        """
+        for train in (True, False):
+            samples: list[tuple[str, int]] = self.split(train).samples  # type: ignore[attr-defined]
+            look_at_files(self.root, [path for path, _ in samples], partial(_check_file, samples))
 
     def read_classes(self) -> tuple[str, ...]:
         """Return the class names, in the order of their indices."""
@@ -149,8 +167,20 @@ class ImageNet(ImageFolder):
             ) from error
         return tuple(", ".join(synonyms) for synonyms in names)  # the first alone is not unique: two cranes
 
+    def check_files(self) -> None:
+        """Check nothing: the archives' sums were checked when they were unpacked."""
+
     def build(self, train: bool) -> Dataset[Any]:
         return datasets.ImageNet(str(self.root), split="train" if train else "val", loader=self.image_loader(train))
+
+
+def _check_file(samples: list[tuple[str, int]], index: int) -> str:
+    path, _ = samples[index]
+    try:
+        Image.open(path).close()
+    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and more
+        raise OSError(f"{path} cannot be read as an image: {error}. Replace the file or take it out.") from error
+    return ""
 
 
 def _load(path: str, transform: Transform) -> torch.Tensor:

@@ -1,0 +1,78 @@
+"""A look at many image files at once, before a training starts, and a memory of it."""
+
+import hashlib
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from .._files import write_whole
+
+_MANY = 2000  # files; a look at fewer takes no noticeable time, and is not remembered
+
+
+def look_at_files(
+    folder: Path, names: Sequence[str], look: Callable[[int], str], about: Sequence[Any] = ()
+) -> dict[str, list[str]]:
+    """Look at files of a folder and return their names by what ``look`` says of them, without those it says nothing of.
+
+    What was seen is remembered in the user's cache until ``names``, ``about`` or the time of a folder's last change is
+    another.
+
+    Args:
+        folder: where the names start.
+        names: of the files.
+        look: takes the number of a file, and raises ``OSError`` or ``ValueError`` if the file cannot be used.
+        about: what else ``look`` depends on, with a ``repr`` that says all of it.
+
+    Raises:
+        OSError, ValueError: that of the first file that cannot be used, with the number of the others.
+    """
+    memory = _memory(folder, names, about) if len(names) >= _MANY else None
+    if memory is not None:
+        with suppress(OSError, ValueError):
+            kinds = json.loads(memory.read_bytes())
+            if isinstance(kinds, dict):
+                return kinds
+    kinds = _look_at_all(names, look)
+    if memory is not None:
+        with suppress(OSError):  # a disk that cannot be written to costs time, not a training
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(memory, json.dumps(kinds))
+    return kinds
+
+
+def _memory(folder: Path, names: Sequence[str], about: Sequence[Any]) -> Path:
+    """Return the file that remembers a look at these files, with their folders as they are now."""
+    folders = {os.path.dirname(folder / name) for name in names}
+    changes = [(path, os.stat(path).st_mtime_ns) for path in sorted(folders) if os.path.isdir(path)]
+    text = repr((str(folder.resolve()), changes, names, about))
+    key = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tiedconv" / f"images-{key[:32]}.json"
+
+
+def _look_at_all(names: Sequence[str], look: Callable[[int], str]) -> dict[str, list[str]]:
+    def look_at_part(start: int) -> list[str | Exception]:
+        seen: list[str | Exception] = []
+        for i in range(start, min(start + 256, len(names))):
+            try:
+                seen.append(look(i))
+            except (OSError, ValueError) as error:
+                seen.append(error)
+        return seen
+
+    with ThreadPoolExecutor(16) as pool:  # a network's disk answers late, but many at once
+        seen = [one for part in pool.map(look_at_part, range(0, len(names), 256)) for one in part]
+    errors = [one for one in seen if isinstance(one, Exception)]
+    if errors:
+        more = f" {len(errors) - 1} more of the {len(names)} images cannot be used." if errors[1:] else ""
+        raise type(errors[0])(f"{errors[0]}{more}") from errors[0]
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for name, one in zip(names, seen, strict=True):
+        if isinstance(one, str) and one:
+            kinds[one].append(name)
+    return kinds
