@@ -18,7 +18,7 @@ from .folders import ImageFolder
 
 INDEX = "index.json"
 _PARTS = ("train", "val")
-_LISTS = ("offsets", "sizes", "labels")  # of a shard in the index, with one entry an image
+_LISTS = ("offsets", "sizes", "labels")  # of a shard in the index, with one entry per image
 _MAX_BYTES = 2**63 - 1
 
 
@@ -75,7 +75,7 @@ def index_shards(folder: str, classes: Sequence[str]) -> None:
         classes: names of the classes, in the order of their numbers.
 
     Raises:
-        ValueError: if a part has no shards; if a shard is no whole tar file, has no images or a name with ``:`` or a
+        ValueError: if a part has no shards; if a shard is not a whole tar file, has no images or a name with ``:`` or a
             backslash; if an image is a link or empty, or has no class or one that is out of range; if two images have
             one name.
     """
@@ -164,7 +164,7 @@ def read_index(address: str) -> Any:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is none, or says of a shard what cannot be.
+        ValueError: if the index is invalid.
     """
     where = f"{address}/{INDEX}"
     try:

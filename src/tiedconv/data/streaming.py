@@ -1,4 +1,9 @@
-"""Photographs in shards, read from a disk or from a URL, in any order."""
+"""Photographs in shards, read from a disk or from a URL, in any order.
+
+No library keeps what a resume promises here. The state of torchdata's StatefulDataLoader (0.11) is refused by another
+number of workers, and the order of images in litdata (0.2) depends on that number. litdata and MosaicML streaming (0.13)
+read formats of their own, so that tar files would have to be converted, and the latter needs numpy below 2.2.
+"""
 
 import hashlib
 import io
@@ -34,8 +39,8 @@ class StreamedImages(ImageFolder):
 
     Raises:
         FileNotFoundError: if ``root`` holds no index.
-        ValueError: if a URL comes without ``cache``, a folder with one, ``window`` is out of range, or the index says
-            what cannot be.
+        ValueError: if a URL comes without ``cache``, a folder with one, ``window`` is out of range, or the index is
+            invalid.
     """
 
     def __init__(self, root: str, cache: str | None = None, window: int | None = None, **options: Any) -> None:

@@ -1,4 +1,9 @@
-"""COCO's average precision, of boxes or masks, over all images or over any choice of them."""
+"""COCO's average precision, of boxes or masks, over all images or over any choice of them.
+
+faster-coco-eval computes it, and is called directly: torchmetrics' MeanAveragePrecision, which calls it too, agrees to
+1e-7, but only with areas and thresholds in float64 handed to it, writes -1 for nan, and takes dense masks in the place
+of RLEs: 31 MB for 100 objects of an image of 480 x 640 pixels.
+"""
 
 import copy
 import math
@@ -35,7 +40,7 @@ def coco_metrics(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str,
         kind: compare boxes or masks.
 
     Returns:
-        One value a metric; nan where there is nothing to find, such as no large object in the ground truth.
+        One value per metric; nan where there is nothing to find, such as no large object in the ground truth.
 
     Raises:
         ValueError: if an entry lacks what is needed, or names an image or a category that the ground truth lacks.
@@ -74,7 +79,7 @@ class CocoMatches:
         evaluation.params.maxDets = _MAX_DETECTIONS
         evaluation.evaluate()
         self._params = evaluation.params
-        # One entry a category and image. The library keeps it for its own accumulation and has no public name for it.
+        # One entry per category and image. The library keeps it for its own accumulation and has no public name for it.
         self._matches = evaluation._evalImgs_cpp
         self.images = [int(image) for image in self._params.imgIds]
         self._places = {image: place for place, image in enumerate(self.images)}
@@ -87,7 +92,7 @@ class CocoMatches:
             iou: one of COCO's thresholds, such as 0.75. None: the mean over all ten.
 
         Raises:
-            ValueError: if an image is unknown or the threshold is none of COCO's.
+            ValueError: if an image is unknown or the threshold is not one of COCO's.
         """
         by_iou = self.ap_by_iou(images)
         if iou is None:
@@ -127,7 +132,7 @@ def read_annotations(path: Path, kind: Kind = "box") -> dict[str, Any]:
         kind: what detections are to be compared by, which every annotation must have.
 
     Raises:
-        ValueError: if the file is no JSON, or an entry lacks what is needed.
+        ValueError: if the file is not JSON, or an entry lacks what is needed.
     """
     who = f"read_annotations: {path}"
     _check_kind(who, kind)
@@ -145,7 +150,7 @@ def read_results(path: Path, ground_truth: Mapping[str, Any], kind: Kind = "box"
         kind: what they are to be compared by, which every detection must have.
 
     Raises:
-        ValueError: if the file is no JSON, or a detection lacks what is needed or belongs to another data set.
+        ValueError: if the file is not JSON, or a detection lacks what is needed or belongs to another data set.
     """
     who = f"read_results: {path}"
     _check_kind(who, kind)
