@@ -1,8 +1,8 @@
 """Photographs in shards, read from a disk or from a URL, in any order.
 
 No library keeps what a resume promises here. The state of torchdata's StatefulDataLoader (0.11) is refused by another
-number of workers, and the order of images in litdata (0.2) depends on that number. litdata and MosaicML streaming (0.13)
-read formats of their own, so that tar files would have to be converted, and the latter needs numpy below 2.2.
+number of workers, and the order of images in litdata (0.2) depends on that number. litdata and MosaicML streaming
+(0.13) read formats of their own, so that tar files would have to be converted, and the latter needs numpy below 2.2.
 """
 
 import hashlib
