@@ -58,6 +58,7 @@ def run(tests: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    found = sorted({test for path in changed() for test in tests_of(path) if Path(test).exists()})
+    # tests/ before src/: pytest would import a module that it collects first a second time, apart from its package.
+    found = sorted({t for path in changed() for t in tests_of(path) if Path(t).exists()}, reverse=True)
     print("tests of what is changed:", *found or ["none"], flush=True)
     sys.exit(run(found) if found else 0)
