@@ -22,7 +22,7 @@ class KilledError(Exception):
 
 def train(folder, *, spec=SPEC, seed=0, budget=BUDGET):
     data = Digits(image_size=8, batch_size=128)
-    return train_run(classification._Classifiers([spec], data, budget), spec, seed, folder)
+    return train_run(classification._Classifiers([spec], data, budget, ["top1"], {}), spec, seed, folder)
 
 
 @pytest.fixture

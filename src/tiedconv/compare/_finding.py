@@ -10,7 +10,7 @@ from ..report.style import NARROW
 from .results import Comparison, ModelResult, metric_name
 
 NOTHING = "–"
-"""What is written for a number that there is not."""
+"""What is written in place of a missing number."""
 
 Finding = tuple[str, list[tuple[str, str]]]
 """A sentence, and one line for each model but the first: its label and what is said of it."""
@@ -46,8 +46,10 @@ def images_error(comparison: Comparison) -> float:
     It is :math:`\sqrt{p (1 - p) / N}` for the mean accuracy :math:`p` on :math:`N` validation images; 0 if the metric
     is not a share of images.
     """
+    if not comparison.images:
+        return 0.0
     means = [mean for model in comparison.models if (mean := model.mean(comparison.metric)) is not None]
-    return max((math.sqrt(p * (1 - p) / comparison.images) for p in means), default=0.0) if comparison.images else 0.0
+    return max((math.sqrt(p * (1 - p) / comparison.images) for p in means), default=0.0)
 
 
 def interval(ours: Sequence[float], theirs: Sequence[float], images: int = 0) -> tuple[float, float] | None:
@@ -58,8 +60,8 @@ def interval(ours: Sequence[float], theirs: Sequence[float], images: int = 0) ->
     from the two models.
 
     Args:
-        ours, theirs: accuracies, fractions 0-1, one a seed. Fewer than two have no spread.
-        images: how many images the accuracies are over. 0: not known, and no such floor.
+        ours, theirs: accuracies, fractions 0-1, one per seed. Fewer than two have no spread.
+        images: validation images that the accuracies are shares of. 0: not known, so there is no such floor.
 
     Example:
         >>> low, high = interval([0.97, 0.98, 0.99], [0.95, 0.96, 0.97])
@@ -86,10 +88,10 @@ def _line(comparison: Comparison, model: ModelResult, base: ModelResult) -> str:
     parts = []
     if ours and theirs:
         reached = f"{score(comparison, model)} {metric_name(comparison.metric)}"
-        parts.append(f"{reached}; {difference(ours, theirs, 'it', comparison.images)}.")
+        parts.append(f"{reached}; {_difference(ours, theirs, comparison.images)}.")
     parts.append(
-        f"{'It' if model.detector_params is None else 'Its backbone'} has {relative(model.params, base.params)} "
-        f"parameters and needs {relative(model.macs, base.macs)} multiply-adds."
+        f"{'It' if model.detector_params is None else 'Its backbone'} has {_relative(model.params, base.params)} "
+        f"parameters and needs {_relative(model.macs, base.macs)} multiply-adds."
     )
     parts.append(_speeds(model, base))
     if report := comparison.occlusion:
@@ -97,14 +99,8 @@ def _line(comparison: Comparison, model: ModelResult, base: ModelResult) -> str:
     return " ".join(filter(None, parts))
 
 
-def difference(ours: Sequence[float], theirs: Sequence[float], subject: str, images: int = 0) -> str:
-    """Say how far the mean of ``ours`` is from that of ``theirs``, and what the seeds allow to conclude from it.
-
-    Args:
-        ours, theirs: fractions 0-1, one a seed.
-        subject: what ``ours`` belong to, as the sentence is to call it.
-        images: as in :func:`interval`.
-    """
+def _difference(ours: Sequence[float], theirs: Sequence[float], images: int) -> str:
+    """Say how far the mean of ``ours`` is from that of ``theirs``, and what the seeds allow to conclude from it."""
     difference = statistics.fmean(ours) - statistics.fmean(theirs)
     sign, direction, opposite = (1, "higher", "lower") if difference > 0 else (-1, "lower", "higher")
     points = _points(abs(difference))
@@ -115,12 +111,12 @@ def difference(ours: Sequence[float], theirs: Sequence[float], subject: str, ima
         return f"{what}. A single run has no spread over seeds to set this against, so it decides nothing"
     bounds = interval(ours, theirs, images)
     if bounds is None:
-        return f"{what}. No run differs from another of its model, and the images are not known, so it decides nothing"
+        return f"{what}. The runs of each model are alike, so it decides nothing"
     near, far = sorted(sign * bound for bound in bounds)
     over = f"95{NARROW}% interval over seeds"
     if float(_points(near)) > 0:  # as printed
-        verdict = f"{'for' if difference > 0 else 'against'} {subject}"
-        return f"{what} ({over} {_points(near)} to {_points(far)}): this speaks {verdict}"
+        verdict = "for" if difference > 0 else "against"
+        return f"{what} ({over} {_points(near)} to {_points(far)}): this speaks {verdict} it"
     return (
         f"{what} ({over} from {_points(max(0.0, -near))} {opposite} to {_points(far)} {direction}): the interval "
         "includes no difference, so neither is shown to be better"
@@ -131,7 +127,7 @@ def _points(fraction: float) -> str:
     return f"{100 * fraction:.2f}"
 
 
-def relative(value: float, base: float) -> str:
+def _relative(value: float, base: float) -> str:
     """Say how many more or fewer there are than ``base``: ``6.2 % fewer``."""
     change = 100 * (value / base - 1) if base else 0.0
     if abs(change) < 0.05:
@@ -156,5 +152,5 @@ def _speeds(model: ModelResult, base: ModelResult) -> str:
     listed = f"{', '.join(first)} and {last}" if first else last
     file = ""
     if model.deployed_bytes and base.deployed_bytes:
-        file = f" Its deployed file has {relative(model.deployed_bytes, base.deployed_bytes)} bytes."
+        file = f" Its deployed file has {_relative(model.deployed_bytes, base.deployed_bytes)} bytes."
     return f"Measured on this machine it {listed} the images per second of {base.label}.{file}"

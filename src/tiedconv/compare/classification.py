@@ -1,7 +1,5 @@
 """Compare classifiers: accuracy, confusion, filter similarity and sample predictions, speed and memory."""
 
-import base64
-import io
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -15,23 +13,19 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from ..analysis import evenly_spaced
 from ..analysis.similarity import filter_similarity
 from ..bench import Quartiles, throughput, train_step_peak_memory
-from ..bench.timer import interleaved
 from ..data import ClassificationData
 from ..export import ExportedFile, deploy, open_onnx, to_onnx
 from ..metrics.counts import count
+from ..models import build_model
 from ..tasks import ClassificationTask
-from ..tasks.classification import build_classifier
 from .results import Comparison, ModelResult, Sample
-from .runner import TIMED_ROUNDS, Adapter, Folders, Say, data_facts, default_device, run_comparison
-from .training import Budget, ModelSpec
+from .runner import Adapter, Folders, Say, data_facts, default_device, encoded, rates, run_comparison
+from .training import OF_CLASSIFIERS, Budget, ModelSpec
 
 SAMPLES = 12
 SIMILARITY_IMAGES = 16
-ACCURACY = {"train_loss": "train/loss", "val_loss": "val/loss", "top1": "val/top1"}
-"""What is kept of each epoch, and the names under which a classifier's task logs it."""
 
 
 def compare(
@@ -68,25 +62,14 @@ def compare(
     started = [spec.label for spec in models if spec.weights]
     if started:
         raise ValueError(f"weights of {', '.join(started)} are for detectors. Classifiers start at random.")
-    adapter = _Classifiers(models, data, budget)
+    title = title or f"{', '.join(spec.label for spec in models)} on {type(data).__name__}"
+    adapter = _Classifiers(models, data, budget, metrics=["top1"], settings={})
     return run_comparison(adapter, seeds, output, title=title, command=command, say=say)
 
 
 class _Classifiers(Adapter):
     data: ClassificationData
-    logged = ACCURACY
-
-    @property
-    def metrics(self) -> list[str]:
-        return ["top1"]
-
-    @property
-    def place(self) -> str:
-        return f"on {type(self.data).__name__}"
-
-    @property
-    def conditions(self) -> dict[str, dict[str, str]]:
-        return {"Data": {**data_facts(self.data), "input": " x ".join(map(str, self.data.input_size))}}
+    logged = OF_CLASSIFIERS
 
     def describe(self, spec: ModelSpec) -> ModelResult:
         try:
@@ -109,26 +92,24 @@ class _Classifiers(Adapter):
         pairs = labels * classes + ranked[:, 0]
         details = {
             "confusion": pairs.bincount(minlength=classes**2).reshape(classes, -1).tolist(),
-            "predictions": [[int(ranked[i, 0]), probabilities[i, ranked[i, 0]].item()] for i in self._samples()],
-            "similarity": _similarity(task, self.data),
+            "predictions": [[int(ranked[i, 0]), probabilities[i, ranked[i, 0]].item()] for i in self.examples(SAMPLES)],
+            "similarity": _similarity(task, self.data, self.examples(SIMILARITY_IMAGES)),
         }
         return {"top1": hits[:, 0].double().mean().item(), "top5": hits.any(1).double().mean().item()}, details
 
     def summarize(self, folders: Folders, say: Say) -> dict[str, Any]:
-        return {
-            "samples": [_sample(self.data, i) for i in self._samples()],
-            "images": len(self.data.split(train=False)),  # type: ignore[arg-type]  # every split has a length
-        }
+        facts = {**data_facts(self.data), "input": " x ".join(map(str, self.data.input_size))}
+        samples = [_sample(self.data, i) for i in self.examples(SAMPLES)]
+        images = len(self.data.split(train=False))  # type: ignore[arg-type]  # every split has a length
+        return {"conditions": {"Data": facts}, "samples": samples, "images": images}
 
     def measure(self, results: list[ModelResult], folders: Folders, say: Say) -> list[ModelResult]:
         return _measure_deployed(_measure(results, self.data, self.budget), self.data, say)
 
-    def _samples(self) -> list[int]:
-        return evenly_spaced(len(self.data.split(train=False)), SAMPLES)  # type: ignore[arg-type]
-
 
 def _builder(model: ModelSpec | ModelResult, data: ClassificationData) -> Callable[[], torch.nn.Module]:
-    return partial(build_classifier, model.name, data.num_classes, data.in_chans, model.kwargs, model.tied)
+    build = partial(build_model, model.name, num_classes=data.num_classes, in_chans=data.in_chans)
+    return partial(build, tied=model.tied, **model.kwargs)
 
 
 @torch.inference_mode()
@@ -140,10 +121,9 @@ def _predict(task: ClassificationTask, data: ClassificationData) -> tuple[Tensor
     return torch.cat(probabilities), torch.cat(labels)
 
 
-def _similarity(task: ClassificationTask, data: ClassificationData) -> list[dict[str, Any]]:
-    """One histogram per stage, or none for a network whose stages do not return feature maps (but tokens, say)."""
+def _similarity(task: ClassificationTask, data: ClassificationData, indices: list[int]) -> list[dict[str, Any]]:
+    """One histogram per stage, or none for a network whose stages return no feature maps but, for example, tokens."""
     split = data.split(train=False)
-    indices = evenly_spaced(len(split), SIMILARITY_IMAGES)  # type: ignore[arg-type]  # every split has a length
     images = torch.stack([split[i][0] for i in indices]).to(task.device)
     try:
         layers = filter_similarity(task.model, None, images, batch_size=SIMILARITY_IMAGES)
@@ -157,10 +137,7 @@ def _sample(data: ClassificationData, index: int) -> Sample:
     image, label = data.split(train=False)[index]
     mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
     picture = to_pil_image((image * std + mean).clamp(0, 1))
-    picture.thumbnail((160, 160))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return Sample(base64.b64encode(buffer.getvalue()).decode(), int(label))
+    return Sample(encoded(picture, 160, "PNG"), int(label))
 
 
 def _measure(results: list[ModelResult], data: ClassificationData, budget: Budget) -> list[ModelResult]:
@@ -170,8 +147,8 @@ def _measure(results: list[ModelResult], data: ClassificationData, budget: Budge
     device = default_device()
     images = torch.randn(shape, device=device).contiguous(memory_format=memory_format)
     models = {r.label: _builder(r, data)().to(device).to(memory_format=memory_format) for r in results}
-    training = throughput(models, images, train=True, rounds=TIMED_ROUNDS)
-    inference = throughput(models, images, train=False, rounds=TIMED_ROUNDS)
+    training = throughput(models, images, train=True)
+    inference = throughput(models, images, train=False)
     return [
         replace(
             r,
@@ -199,14 +176,9 @@ def _measure_deployed(results: list[ModelResult], data: ClassificationData, say:
                 continue
             files[result.label] = file
         images = torch.randn(data.batch_size, *data.input_size)
-        calls = {label: partial(open_onnx(file.path), images) for label, file in files.items()}
-        times = interleaved(calls, rounds=TIMED_ROUNDS)
+        speeds = rates({label: partial(open_onnx(f.path), images) for label, f in files.items()}, len(images))
     return [
-        replace(
-            r,
-            deployed_images_per_s=Quartiles.of([len(images) / s for s in times[r.label].seconds]),
-            deployed_bytes=files[r.label].bytes,
-        )
+        replace(r, deployed_images_per_s=speeds[r.label], deployed_bytes=files[r.label].bytes)
         if r.label in files
         else r
         for r in results

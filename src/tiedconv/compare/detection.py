@@ -1,7 +1,5 @@
 """Compare backbones in one detector: every backbone with every seed, then AP by how much objects cover each other."""
 
-import base64
-import io
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -15,11 +13,8 @@ from torch import Tensor, nn
 
 from .._extras import require
 from .._files import write_whole
-from ..analysis import evenly_spaced
 from ..analysis.occlusion import analyze_occlusion
-from ..bench import Quartiles
 from ..bench.steps import inference
-from ..bench.timer import interleaved
 from ..data import DetectionData
 from ..detection import DetectorName, Widths
 from ..detection.backbone import Norm
@@ -29,7 +24,7 @@ from ..report.drawing import draw_detections
 from ..tasks import DetectionTask
 from ..tasks.detection import coco_results
 from .results import Comparison, ModelResult, Sample, read_kept
-from .runner import TIMED_ROUNDS, Adapter, Folders, Say, data_facts, default_device, run_comparison
+from .runner import Adapter, Folders, Say, data_facts, default_device, encoded, rates, run_comparison
 from .training import Budget, ModelSpec
 
 SAMPLES = 6
@@ -111,7 +106,10 @@ def compare_detectors(
     if names:
         raise ValueError(f"the budget's {', '.join(names)} are for classifiers. Leave them out for detectors.")
     require("faster_coco_eval", extra="detection")
-    adapter = _Detectors(models, data, budget, detector)
+    kinds: list[Kind] = ["mask", "box"] if "mask" in detector.detector else ["box"]  # the main one first
+    metrics = [*(f"{kinds[0]}_{metric}" for metric in METRICS), *(f"{kind}_AP" for kind in kinds[1:])]
+    title = title or f"{', '.join(s.label for s in models)} in {detector.detector} on {type(data).__name__}"
+    adapter = _Detectors(models, data, budget, metrics, {"detector": asdict(detector)}, detector, kinds)
     return run_comparison(adapter, seeds, output, title=title, command=command, say=say)
 
 
@@ -119,33 +117,10 @@ def compare_detectors(
 class _Detectors(Adapter):
     data: DetectionData
     detector: Detector
+    kinds: list[Kind]
 
     logged = {"train_loss": "train/loss"}  # noqa: RUF012
     trainer_options = {"limit_val_batches": 0}  # noqa: RUF012  # evaluated once, after the last epoch
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {"detector": asdict(self.detector)}
-
-    @property
-    def kinds(self) -> list[Kind]:
-        """What is compared: the kind of the report's main figures first."""
-        return ["mask", "box"] if "mask" in self.detector.detector else ["box"]
-
-    @property
-    def metrics(self) -> list[str]:
-        main, *others = self.kinds
-        return [*(f"{main}_{metric}" for metric in METRICS), *(f"{kind}_AP" for kind in others)]
-
-    @property
-    def place(self) -> str:
-        return f"in {self.detector.detector} on {type(self.data).__name__}"
-
-    @property
-    def conditions(self) -> dict[str, dict[str, str]]:
-        names = self.data.classes
-        classes = ", ".join(names) if len(names) <= 20 else str(len(names))
-        return {"Data": {**data_facts(self.data), "classes": classes}, "Detector": _printable(self.detector)}
 
     def describe(self, spec: ModelSpec) -> ModelResult:
         model: Any = self.task(spec).model
@@ -158,7 +133,7 @@ class _Detectors(Adapter):
         return self.detector.task(spec, self.data, self.budget)
 
     def evaluate(self, task: DetectionTask, folder: Path) -> tuple[dict[str, float | None], dict[str, Any]]:
-        results, pictures = _detect(task, self.data, self._samples())
+        results, pictures = _detect(task, self.data, self.examples(SAMPLES))
         write_whole(folder / _FOUND, json.dumps(results))
         truth = self.data.ground_truth()
         scores = {f"{k}_{name}": value for k in self.kinds for name, value in coco_metrics(truth, results, k).items()}
@@ -171,9 +146,14 @@ class _Detectors(Adapter):
         amodal = all("amodal_segmentation" in annotation for annotation in truth["annotations"])
         found = {label: map(_found, places) for label, places in folders.items()}
         occlusion = analyze_occlusion(truth, found, kind=self.kinds[0], regions="amodal" if amodal else "boxes")
-        real = self.data.with_targets()
-        pictures = (_jpeg(draw_detections(*real[index], self.data.classes)) for index in self._samples())
-        return {"samples": [Sample(picture) for picture in pictures], "occlusion": occlusion}
+        real, names = self.data.with_targets(), self.data.classes
+        pictures = (_jpeg(draw_detections(*real[index], names)) for index in self.examples(SAMPLES))
+        facts = {**data_facts(self.data), "classes": ", ".join(names) if len(names) <= 20 else str(len(names))}
+        return {
+            "conditions": {"Data": facts, "Detector": _printable(self.detector)},
+            "samples": [Sample(picture) for picture in pictures],
+            "occlusion": occlusion,
+        }
 
     def measure(self, results: list[ModelResult], folders: Folders, say: Say) -> list[ModelResult]:
         """Add throughput on one batch of training images, in float32, with the weights of the first seed."""
@@ -188,18 +168,14 @@ class _Detectors(Adapter):
             task.load_state_dict(saved["state_dict"])
             models[spec.label] = task.model
 
-        def rates(steps: dict[str, Callable[[], object]]) -> dict[str, Quartiles]:
-            timings = interleaved(steps, rounds=TIMED_ROUNDS, device=device)
-            return {label: Quartiles.of([len(images) / s for s in timing.seconds]) for label, timing in timings.items()}
-
-        training = rates({label: _train_step(model.train(), images, targets) for label, model in models.items()})
-        detection = rates({label: inference(model.eval(), images) for label, model in models.items()})
+        training = {label: _train_step(model.train(), images, targets) for label, model in models.items()}
+        trained = rates(training, len(images), device)
+        detected = rates(
+            {label: inference(model.eval(), images) for label, model in models.items()}, len(images), device
+        )
         return [
-            replace(r, train_images_per_s=training[r.label], inference_images_per_s=detection[r.label]) for r in results
+            replace(r, train_images_per_s=trained[r.label], inference_images_per_s=detected[r.label]) for r in results
         ]
-
-    def _samples(self) -> list[int]:
-        return evenly_spaced(len(self.data.split(train=False)), SAMPLES)  # type: ignore[arg-type]
 
 
 class _FirstMap(nn.Module):
@@ -236,10 +212,7 @@ def _detect(task: DetectionTask, data: DetectionData, samples: Sequence[int]) ->
 
 
 def _jpeg(picture: Image.Image) -> str:
-    picture.thumbnail((480, 480))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return encoded(picture, 480, "JPEG")
 
 
 def _train_step(model: nn.Module, images: list[Tensor], targets: list[dict[str, Any]]) -> Callable[[], object]:

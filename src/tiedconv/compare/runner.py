@@ -1,18 +1,23 @@
 """The whole comparison: every model with every seed, then timings, ``results.json`` and the report."""
 
+import base64
+import io
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
+from PIL import Image
 
 from .._extras import require
 from .._files import write_whole
-from ..bench import describe_machine
+from ..analysis import evenly_spaced
+from ..bench import Quartiles, describe_machine
+from ..bench.timer import interleaved
 from ..data import ImageData
 from ..models import check_model
 from ..report.occlusion_plots import draw_occlusion
@@ -20,8 +25,6 @@ from ..tasks import Task
 from .report import write_report
 from .results import Comparison, ModelResult, Run, metric_name, read_run, to_json
 from .training import Budget, History, ModelSpec, check_same_run, describe_run, split_sizes, train
-
-TIMED_ROUNDS = 10
 
 Say = Callable[[str], None]
 Folders = Mapping[str, Sequence[Path]]
@@ -34,6 +37,8 @@ class Adapter(ABC):
 
     Attributes:
         models, data, budget: as in :func:`tiedconv.compare.compare`.
+        metrics: what the table of results shows; the models are compared by the first.
+        settings: what a run's results depend on besides model, data and budget.
         logged: what is kept of each epoch: names of our own, and those under which the task logs it.
         trainer_options: more for Lightning's trainer.
     """
@@ -41,29 +46,11 @@ class Adapter(ABC):
     models: Sequence[ModelSpec]
     data: Any  # of the subclass's own kind
     budget: Budget
+    metrics: list[str]
+    settings: dict[str, Any]
 
     logged: ClassVar[Mapping[str, str]]
     trainer_options: ClassVar[Mapping[str, Any]] = {}
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What a run's results depend on besides model, data and budget."""
-        return {}
-
-    @property
-    @abstractmethod
-    def metrics(self) -> list[str]:
-        """What the table of results shows; the models are compared by the first."""
-
-    @property
-    @abstractmethod
-    def place(self) -> str:
-        """What the title says after the models' labels."""
-
-    @property
-    @abstractmethod
-    def conditions(self) -> dict[str, dict[str, str]]:
-        """Facts for the report under headings, to which those on budget and machine are added."""
 
     @abstractmethod
     def describe(self, spec: ModelSpec) -> ModelResult:
@@ -79,17 +66,21 @@ class Adapter(ABC):
 
     @abstractmethod
     def summarize(self, folders: Folders, say: Say) -> dict[str, Any]:
-        """Return the fields of :class:`Comparison` that only the adapter knows."""
+        """Return more fields of :class:`Comparison`: ``samples``, ``conditions`` on data and detector, and others."""
 
     @abstractmethod
     def measure(self, results: list[ModelResult], folders: Folders, say: Say) -> list[ModelResult]:
         """Add speed to the results, and what else is measured once per model."""
 
+    def examples(self, count: int) -> list[int]:
+        """Return the places of ``count`` validation images, evenly spaced."""
+        return evenly_spaced(len(self.data.split(train=False)), count)
+
 
 def run_comparison(
     adapter: Adapter, seeds: Sequence[int], output: Path, *, title: str, command: Sequence[str], say: Say
 ) -> Comparison:
-    """Train every model with every seed, or go on with it; write ``results.json`` and ``report.html``.
+    """Train every model with every seed, or go on with it, and write ``results.json`` and ``report.html``.
 
     Args:
         adapter: models, data, and what to do with them.
@@ -103,27 +94,25 @@ def run_comparison(
     results = [adapter.describe(spec) for spec in models]
     folders = {spec.label: [output / "runs" / spec.label / f"seed-{seed}" for seed in seeds] for spec in models}
     runs: dict[str, list[Run]] = {spec.label: [] for spec in models}
-    metric = adapter.metrics[0]
     steps = [(place, seed, spec) for place, seed in enumerate(seeds) for spec in models]
     for number, (place, seed, spec) in enumerate(steps, start=1):
         say(f"[{number}/{len(steps)}] {spec.label}, seed {seed}")
         run = train_run(adapter, spec, seed, folders[spec.label][place])
-        reached = run.metrics[metric] or 0.0
-        say(f"      {metric_name(metric)} {reached:.2%} after {run.seconds:.0f} s of training")
+        reached = f"{metric_name(adapter.metrics[0])} {run.metrics[adapter.metrics[0]] or 0:.2%}"
+        say(f"      {reached} after {run.seconds:.0f} s of training")
         runs[spec.label].append(run)
+    found = adapter.summarize(folders, say)
+    budget = {**_printable(adapter.budget, data), "seeds": ", ".join(map(str, seeds))}
+    conditions = {**found.pop("conditions"), "Budget": budget, "Machine": describe_machine(default_device())}
     comparison = Comparison(
-        title=title or f"{', '.join(spec.label for spec in models)} {adapter.place}",
+        title=title,
         command=shlex.join(command),
-        conditions={
-            **adapter.conditions,
-            "Budget": {**_printable(adapter.budget, data), "seeds": ", ".join(map(str, seeds))},
-            "Machine": describe_machine(default_device()),
-        },
+        conditions=conditions,
         seeds=list(seeds),
         models=[replace(result, runs=runs[result.label]) for result in results],
         metrics=adapter.metrics,
         classes=list(data.classes),
-        **adapter.summarize(folders, say),
+        **found,
     )
     _write(comparison, output)  # before the timing, which can fail or be stopped
     say("measuring speed")
@@ -175,6 +164,22 @@ def check_specs(models: Sequence[ModelSpec], seeds: Sequence[int]) -> None:
 def data_facts(data: ImageData) -> dict[str, str]:
     """Return the name of the data set and the number of images in each split, as printed."""
     return {"data set": type(data).__name__, **{what: f"{images:,}" for what, images in split_sizes(data).items()}}
+
+
+def rates(
+    calls: Mapping[str, Callable[[], object]], images: int, device: torch.device | str = "cpu"
+) -> dict[str, Quartiles]:
+    """Return the images per second of calls on ``images`` images each, measured in turns."""
+    timings = interleaved(calls, rounds=10, device=device)
+    return {label: Quartiles.of([images / s for s in timing.seconds]) for label, timing in timings.items()}
+
+
+def encoded(picture: Image.Image, size: int, kind: Literal["JPEG", "PNG"]) -> str:
+    """Return a picture of at most ``size`` pixels on a side in base64."""
+    picture.thumbnail((size, size))
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, quality=85)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def default_device() -> torch.device:

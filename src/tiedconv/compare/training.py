@@ -16,6 +16,11 @@ from ..data import ImageData
 from ..tasks import Optimization, Task, keep_checkpoints_whole, quiet_lightning
 from .results import read_kept
 
+OF_CLASSIFIERS = {"train_loss": "train/loss", "val_loss": "val/loss", "top1": "val/top1"}
+"""What a :class:`History` keeps of each epoch of a classifier."""
+
+_IRRELEVANT = ("num_workers", "predict_path")  # options of the data that change no result
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -122,9 +127,6 @@ def train(task: Task, data: ImageData, budget: Budget, folder: Path, history: "H
     return trainer
 
 
-_NO_MATTER = ("num_workers", "predict_path")  # options of the data that change no result
-
-
 class History(L.Callback):
     """Epoch by epoch results; they travel in the checkpoint.
 
@@ -157,16 +159,11 @@ class History(L.Callback):
 def describe_run(spec: ModelSpec, data: ImageData, budget: Budget) -> dict[str, Any]:
     """What a run's results depend on, but for the seed."""
     return {
-        "model": {
-            "name": spec.name,
-            "kwargs": spec.kwargs,
-            **({} if spec.tied is None else {"tied": spec.tied}),
-            **({"weights": spec.weights} if spec.weights else {}),
-        },
-        # What was found too: other images may have come to stand under the same root.
+        "model": {k: v for k, v in asdict(spec).items() if k != "label" and v is not None},
+        # What was found too: there may be other images under the same root by now.
         "data": {
             "name": type(data).__name__,
-            **{k: v for k, v in data.hparams.items() if k not in _NO_MATTER},
+            **{k: v for k, v in data.hparams.items() if k not in _IRRELEVANT},
             **split_sizes(data),
             "class names": _class_names(data),
         },
@@ -198,7 +195,7 @@ def check_same_run(folder: Path, description: dict[str, Any]) -> None:
     file = folder / "run.json"
     description = json.loads(json.dumps(description))
     if not file.exists():
-        check_writable("output", file, "compare")
+        check_writable("output", file, "run")
         write_whole(file, json.dumps(description, indent=1))
         return
     found = read_kept(file, _settings, f"Remove the folder {folder} to train again")

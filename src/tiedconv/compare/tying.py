@@ -18,7 +18,7 @@ from ..convert.tie import Init
 from ..data import ClassificationData
 from ..metrics.counts import count
 from ..tasks import ClassificationTask, quiet_lightning
-from .training import Budget, History, ModelSpec, check_same_run, describe_run, train
+from .training import OF_CLASSIFIERS, Budget, History, ModelSpec, check_same_run, describe_run, train
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def tie_and_finetune(
         spec = ModelSpec(name, kwargs=kwargs or {}, tied=report.blocks)
         start = {"init": init, "samples": samples, "seed": seed, "weights": weights}
         check_same_run(training, {**describe_run(spec, data, budget), "start": start})
-        history = History({"train_loss": "train/loss", "val_loss": "val/loss", "top1": "val/top1"})
+        history = History(OF_CLASSIFIERS)
         train(task, data, budget, training, history)
         measure("fine-tuned", tied=report.blocks)
     write_whole(
