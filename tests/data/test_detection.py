@@ -598,6 +598,29 @@ def test_objects_that_metrics_must_count_as_missed_are_warned_of(coco):
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda x, y, w, h: [x, y, x + w, y + h],
+            r"Coco: 8 of 8 boxes of .*train\.json do not fit .* \(in 7\.png\)\. It seems that right and lower sides",
+        ),
+        (
+            lambda x, y, w, h: [x / WIDTH, y / HEIGHT, w / WIDTH, h / HEIGHT],
+            r"8 of 8 boxes of .*train\.json .* they are given as shares of the image\. Boxes must be x, y, width",
+        ),
+    ],
+    ids=["corners", "shares"],
+)
+def test_boxes_in_other_units_are_warned_of(coco, change, message):
+    boxes = [[14 + n, 9 + n, 6, 3] for n in range(8)]
+    data = coco(content(*(thing(n, box=box) for n, box in enumerate(boxes))))
+    assert len(data.split(train=True)) == 1
+    data = coco(content(*(thing(n, bbox=change(*box)) for n, box in enumerate(boxes))), masks=False)
+    with pytest.warns(UserWarning, match=message):
+        data.split(train=True)
+
+
+@pytest.mark.parametrize(
     ("name", "on_disk"),
     [("sub\\7.png", "sub/7.png"), ("SUB\\a\\7.PNG", "sub/a/7.png"), ("7.png", "7.PNG"), ("sub\\7.png", "sub\\7.png")],
 )

@@ -105,6 +105,7 @@ class DetectionData(ImageData):
         ]
         images = [{**r, "file_name": on_disk(found.images, r["file_name"])} for r in found.annotations["images"]]
         found = found._replace(annotations={**found.annotations, "images": images, "annotations": sized})
+        self._warn_of_units(found)
         if not train:
             if self.masks:  # metrics need every mask: now, and not after the first epoch
                 self._check_masks(found, found.annotations["annotations"])
@@ -117,6 +118,27 @@ class DetectionData(ImageData):
             check_masks(f"{type(self).__name__}: {found.source}", annotations, found.annotations)
         except ValueError as error:
             raise ValueError(f"{error} {_BOXES_ALONE}") from None
+
+    def _warn_of_units(self, found: Annotated) -> None:
+        """Warn where the boxes as a whole do not look like x, y, width and height in pixels."""
+        records = {r["id"]: r for r in found.annotations["images"]}
+        annotations = found.annotations["annotations"]
+        boxes = np.array([a["bbox"] for a in annotations], float).reshape(-1, 2, 2)
+        images = np.array([size_of(records[a["image_id"]]) for a in annotations]).reshape(-1, 2)
+        beyond = (boxes.sum(axis=1) > 1.1 * images).any(axis=1)
+        cause = ""
+        if beyond.sum() > max(5, len(boxes) / 4):
+            cause = "right and lower sides are given in place of width and height"
+        elif len(boxes) > 5 and boxes.max() <= 1 < images.min():
+            cause, beyond = "they are given as shares of the image", np.full(len(boxes), True)
+        if cause:
+            files = [records[a["image_id"]]["file_name"] for a, out in zip(annotations, beyond, strict=True) if out]
+            warnings.warn(
+                f"{type(self).__name__}: {len(files)} of {len(boxes)} boxes of {found.source} do not fit their images "
+                f"(in {few(list(dict.fromkeys(files)))}). It seems that {cause}. Boxes must be x, y, width, height in "
+                "pixels.",
+                stacklevel=3,
+            )
 
     def _warn_of_misses(self, found: Annotated) -> None:
         """Warn of objects that metrics count as missed whatever is found."""
