@@ -21,7 +21,7 @@ from tiedconv.data import Digits
 from tiedconv.metrics import counts
 from tiedconv.models.weights import read_checkpoint
 from tiedconv.tasks import ClassificationTask
-from tiedconv.tasks.checkpoints import WholeCheckpoints
+from tiedconv.tasks.resume import AtomicCheckpointIO
 
 TINY = {"layers": [1, 1, 1, 1]}
 QUICK = {
@@ -170,7 +170,7 @@ def test_no_format_of_a_checkpoint_runs_anything(ran, write):
     with pytest.raises(ValueError, match=r"evil.ckpt .*could run any code"):
         read_checkpoint("evil.ckpt")
     with pytest.raises(ValueError, match=r"evil.ckpt .*could run any code"):
-        WholeCheckpoints().load_checkpoint("evil.ckpt", weights_only=True)
+        AtomicCheckpointIO().load_checkpoint("evil.ckpt", weights_only=True)
 
 
 def test_a_saved_model_with_a_pickle_for_its_weights_runs_nothing(ran):

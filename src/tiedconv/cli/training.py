@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from .._files import check_writable
 from ..data import ImageData
 from ..tasks import Task, keep_checkpoints_whole, quiet_lightning
-from ..tasks.checkpoints import LastCheckpoint
+from ..tasks.resume import LastCheckpoint
 
 _DIGITS = "--config configs/digits/train.yaml"
 _LAST = "--ckpt_path runs/fit/version_0/checkpoints/last.ckpt"

@@ -2,9 +2,9 @@
 
 from ._lightning import quiet_lightning
 from ._task import Task
-from .checkpoints import keep_checkpoints_whole
 from .classification import ClassificationTask
 from .detection import DetectionTask
 from .optimization import Optimization
+from .resume import keep_checkpoints_whole
 
 __all__ = ["ClassificationTask", "DetectionTask", "Optimization", "Task", "keep_checkpoints_whole", "quiet_lightning"]

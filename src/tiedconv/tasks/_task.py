@@ -4,7 +4,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
@@ -12,9 +11,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from ..data.base import global_seed, seed_generators
 from ._faults import check_finite
-from .checkpoints import check_finite_weights, check_same_network, forget_other_folders, sum_of_weights
 from .optimization import Optimization, configure, updates_per_epoch
-from .resume import check_same_data, check_same_optimizer, describe_data, options_of
+from .resume import load_state, options_of, restore_options, save_state
 
 
 class Task(L.LightningModule):
@@ -84,22 +82,10 @@ class Task(L.LightningModule):
             check_finite(losses, self.current_epoch)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # The last step's update can be what is not finite; such weights must not replace good ones.
-        check_finite({"sum of the weights": sum_of_weights(self)}, self.current_epoch)
-        if self._trainer is not None:
-            checkpoint["tiedconv"] = describe_data(self.trainer)
+        save_state(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        check_same_network(self, checkpoint)
-        check_finite_weights(checkpoint)
-        if self._trainer is None or self.trainer.ckpt_path is None:  # loaded from Python
-            return
-        forget_other_folders(checkpoint, self.trainer.ckpt_path)
-        fitting = self.trainer.state.fn == TrainerFn.FITTING
-        check_same_data(checkpoint, self.trainer, fitting=fitting)
-        if fitting:
-            check_same_optimizer(checkpoint, self.optimization.optimizer)
-            checkpoint["lr_schedulers"] = []  # the rate follows from the step's number and the given options
+        load_state(self, checkpoint, self.optimization.optimizer)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         configured: Any = configure(self.model, self.optimization, self.trainer)
@@ -108,8 +94,7 @@ class Task(L.LightningModule):
 
     def on_train_start(self) -> None:
         # Another number of epochs or learning rate than the checkpoint's counts: it was given.
-        for group, given in zip(self.trainer.optimizers[0].param_groups, self._options, strict=True):
-            group.update(given)
+        restore_options(self.trainer.optimizers[0], self._options)
         fit_loop = self.trainer.fit_loop
         self._follow_schedule(fit_loop.batch_idx + 1 if fit_loop.restarted_mid_epoch else 0)
 

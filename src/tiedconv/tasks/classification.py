@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from lightning import Callback
 from timm.data import Mixup
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -15,13 +15,6 @@ from ..models import build_model, check_model
 from ._task import Task
 from .optimization import Optimization, as_optimization
 from .predictions import ClassWriter
-
-
-def build_classifier(
-    name: str, num_classes: int, in_chans: int, model_kwargs: Any = None, tied: Any = None
-) -> nn.Module:
-    """Build the model of a :class:`ClassificationTask`."""
-    return build_model(name, num_classes=num_classes, in_chans=in_chans, tied=tied, **(model_kwargs or {}))
 
 
 def _check_even(images: int) -> None:

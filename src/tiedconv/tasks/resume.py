@@ -1,19 +1,214 @@
-"""What goes on with a checkpoint: the same data, in the middle of an epoch the same order, and the given options."""
+"""All that going on from a checkpoint needs, but the order of images, which is a matter of the data (`data.base`).
 
+A checkpoint is written whole or not at all, holds finite weights, and is read only where it fits: the same network and
+optimiser, the same data, and in the middle of an epoch the same order of images. The given options count, not its own.
+"""
+
+import io
+import pickle
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from .._files import printable
+from .._files import part_of, printable, write_whole
 from ..data.base import global_seed
+from ..models.weights import describe_difference
+from ._faults import check_finite
 
-OF_OPTIONS = ("lr", "initial_lr", "weight_decay", "momentum")
-"""What an optimiser's groups have of :class:`~tiedconv.tasks.Optimization`, and a checkpoint keeps of its own."""
+_OPTIONS = ("lr", "initial_lr", "weight_decay", "momentum")  # of Optimization, and of an optimiser's parameter groups
 
 
-def describe_data(trainer: L.Trainer) -> dict[str, Any]:
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's reading and writing of checkpoints, made safe against kills, full disks and damaged files.
+
+    Lightning writes into the system's temporary folder and moves the file from there. Where that is another disk, as it
+    often is, moving means copying over the old checkpoint, and a kill leaves half of the new one.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        if "://" in str(path):  # object storage, where only whole files appear
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        whole = Path(path)
+        buffer = io.BytesIO()  # torch.save into a file would report a full disk as a damaged archive
+        torch.save(checkpoint, buffer)
+        try:
+            whole.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(whole, buffer.getbuffer())
+        except OSError as error:
+            part = part_of(whole)
+            if part.is_file():
+                part.unlink()  # it takes the space that is lacking
+            raise OSError(
+                f"The checkpoint {path} cannot be written: {error.strerror or error}. Those written before are whole. "
+                "Make room or correct the folder, and go on from the last one."
+            ) from error
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = lambda storage, location: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        if Path(path).is_dir():
+            raise ValueError(f"{path} is a folder, not a checkpoint. Give the last.ckpt or another .ckpt in it.")
+        try:
+            checkpoint = super().load_checkpoint(path, map_location, weights_only)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"{path} is no checkpoint, or holds Python objects beside numbers; reading those could run any code, "
+                "so it is read with weights_only=True. Give a checkpoint of `tiedconv fit`."
+            ) from error
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"There is no checkpoint {path}. Give the path of one, such as "
+                "runs/fit/version_0/checkpoints/last.ckpt."
+            ) from error
+        except (OSError, RuntimeError, EOFError, LookupError, ValueError) as error:  # as the file is damaged
+            reason = str(error).partition("\n")[0] or "it is empty"
+            raise ValueError(
+                f"{path} cannot be read as a checkpoint: {reason}. Is the file whole? Give another one of its folder."
+            ) from error
+        if not isinstance(checkpoint, Mapping) or "pytorch-lightning_version" not in checkpoint:
+            raise ValueError(
+                f"{path} is no checkpoint of `tiedconv fit`: it holds weights alone, or something else. Give a "
+                "last.ckpt or another .ckpt of a folder named checkpoints."
+            )
+        return checkpoint
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """``last.ckpt``, written after every epoch, and where ``max_steps`` or ``max_time`` end a training inside one.
+
+    Lightning would write the latter when it has counted the epoch as done, and a resume would leave its rest out.
+    """
+
+    def __init__(self, dirpath: str | Path | None) -> None:
+        super().__init__(dirpath, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *given: Any) -> None:
+        super().on_train_batch_end(trainer, *given)
+        ends = trainer.should_stop or trainer.global_step == trainer.max_steps
+        if ends and not trainer.is_last_batch and not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+def keep_checkpoints_whole(trainer: L.Trainer) -> L.Trainer:
+    """Make a trainer use :class:`AtomicCheckpointIO`, unless the user gave it a way of their own."""
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+    return trainer
+
+
+def save_state(task: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    """Add to a checkpoint what it is of.
+
+    Raises:
+        RuntimeError: if the weights are not finite, as the last step's update can make them: they must not replace good
+            ones.
+    """
+    check_finite({"sum of the weights": _sum_of_weights(task)}, task.current_epoch)
+    if task._trainer is not None:
+        checkpoint["tiedconv"] = _describe_data(task.trainer)
+
+
+def load_state(task: L.LightningModule, checkpoint: dict[str, Any], optimizer: str) -> None:
+    """Check a checkpoint, and take out of it what the given options replace or what would lead to other files.
+
+    Args:
+        task: what is to go on, not yet changed.
+        checkpoint: as it was read.
+        optimizer: name of the optimiser that was given.
+
+    Raises:
+        ValueError: if it does not fit the network, the data or the optimiser, or holds weights that are not finite.
+    """
+    _check_same_network(task, checkpoint)
+    _check_finite_weights(checkpoint)
+    if task._trainer is None or task.trainer.ckpt_path is None:  # loaded from Python
+        return
+    _forget_other_folders(checkpoint, task.trainer.ckpt_path)
+    fitting = task.trainer.state.fn == TrainerFn.FITTING
+    _check_same_data(checkpoint, task.trainer, fitting=fitting)
+    if fitting:
+        _check_same_optimizer(checkpoint, optimizer)
+        checkpoint["lr_schedulers"] = []  # the rate follows from the step's number and the given options
+
+
+def options_of(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Return what the groups of a new optimiser have of the given options."""
+    return [{name: group[name] for name in _OPTIONS if name in group} for group in optimizer.param_groups]
+
+
+def restore_options(optimizer: Optimizer, options: Sequence[Mapping[str, Any]]) -> None:
+    """Set what :func:`options_of` returned, after a checkpoint's values have replaced it."""
+    for group, given in zip(optimizer.param_groups, options, strict=True):
+        group.update(given)
+
+
+def _sum_of_weights(model: nn.Module) -> float:
+    """Sum weights and statistics, sharded ones over all devices, so that all learn alike whether one is not finite."""
+    total = 0.0
+    for weight in [*model.parameters(), *model.buffers()]:
+        if weight.is_floating_point():
+            part = weight.detach().float().sum()
+            total += (part.full_tensor() if isinstance(part, DTensor) else part).item()
+    return total
+
+
+def _forget_other_folders(checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Take out of the checkpoint at ``path`` the names of files that are not beside it.
+
+    Lightning deletes what a checkpoint says are its older ones, folders too, and somebody else may have written it.
+    """
+    folder = Path(path).resolve().parent
+
+    def beside(name: str) -> bool:
+        return name.endswith(".ckpt") and Path(name).resolve().parent == folder
+
+    for state in (checkpoint.get("callbacks") or {}).values():
+        if not isinstance(state, dict) or "best_model_path" not in state:
+            continue
+        for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            if not beside(str(state.get(key, ""))):
+                state[key] = ""
+        best = state.get("best_k_models") or {}
+        state["best_k_models"] = {name: score for name, score in best.items() if beside(str(name))}
+
+
+def _check_finite_weights(checkpoint: Mapping[str, Any]) -> None:
+    """Raise ValueError if a checkpoint holds weights that are not finite: of a training that diverged elsewhere."""
+    for name, value in (checkpoint.get("state_dict") or {}).items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f"The checkpoint holds numbers that are not finite, in {name}. Give another one.")
+
+
+def _check_same_network(task: L.LightningModule, checkpoint: Mapping[str, Any]) -> None:
+    """Raise ValueError unless ``checkpoint`` is of the network of ``task``; say in which options the two differ."""
+    if "state_dict" not in checkpoint:  # a sharded one, which its strategy has loaded already
+        return
+    difference = describe_difference(task.state_dict(), checkpoint["state_dict"])
+    if not difference:
+        return
+    there, here = checkpoint.get("hyper_parameters") or {}, dict(task.hparams)
+    options = "; ".join(
+        f"{name} = {there.get(name)!r} there, {here.get(name)!r} here"
+        for name in {**here, **there}
+        if there.get(name) != here.get(name)
+    )
+    raise ValueError(
+        f"The checkpoint is of another network: {options or type(task).__name__} ({difference}). Give the options that "
+        "it was trained with, or another checkpoint."
+    )
+
+
+def _describe_data(trainer: L.Trainer) -> dict[str, Any]:
     """Return what a checkpoint says about the data: classes, None if unknown, and what their order depends on."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     classes = getattr(data, "classes", None)
@@ -24,7 +219,7 @@ def describe_data(trainer: L.Trainer) -> dict[str, Any]:
     }
 
 
-def check_same_data(checkpoint: Mapping[str, Any], trainer: L.Trainer, *, fitting: bool) -> None:
+def _check_same_data(checkpoint: Mapping[str, Any], trainer: L.Trainer, *, fitting: bool) -> None:
     """Check that the data are those of a checkpoint, as far as it says so.
 
     Raises:
@@ -34,7 +229,7 @@ def check_same_data(checkpoint: Mapping[str, Any], trainer: L.Trainer, *, fittin
     there = checkpoint.get("tiedconv")
     if there is None or trainer.datamodule is None:  # type: ignore[attr-defined]
         return
-    here = describe_data(trainer)
+    here = _describe_data(trainer)
     if there["classes"] and here["classes"] and there["classes"] != here["classes"]:
         raise ValueError(
             f"The checkpoint is of other data: its classes are {_some(there['classes'])}, those of the data "
@@ -48,7 +243,7 @@ def check_same_data(checkpoint: Mapping[str, Any], trainer: L.Trainer, *, fittin
         )
 
 
-def check_same_optimizer(checkpoint: Mapping[str, Any], name: str) -> None:
+def _check_same_optimizer(checkpoint: Mapping[str, Any], name: str) -> None:
     """Raise ValueError if the state in a checkpoint is that of another optimiser than ``name``."""
     options = (checkpoint.get("hyper_parameters") or {}).get("optimization") or {}
     there = options.get("optimizer", name)
@@ -57,11 +252,6 @@ def check_same_optimizer(checkpoint: Mapping[str, Any], name: str) -> None:
             f"The checkpoint holds the state of the optimizer {there}, the training has {name}. Give the same, or "
             "start anew from its weights."
         )
-
-
-def options_of(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """Return what the groups of a new optimiser have of the given options."""
-    return [{name: group[name] for name in OF_OPTIONS if name in group} for group in optimizer.param_groups]
 
 
 def _is_inside_an_epoch(checkpoint: Mapping[str, Any]) -> bool:
