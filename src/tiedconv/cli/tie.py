@@ -73,7 +73,7 @@ def tie(
         _save(network, model, output, console)
         return
     check_model("tie", model)  # a training is resumed from a name, not from a folder
-    sizes = {"num_classes": data.num_classes, "in_chans": data.in_chans}
+    sizes: dict[str, Any] = {"num_classes": data.num_classes, "in_chans": data.in_chans}
     trained = {} if checkpoint is None else read_checkpoint(checkpoint, who="tie")[1]
     if trained.get("tied") is not None:
         raise ValueError(f"tie: the model in {checkpoint} is tied already. Give the one from before.")
