@@ -1,12 +1,14 @@
 """Checks shared by the operators and the modules, with the project's one form of message.
 
-A message reads ``who: what was given and the rule, with numbers. What to do.``
+A check states what was given and the rule, with numbers, and what to do. The public function or module puts its name in
+front with :class:`named`, so that the message reads ``TiedConv2d: what was given and the rule. What to do.``
 """
 
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from math import gcd
 from numbers import Integral
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -16,7 +18,23 @@ _LARGEST = 2**31 - 1  # beyond, products of NumPy's integers overflow
 _LONGEST = 2**20  # of a stride, a padding, ...: with much larger ones torch's kernels overflow, and may crash
 
 
-def check_blocks(who: str, channels: dict[str, int], *, groups: int, blocks: int) -> None:
+class named:  # noqa: N801 - reads as a verb, like contextlib.suppress
+    """Put ``name`` in front of what the checks in a ``with`` block raise. torch.compile goes through it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind in (TypeError, ValueError, RuntimeError):
+            raise kind(f"{self.name}: {error}") from None
+
+
+def check_blocks(channels: dict[str, int], *, groups: int, blocks: int) -> None:
     """Check that ``blocks * groups`` divides every count in ``channels`` (name → count).
 
     Raises:
@@ -27,17 +45,17 @@ def check_blocks(who: str, channels: dict[str, int], *, groups: int, blocks: int
         return  # the usual call of a function
     for name, value in {"blocks": blocks, "groups": groups, **channels}.items():
         if not _is_int(value):
-            raise TypeError(f"{who}: {name} must be an int, got {value!r} ({type(value).__name__}).")
+            raise TypeError(f"{name} must be an int, got {value!r} ({type(value).__name__}).")
         if value < 1:
-            raise ValueError(f"{who}: {name} must be at least 1, got {name}={value}.")
+            raise ValueError(f"{name} must be at least 1, got {name}={value}.")
         if not isinstance(value, torch.SymInt) and value > _LARGEST:
-            raise ValueError(f"{who}: {name} must be at most {_LARGEST}, got {name}={value}.")
+            raise ValueError(f"{name} must be at most {_LARGEST}, got {name}={value}.")
     divisor = blocks * groups
     for name, value in channels.items():
         if value % divisor:
             given = " and ".join(f"{n}={v}" for n, v in channels.items())
             raise ValueError(
-                f"{who}: {name}={value} is not divisible by blocks * groups = {blocks} * {groups} = {divisor}. "
+                f"{name}={value} is not divisible by blocks * groups = {blocks} * {groups} = {divisor}. "
                 + _fitting_blocks(given, list(channels.values()), groups)
             )
 
@@ -51,7 +69,7 @@ def _fitting_blocks(given: str, counts: list[int], groups: int) -> str:
 
 
 def per_dim(
-    who: str, name: str, value: int | Sequence[int], dims: int, *, minimum: int, error: type[Exception]
+    name: str, value: int | Sequence[int], dims: int, *, minimum: int, error: type[Exception]
 ) -> tuple[int, ...]:
     """Return ``value`` with one entry per spatial dimension. One int, or a sequence of one, counts for all dimensions.
 
@@ -76,15 +94,15 @@ def per_dim(
     if isinstance(value, Iterable) and not isinstance(value, Tensor | bytes):
         values = tuple(value)
     if not all(_is_int(v) for v in values):
-        raise TypeError(f"{who}: {name} must be one int or {dims} of them, got {value!r}.")
+        raise TypeError(f"{name} must be one int or {dims} of them, got {value!r}.")
     if len(values) == 1:
         values *= dims
     if len(values) != dims:
-        raise error(f"{who}: {name} must be one int or {dims} of them, got {value!r}.")
+        raise error(f"{name} must be one int or {dims} of them, got {value!r}.")
     if any(v < minimum for v in values):
-        raise error(f"{who}: {name} must be at least {minimum}, got {value!r}.")
+        raise error(f"{name} must be at least {minimum}, got {value!r}.")
     if any(not isinstance(v, torch.SymInt) and v > _LONGEST for v in values):
-        raise error(f"{who}: {name} must be at most {_LONGEST}, got {value!r}.")
+        raise error(f"{name} must be at most {_LONGEST}, got {value!r}.")
     return values
 
 
@@ -95,31 +113,31 @@ def _is_int(value: object) -> bool:
     return isinstance(value, (Integral, torch.SymInt)) and not isinstance(value, bool)
 
 
-def check_kinds(who: str, tensors: Mapping[str, object]) -> None:
+def check_kinds(tensors: Mapping[str, object]) -> None:
     """Raise TypeError unless everything in ``tensors`` (name → value) is a dense tensor."""
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
-            raise TypeError(f"{who}: {name} must be a tensor, got {reprlib.repr(value)} ({type(value).__name__}).")
+            raise TypeError(f"{name} must be a tensor, got {reprlib.repr(value)} ({type(value).__name__}).")
         if value.layout is not torch.strided:
-            raise TypeError(f"{who}: {name} must be a dense tensor, got layout={value.layout}. Pass {name}.to_dense().")
+            raise TypeError(f"{name} must be a dense tensor, got layout={value.layout}. Pass {name}.to_dense().")
 
 
-def check_splits(who: str, arguments: Mapping[str, object]) -> None:
+def check_splits(arguments: Mapping[str, object]) -> None:
     """Raise TypeError unless every argument (name → value) is a sequence, or has the length and entries of one."""
     for name, value in arguments.items():
         if isinstance(value, Tensor) or not (hasattr(value, "__getitem__") and hasattr(value, "__len__")):
-            raise TypeError(f"{who}: {name} must be a sequence with one entry per split, got {reprlib.repr(value)}.")
+            raise TypeError(f"{name} must be a sequence with one entry per split, got {reprlib.repr(value)}.")
 
 
-def check_floating(who: str, x: Tensor) -> None:
+def check_floating(x: Tensor) -> None:
     """Raise RuntimeError unless ``x`` has a floating-point or complex dtype, as torch's convolutions do."""
     if not (x.is_floating_point() or x.is_complex()):
         raise RuntimeError(
-            f"{who}: expected a floating-point input, got dtype={x.dtype}. Convert it, e.g. x.float() / 255 for images."
+            f"expected a floating-point input, got dtype={x.dtype}. Convert it, e.g. x.float() / 255 for images."
         )
 
 
-def check_conv_input(who: str, x: Tensor, *, channels: int, spatial_dims: int) -> None:
+def check_conv_input(x: Tensor, *, channels: int, spatial_dims: int) -> None:
     """Check the rank and the channel count of a convolution's input.
 
     Raises:
@@ -128,7 +146,7 @@ def check_conv_input(who: str, x: Tensor, *, channels: int, spatial_dims: int) -
     rank_fits = x.dim() in (spatial_dims + 1, spatial_dims + 2)
     if not rank_fits or x.shape[-spatial_dims - 1] != channels:
         axes = ", ".join("DHW"[-spatial_dims:]) if spatial_dims > 1 else "L"
-        message = f"{who}: expected input (N, {channels}, {axes}) or ({channels}, {axes}), got {tuple(x.shape)}."
+        message = f"expected input (N, {channels}, {axes}) or ({channels}, {axes}), got {tuple(x.shape)}."
         if rank_fits and x.shape[-1] == channels:
             order = [*range(x.dim() - spatial_dims - 1), x.dim() - 1, *range(x.dim() - spatial_dims - 1, x.dim() - 1)]
             message += f" The channels seem to be last: pass x.permute({', '.join(map(str, order))})"

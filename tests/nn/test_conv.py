@@ -120,7 +120,7 @@ def test_volumes_keep_their_memory_format(padding_mode, groups):
 def test_padding_happens_in_the_inputs_format(name):
     """A circular pad of torch's gives a contiguous tensor; kept so, every layer would convert twice."""
     x = lay_out(torch.randn(2, 4, 5, 5), name)
-    assert layout.is_channels_last(pad("TiedConv2d", x, [1, 1, 1, 1], "circular", 4)) == (name == "channels_last")
+    assert layout.is_channels_last(pad(x, [1, 1, 1, 1], "circular", 4)) == (name == "channels_last")
 
 
 @DIMS

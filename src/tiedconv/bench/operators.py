@@ -191,7 +191,8 @@ def cases(
         for number in blocks or BLOCKS[sweep]:
             out_channels = filters if sweep == "resnet" else filters * number
             channels = {"in_channels": in_channels, "out_channels": out_channels}
-            _checks.check_blocks("bench", channels, groups=1, blocks=number)
+            with _checks.named("bench"):
+                _checks.check_blocks(channels, groups=1, blocks=number)
             made += [Case(sweep, in_channels, out_channels, size, k, number, batch, f) for f in memory_formats]
     return made
 

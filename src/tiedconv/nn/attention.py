@@ -60,7 +60,7 @@ class TiedSE(nn.Module):
         dtype: dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_attention("TiedSE", channels, reduction, blocks)
+        _check_attention(self, channels, reduction, blocks)
         hidden = tied_hidden_channels(channels, reduction, blocks)
         self.channels = channels
         self.fc1 = TiedLinear(channels, hidden, device=device, dtype=dtype, blocks=blocks)
@@ -113,7 +113,7 @@ class TiedGlobalContext(nn.Module):
         dtype: dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_attention("TiedGlobalContext", channels, reduction, blocks)
+        _check_attention(self, channels, reduction, blocks)
         hidden = tied_hidden_channels(channels, reduction, blocks)
         self.channels = channels
         self.context = nn.Conv2d(channels, 1, 1, device=device, dtype=dtype)
@@ -135,9 +135,10 @@ class TiedGlobalContext(nn.Module):
         return x + self.fc2(self.act(self.norm(self.fc1(context))))
 
 
-def _check_attention(who: str, channels: int, reduction: float, blocks: int) -> None:
-    _checks.check_blocks(who, {"channels": channels}, groups=1, blocks=blocks)
-    if isinstance(reduction, bool) or not isinstance(reduction, Real):
-        raise TypeError(f"{who}: reduction must be a number, got {reduction!r} ({type(reduction).__name__}).")
-    if not reduction > 0:
-        raise ValueError(f"{who}: reduction must be positive, got reduction={reduction}.")
+def _check_attention(module: nn.Module, channels: int, reduction: float, blocks: int) -> None:
+    with _checks.named(type(module).__name__):
+        _checks.check_blocks({"channels": channels}, groups=1, blocks=blocks)
+        if isinstance(reduction, bool) or not isinstance(reduction, Real):
+            raise TypeError(f"reduction must be a number, got {reduction!r} ({type(reduction).__name__}).")
+        if not reduction > 0:
+            raise ValueError(f"reduction must be positive, got reduction={reduction}.")

@@ -42,26 +42,26 @@ class _TiedConvNd(nn.Module):
         blocks: int = 1,
     ) -> None:
         super().__init__()
-        who = type(self).__name__
-        channels = {"in_channels": in_channels, "out_channels": out_channels}
-        _checks.check_blocks(who, channels, groups=groups, blocks=blocks)
-        if padding_mode not in _PADDING_MODES:
-            raise ValueError(f"{who}: padding_mode must be one of {', '.join(_PADDING_MODES)}, got {padding_mode!r}.")
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.kernel_size = _checks.per_dim(who, "kernel_size", kernel_size, self.N, minimum=1, error=ValueError)
-        self.stride = _checks.per_dim(who, "stride", stride, self.N, minimum=1, error=ValueError)
-        self.dilation = _checks.per_dim(who, "dilation", dilation, self.N, minimum=1, error=ValueError)
-        if isinstance(padding, str):
-            if padding not in ("same", "valid"):
-                raise ValueError(f'{who}: padding must be a number, "same" or "valid", got {padding!r}.')
-            if padding == "same" and any(s != 1 for s in self.stride):
-                raise ValueError(
-                    f'{who}: padding="same" needs stride 1, got stride={stride}. Give the padding as numbers.'
-                )
-            self.padding: tuple[int, ...] | str = padding
-        else:
-            self.padding = _checks.per_dim(who, "padding", padding, self.N, minimum=0, error=ValueError)
+        with _checks.named(type(self).__name__):
+            channels = {"in_channels": in_channels, "out_channels": out_channels}
+            _checks.check_blocks(channels, groups=groups, blocks=blocks)
+            if padding_mode not in _PADDING_MODES:
+                raise ValueError(f"padding_mode must be one of {', '.join(_PADDING_MODES)}, got {padding_mode!r}.")
+            self.in_channels = in_channels
+            self.out_channels = out_channels
+            self.kernel_size = _checks.per_dim("kernel_size", kernel_size, self.N, minimum=1, error=ValueError)
+            self.stride = _checks.per_dim("stride", stride, self.N, minimum=1, error=ValueError)
+            self.dilation = _checks.per_dim("dilation", dilation, self.N, minimum=1, error=ValueError)
+            if isinstance(padding, str):
+                if padding not in ("same", "valid"):
+                    raise ValueError(f'padding must be a number, "same" or "valid", got {padding!r}.')
+                if padding == "same" and any(s != 1 for s in self.stride):
+                    raise ValueError(
+                        f'padding="same" needs stride 1, got stride={stride}. Give the padding as numbers.'
+                    )
+                self.padding: tuple[int, ...] | str = padding
+            else:
+                self.padding = _checks.per_dim("padding", padding, self.N, minimum=0, error=ValueError)
         self.groups = groups
         self.blocks = blocks
         self.padding_mode = padding_mode
@@ -91,7 +91,6 @@ class _TiedConvNd(nn.Module):
         if self.padding_mode != "zeros":
             x, padding = self.pad_input(x), 0
         return convolve(
-            type(self).__name__,
             x,
             self.weight,
             self.bias,
@@ -112,7 +111,7 @@ class _TiedConvNd(nn.Module):
             else:
                 amount = 0 if isinstance(self.padding, str) else self.padding[i]
                 amounts += [amount, amount]
-        return pad(type(self).__name__, x, amounts, self.padding_mode, self.in_channels)
+        return pad(x, amounts, self.padding_mode, self.in_channels)
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]

@@ -58,7 +58,8 @@ class TiedLinear(nn.Module):
     ) -> None:
         super().__init__()
         features = {"in_features": in_features, "out_features": out_features}
-        _checks.check_blocks("TiedLinear", features, groups=1, blocks=blocks)
+        with _checks.named(type(self).__name__):
+            _checks.check_blocks(features, groups=1, blocks=blocks)
         self.in_features = in_features
         self.out_features = out_features
         self.blocks = blocks
@@ -78,7 +79,7 @@ class TiedLinear(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(type(self).__name__, x, self.weight, self.bias, self.blocks)
+        return linear(x, self.weight, self.bias, self.blocks)
 
     def extra_repr(self) -> str:
         return (

@@ -71,28 +71,28 @@ class SplitTiedConv2d(nn.Module):
         blocks: Sequence[int],
     ) -> None:
         super().__init__()
-        who = type(self).__name__
-        _checks.check_splits(who, {"blocks": blocks, **({} if groups is None else {"groups": groups})})
-        splits = len(blocks)
-        groups = (1,) * splits if groups is None else groups
-        if not splits or len(groups) != splits:
-            raise ValueError(
-                f"{who}: blocks={tuple(blocks)} and groups={tuple(groups)} must have one entry per split, at least one."
-            )
-        channels = {"in_channels": in_channels, "out_channels": out_channels}
-        _checks.check_blocks(who, channels, groups=1, blocks=1)
-        for name, count in channels.items():
-            if count % splits:
-                raise ValueError(f"{who}: {name}={count} is not divisible by the {splits} splits of {blocks=}.")
-        widths = {f"{name}/{splits}": count // splits for name, count in channels.items()}
-        for g, b in zip(groups, blocks, strict=True):
-            _checks.check_blocks(who, widths, groups=g, blocks=b)
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.kernel_size = _checks.per_dim(who, "kernel_size", kernel_size, 2, minimum=1, error=ValueError)
-        self.stride = _checks.per_dim(who, "stride", stride, 2, minimum=1, error=ValueError)
-        self.padding = _checks.per_dim(who, "padding", padding, 2, minimum=0, error=ValueError)
-        self.dilation = _checks.per_dim(who, "dilation", dilation, 2, minimum=1, error=ValueError)
+        with _checks.named(type(self).__name__):
+            _checks.check_splits({"blocks": blocks, **({} if groups is None else {"groups": groups})})
+            splits = len(blocks)
+            groups = (1,) * splits if groups is None else groups
+            if not splits or len(groups) != splits:
+                raise ValueError(
+                    f"blocks={tuple(blocks)} and groups={tuple(groups)} must have one entry per split, at least one."
+                )
+            channels = {"in_channels": in_channels, "out_channels": out_channels}
+            _checks.check_blocks(channels, groups=1, blocks=1)
+            for name, count in channels.items():
+                if count % splits:
+                    raise ValueError(f"{name}={count} is not divisible by the {splits} splits of {blocks=}.")
+            widths = {f"{name}/{splits}": count // splits for name, count in channels.items()}
+            for g, b in zip(groups, blocks, strict=True):
+                _checks.check_blocks(widths, groups=g, blocks=b)
+            self.in_channels = in_channels
+            self.out_channels = out_channels
+            self.kernel_size = _checks.per_dim("kernel_size", kernel_size, 2, minimum=1, error=ValueError)
+            self.stride = _checks.per_dim("stride", stride, 2, minimum=1, error=ValueError)
+            self.padding = _checks.per_dim("padding", padding, 2, minimum=0, error=ValueError)
+            self.dilation = _checks.per_dim("dilation", dilation, 2, minimum=1, error=ValueError)
         self.groups = tuple(groups)
         self.blocks = tuple(blocks)
         rows, columns = out_channels // splits, in_channels // splits
@@ -109,7 +109,6 @@ class SplitTiedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return split_convolve(
-            type(self).__name__,
             x,
             list(self.weights),
             None,

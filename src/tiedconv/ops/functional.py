@@ -55,7 +55,7 @@ def tied_conv2d(
         >>> tied_conv2d(x, weight, blocks=2).shape
         torch.Size([1, 6, 2, 2])
     """
-    return _checked_conv("tied_conv2d", 2, x, weight, bias, stride, padding, dilation, groups, blocks)
+    return _checked_conv(2, x, weight, bias, stride, padding, dilation, groups, blocks)
 
 
 def tied_conv1d(
@@ -70,7 +70,7 @@ def tied_conv1d(
     blocks: int = 1,
 ) -> Tensor:
     r"""As :func:`tied_conv2d`, for sequences: ``x`` :math:`(N, C_i, L)`, ``weight`` :math:`(C_o/B, C_i/(BG), k)`."""
-    return _checked_conv("tied_conv1d", 1, x, weight, bias, stride, padding, dilation, groups, blocks)
+    return _checked_conv(1, x, weight, bias, stride, padding, dilation, groups, blocks)
 
 
 def tied_conv3d(
@@ -85,7 +85,7 @@ def tied_conv3d(
     blocks: int = 1,
 ) -> Tensor:
     r"""As :func:`tied_conv2d`, for volumes: ``x`` :math:`(N, C_i, D, H, W)`, in any memory format."""
-    return _checked_conv("tied_conv3d", 3, x, weight, bias, stride, padding, dilation, groups, blocks)
+    return _checked_conv(3, x, weight, bias, stride, padding, dilation, groups, blocks)
 
 
 def tied_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, blocks: int = 1) -> Tensor:
@@ -111,23 +111,23 @@ def tied_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, blocks
         >>> tied_linear(torch.ones(8, 6), torch.ones(5, 2), blocks=3).shape
         torch.Size([8, 15])
     """
-    who = "tied_linear"
-    _checks.check_blocks(who, {}, groups=1, blocks=blocks)
-    _check_kinds(who, x, weight, bias)
-    if weight.dim() != 2:
-        raise RuntimeError(f"{who}: expected weight (C_o/B, C_i/B), got {tuple(weight.shape)}.")
-    check_sizes(who, weight, bias)
-    check_dtypes(who, x, weight, bias)
-    return linear(who, x, weight, bias, blocks)
+    with _checks.named("tied_linear"):
+        _checks.check_blocks({}, groups=1, blocks=blocks)
+        _check_kinds(x, weight, bias)
+        if weight.dim() != 2:
+            raise RuntimeError(f"expected weight (C_o/B, C_i/B), got {tuple(weight.shape)}.")
+        check_sizes(weight, bias)
+        check_dtypes(x, weight, bias)
+    return linear(x, weight, bias, blocks)
 
 
-def linear(who: str, x: Tensor, weight: Tensor, bias: Tensor | None, blocks: int) -> Tensor:
-    """Compute a tied linear map whose numbers are checked; ``who`` begins the message about the input's shape."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, blocks: int) -> Tensor:
+    """Compute a tied linear map whose numbers are checked; only the input's shape is looked at."""
     shape = x.shape
     rows, columns = weight.shape
     if not torch.jit.is_tracing() and (not shape or shape[-1] != columns * blocks):
         raise RuntimeError(
-            f"{who}: expected input (..., {columns * blocks}), as the weight is {rows, columns} and blocks={blocks}, "
+            f"expected input (..., {columns * blocks}), as the weight is {rows, columns} and blocks={blocks}, "
             f"got {tuple(shape)}."
         )
     if blocks == 1:
@@ -137,7 +137,6 @@ def linear(who: str, x: Tensor, weight: Tensor, bias: Tensor | None, blocks: int
 
 
 def convolve(
-    who: str,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -149,7 +148,7 @@ def convolve(
 ) -> Tensor:
     """Compute a convolution whose numbers are checked, in the memory format of ``x``.
 
-    On the path of every call: only shape and dtype of the input are looked at. ``who`` begins the messages about them.
+    On the path of every call: only shape and dtype of the input are looked at.
 
     While ``torch.export`` or ``torch.jit`` record the call, and so in ONNX files, ``view`` computes it: it stores
     filters once, where exporters write out the repeated ones of ``grouped``. Sizes are symbols or tensors then, and
@@ -160,10 +159,10 @@ def convolve(
     if x.dim() != weight.dim() or not fits:
         spatial_dims = weight.dim() - 2
         if not traced:
-            _checks.check_conv_input(who, x, channels=weight.shape[1] * groups * blocks, spatial_dims=spatial_dims)
-            check_dtypes(who, x, weight, bias)
+            _checks.check_conv_input(x, channels=weight.shape[1] * groups * blocks, spatial_dims=spatial_dims)
+            check_dtypes(x, weight, bias)
         if x.dim() == spatial_dims + 1:
-            y = convolve(who, x.unsqueeze(0), weight, bias, stride, padding, dilation, groups, blocks)
+            y = convolve(x.unsqueeze(0), weight, bias, stride, padding, dilation, groups, blocks)
             return y.squeeze(0)
     if blocks == 1:
         return CONV[weight.dim() - 2](x, weight, bias, stride, padding, dilation, groups)
@@ -172,18 +171,14 @@ def convolve(
     return layout.match_format(path(x, weight, bias, args), like=x)
 
 
-def pad(who: str, x: Tensor, amounts: list[int], mode: str, channels: int) -> Tensor:
-    """Pad as ``F.pad``, in the memory format of ``x``, where torch's circular padding returns a contiguous tensor.
-
-    ``who`` begins the message about an input of other than ``channels`` channels.
-    """
+def pad(x: Tensor, amounts: list[int], mode: str, channels: int) -> Tensor:
+    """Pad as ``F.pad``, in the memory format of ``x``, where torch's circular padding returns a contiguous tensor."""
     if not torch.jit.is_tracing():
-        _checks.check_conv_input(who, x, channels=channels, spatial_dims=len(amounts) // 2)
+        _checks.check_conv_input(x, channels=channels, spatial_dims=len(amounts) // 2)
     return layout.match_format(F.pad(x, amounts, mode=mode), like=x)
 
 
 def _checked_conv(
-    who: str,
     spatial_dims: int,
     x: Tensor,
     weight: Tensor,
@@ -195,60 +190,60 @@ def _checked_conv(
     blocks: int,
 ) -> Tensor:
     """Check a call of a function, which has not been built before, and compute it."""
-    _checks.check_blocks(who, {}, groups=groups, blocks=blocks)
-    _check_kinds(who, x, weight, bias)
-    if weight.dim() != spatial_dims + 2:
-        raise RuntimeError(
-            f"{who}: expected a weight of {spatial_dims + 2} dimensions, (C_o/B, C_i/(B*G), *kernel), "
-            f"got {tuple(weight.shape)}."
-        )
-    check_sizes(who, weight, bias, groups)
-    check_dtypes(who, x, weight, bias)
-    geometry = check_geometry(who, spatial_dims, stride, padding, dilation)
-    return convolve(who, x, weight, bias, *geometry, groups, blocks)
+    with _checks.named(f"tied_conv{spatial_dims}d"):
+        _checks.check_blocks({}, groups=groups, blocks=blocks)
+        _check_kinds(x, weight, bias)
+        if weight.dim() != spatial_dims + 2:
+            raise RuntimeError(
+                f"expected a weight of {spatial_dims + 2} dimensions, (C_o/B, C_i/(B*G), *kernel), "
+                f"got {tuple(weight.shape)}."
+            )
+        check_sizes(weight, bias, groups)
+        check_dtypes(x, weight, bias)
+        geometry = check_geometry(spatial_dims, stride, padding, dilation)
+    return convolve(x, weight, bias, *geometry, groups, blocks)
 
 
-def check_geometry(who: str, dims: int, stride: Size, padding: Padding, dilation: Size) -> tuple[Any, Any, Any]:
+def check_geometry(dims: int, stride: Size, padding: Padding, dilation: Size) -> tuple[Any, Any, Any]:
     """Check stride, padding and dilation of a call → one entry of each per dimension, or the padding's name."""
-    stride = _checks.per_dim(who, "stride", stride, dims, minimum=1, error=RuntimeError)
-    dilation = _checks.per_dim(who, "dilation", dilation, dims, minimum=1, error=RuntimeError)
+    stride = _checks.per_dim("stride", stride, dims, minimum=1, error=RuntimeError)
+    dilation = _checks.per_dim("dilation", dilation, dims, minimum=1, error=RuntimeError)
     if not isinstance(padding, str):
-        return stride, _checks.per_dim(who, "padding", padding, dims, minimum=0, error=RuntimeError), dilation
+        return stride, _checks.per_dim("padding", padding, dims, minimum=0, error=RuntimeError), dilation
     if padding not in ("same", "valid"):
-        raise RuntimeError(f'{who}: padding must be an int, a tuple of ints, "same" or "valid", got {padding!r}.')
+        raise RuntimeError(f'padding must be an int, a tuple of ints, "same" or "valid", got {padding!r}.')
     if padding == "same" and any(s != 1 for s in stride):
-        raise RuntimeError(f'{who}: padding="same" needs stride 1, got stride={stride}. Give the padding as numbers.')
+        raise RuntimeError(f'padding="same" needs stride 1, got stride={stride}. Give the padding as numbers.')
     return stride, padding, dilation
 
 
-def _check_kinds(who: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    _checks.check_kinds(who, {"x": x, "weight": weight, **({} if bias is None else {"bias": bias})})
+def _check_kinds(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    _checks.check_kinds({"x": x, "weight": weight, **({} if bias is None else {"bias": bias})})
 
 
-def check_sizes(who: str, weight: Tensor, bias: Tensor | None, groups: int = 1, name: str = "the weight") -> None:
+def check_sizes(weight: Tensor, bias: Tensor | None, groups: int = 1, name: str = "the weight") -> None:
     """Check that the weight is not empty, that ``groups`` divides its rows, and that the bias has one entry per row."""
     if torch.jit.is_tracing():  # sizes are tensors then, and a comparison would be recorded as a constant
         return
     shape = tuple(weight.shape)
     if 0 in shape:  # torch's kernels differ in what they make of that
-        raise RuntimeError(f"{who}: {name} {shape} is empty. Every dimension needs at least one entry.")
+        raise RuntimeError(f"{name} {shape} is empty. Every dimension needs at least one entry.")
     if shape[0] % groups:
-        raise ValueError(f"{who}: the {shape[0]} rows of {name} are not divisible by groups={groups}.")
+        raise ValueError(f"the {shape[0]} rows of {name} are not divisible by groups={groups}.")
     if bias is not None and bias.shape != shape[:1]:
         raise RuntimeError(
-            f"{who}: expected bias ({shape[0]},), one entry per row of {name} and shared by the blocks, "
+            f"expected bias ({shape[0]},), one entry per row of {name} and shared by the blocks, "
             f"got {tuple(bias.shape)}."
         )
 
 
-def check_dtypes(who: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+def check_dtypes(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Check that the input is floating point and that the dtypes fit together."""
-    _checks.check_floating(who, x)
+    _checks.check_floating(x)
     for name, tensor in {"weight": weight, "bias": bias}.items():
         if tensor is not None and tensor.dtype != x.dtype and not _autocasts(x):
             raise RuntimeError(
-                f"{who}: the input is {x.dtype} and the {name} {tensor.dtype}. Convert one of them, or use "
-                "torch.autocast."
+                f"the input is {x.dtype} and the {name} {tensor.dtype}. Convert one of them, or use torch.autocast."
             )
 
 

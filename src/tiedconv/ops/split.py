@@ -50,18 +50,17 @@ def split_tied_conv2d(
         >>> split_tied_conv2d(x, [torch.ones(4, 4, 3, 3), torch.ones(2, 2, 3, 3)], padding=1, blocks=(1, 2)).shape
         torch.Size([1, 8, 4, 4])
     """
-    who = "split_tied_conv2d"
     optional = {"biases": biases, "groups": groups}
     given = {name: value for name, value in optional.items() if value is not None}
-    _checks.check_splits(who, {"weights": weights, "blocks": blocks, **given})
-    groups = (1,) * len(blocks) if groups is None else groups
-    _check(who, x, weights, biases, groups, blocks)
-    geometry = check_geometry(who, 2, stride, padding, dilation)
-    return split_convolve(who, x, weights, biases, *geometry, groups, blocks)
+    with _checks.named("split_tied_conv2d"):
+        _checks.check_splits({"weights": weights, "blocks": blocks, **given})
+        groups = (1,) * len(blocks) if groups is None else groups
+        _check(x, weights, biases, groups, blocks)
+        geometry = check_geometry(2, stride, padding, dilation)
+    return split_convolve(x, weights, biases, *geometry, groups, blocks)
 
 
 def split_convolve(
-    who: str,
     x: Tensor,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor] | None,
@@ -71,12 +70,12 @@ def split_convolve(
     groups: Sequence[int],
     blocks: Sequence[int],
 ) -> Tensor:
-    """Compute a call whose numbers are checked; ``who`` begins the messages about the input."""
+    """Compute a call whose numbers are checked; only the input is looked at."""
     traced = torch.jit.is_tracing()  # sizes are tensors then, and a comparison would be recorded as a constant
     if x.dim() != 4 or not (traced or x.shape[1] == _channels(weights, groups, blocks)):
         if not traced:
-            _checks.check_conv_input(who, x, channels=_channels(weights, groups, blocks), spatial_dims=2)
-        y = split_convolve(who, x.unsqueeze(0), weights, biases, stride, padding, dilation, groups, blocks)
+            _checks.check_conv_input(x, channels=_channels(weights, groups, blocks), spatial_dims=2)
+        y = split_convolve(x.unsqueeze(0), weights, biases, stride, padding, dilation, groups, blocks)
         return y.squeeze(0)
     parts = zip(
         x.chunk(len(weights), dim=1),
@@ -86,7 +85,7 @@ def split_convolve(
         blocks,
         strict=True,
     )
-    outputs = [convolve(who, part, w, v, stride, padding, dilation, g, b) for part, w, v, g, b in parts]
+    outputs = [convolve(part, w, v, stride, padding, dilation, g, b) for part, w, v, g, b in parts]
     return torch.cat(outputs, dim=1)
 
 
@@ -95,7 +94,6 @@ def _channels(weights: Sequence[Tensor], groups: Sequence[int], blocks: Sequence
 
 
 def _check(
-    who: str,
     x: Tensor,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor] | None,
@@ -107,15 +105,15 @@ def _check(
         lengths["biases"] = len(biases)
     if not weights or len(set(lengths.values())) > 1:
         given = ", ".join(f"{name}: {length}" for name, length in lengths.items())
-        raise ValueError(f"{who}: expected one entry per split of each argument and at least one split, got {given}.")
+        raise ValueError(f"expected one entry per split of each argument and at least one split, got {given}.")
     for i, (w, g, b) in enumerate(zip(weights, groups, blocks, strict=True)):
         bias = None if biases is None else biases[i]
-        _checks.check_kinds(who, {"x": x, "weight": w, **({} if biases is None else {"bias": bias})})
-        _checks.check_blocks(who, {}, groups=g, blocks=b)
+        _checks.check_kinds({"x": x, "weight": w, **({} if biases is None else {"bias": bias})})
+        _checks.check_blocks({}, groups=g, blocks=b)
         if w.dim() != 4:
-            raise RuntimeError(f"{who}: expected weights[{i}] (C_o/(s*B), C_i/(s*B*G), kH, kW), got {tuple(w.shape)}.")
-        check_sizes(who, w, bias, g, f"weights[{i}]")
-        check_dtypes(who, x, w, bias)
+            raise RuntimeError(f"expected weights[{i}] (C_o/(s*B), C_i/(s*B*G), kH, kW), got {tuple(w.shape)}.")
+        check_sizes(w, bias, g, f"weights[{i}]")
+        check_dtypes(x, w, bias)
     if torch.jit.is_tracing():
         return
     widths = [
@@ -123,5 +121,5 @@ def _check(
     ]
     if len(set(widths)) > 1:
         raise RuntimeError(
-            f"{who}: all splits must have the same (outputs, inputs, kH, kW), got {', '.join(map(str, widths))}."
+            f"all splits must have the same (outputs, inputs, kH, kW), got {', '.join(map(str, widths))}."
         )
