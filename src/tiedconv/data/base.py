@@ -50,7 +50,7 @@ class ImageData(L.LightningDataModule):
     number times ``batch_size`` stays.
 
     Args:
-        batch_size: images a step and device, so a step of all devices takes their number times as many.
+        batch_size: images per step and device, so a step of all devices takes their number times as many.
         num_workers: loader processes; 0 loads in the training process.
         predict_path: an image or a folder of images for ``tiedconv predict``; default: the ``val`` split.
     """
