@@ -230,7 +230,7 @@ def _is_box(value: Any) -> bool:
 
 
 def _is_polygon(value: Any) -> bool:
-    """Whether a value is a list of places. COCO has tens of millions of them: no line of Python for each."""
+    """Whether a value is a list of places. COCO has tens of millions of places, too many for a line of Python each."""
     if not _is_list(value) or len(value) % 2:
         return False
     if not set(map(type, value)) <= {int, float}:
@@ -343,7 +343,7 @@ _SINGULAR = {"images": "image", "annotations": "annotation", "categories": "cate
 
 
 def _name(part: str, index: int, entry: Any) -> str:
-    """Name an entry by its id, and one that has none by its place."""
+    """Return a name for an entry: its id, or its place if it has no id."""
     if part in _SINGULAR and isinstance(entry, Mapping) and "id" in entry:
         return f"{_SINGULAR[part]} {entry['id']}"
     return f"{part}[{index}]"
