@@ -135,7 +135,7 @@ class ImageFolder(ClassificationData):
 
     def image_loader(self, train: bool) -> Callable[[str], torch.Tensor]:
         """Return what makes of a file an image to train on or to evaluate."""
-        return partial(_load, transform=self.transform(train))  # not torchvision's transform, which is not told the path
+        return partial(_load, transform=self.transform(train))  # torchvision's is not told the path
 
 
 class _Folder(datasets.ImageFolder):
