@@ -75,7 +75,6 @@ def check_export_and_serve(output: str, folder: Path) -> None:
     assert len(set(timed)) == 4
 
 
-MINUTES = {"export_and_serve.py", "own_dataset.py"}  # of processor time, even with --quick
 CHECKS = {
     "detect_own_coco.py": check_detect_own_coco,
     "export_and_serve.py": check_export_and_serve,
@@ -85,9 +84,10 @@ CHECKS = {
 }
 
 
+# One of them, the lightest, for every change: the others take up to half a minute of processor time, even with --quick.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.stress if name in MINUTES else ()) for name in SCRIPTS]
+    "name", [pytest.param(name, marks=() if name == "own_network.py" else pytest.mark.stress) for name in SCRIPTS]
 )
 def test_script_runs_and_prints_what_it_is_for(name, tmp_path):
     CHECKS[name](run(name, tmp_path), tmp_path / "runs" / "examples" / Path(name).stem)

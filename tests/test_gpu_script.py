@@ -48,7 +48,7 @@ def check_header(written: dict[str, Any], part: str) -> None:
     assert {"card", "cuda", "cudnn", "processor"} <= set(written)
 
 
-@pytest.mark.parametrize("part", ["operators", "models", "imagenette"])
+@pytest.mark.parametrize("part", ["operators", pytest.param("models", marks=pytest.mark.stress), "imagenette"])
 def test_a_part_measures_everything_once_and_prints_a_table_last(part, tmp_path, capsys):
     first = run(part, tmp_path)
     check_header(first, part)
