@@ -71,17 +71,10 @@ class ImageFolder(ClassificationData):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
-            self.check_files()
-
-    def check_files(self) -> None:
-        """Read the beginnings of all image files, and remember for large sets that they were images.
-
-        Raises:
-            OSError: with the first file that is not an image, and the number of the others.
-        """
-        for train in (True, False):
-            samples: list[tuple[str, int]] = self.split(train).samples  # type: ignore[attr-defined]
-            look_at_files(self.root, [path for path, _ in samples], partial(_check_file, samples))
+            for split in (self.split(train=True), self.split(train=False)):
+                if isinstance(split, _Folder):  # archives and shards have sums of their own
+                    paths = [path for path, _ in split.samples]
+                    look_at_files(self.root, paths, partial(_check_file, paths))
 
     def read_classes(self) -> tuple[str, ...]:
         """Return the class names, in the order of their indices."""
@@ -167,15 +160,12 @@ class ImageNet(ImageFolder):
             ) from error
         return tuple(", ".join(synonyms) for synonyms in names)  # the first alone is not unique: two cranes
 
-    def check_files(self) -> None:
-        """Check nothing: the archives' sums were checked when they were unpacked."""
-
     def build(self, train: bool) -> Dataset[Any]:
         return datasets.ImageNet(str(self.root), split="train" if train else "val", loader=self.image_loader(train))
 
 
-def _check_file(samples: list[tuple[str, int]], index: int) -> str:
-    path, _ = samples[index]
+def _check_file(paths: list[str], index: int) -> str:
+    path = paths[index]
     try:
         Image.open(path).close()
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and more
