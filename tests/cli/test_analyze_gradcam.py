@@ -109,21 +109,21 @@ def test_one_architecture_with_two_checkpoints_and_one_without(photos, checkpoin
     ("models", "options", "message"),
     [
         ("tiedresnet_tiny,", [], "analyze: models must be names separated by commas, got 'tiedresnet_tiny,'"),
-        (MODELS, ["--checkpoints", "a,b,c"], "analyze: got 2 models and 3 checkpoints. Give one a model"),
+        (MODELS, ["--checkpoints", "a,b,c"], "analyze: got 2 models and 3 checkpoints. Give one per model"),
         ("resnet_tiny,resnet_tiny", [], "analyze: two models would both be called 'resnet_tiny'"),
         (MODELS, ["--limit", "0"], "analyze: limit must be at least 1, got limit=0"),
-        (MODELS, ["--output", "{}/b.png"], "analyze: cannot write --output "),
+        (MODELS, ["--output", "{}/b.png"], "cannot write --output "),
         (MODELS, ["--target", "4000"], "grad_cam: targets must be in 0 to "),
         (MODELS, ["--layer", "layer9"], "grad_cam: .* has no layer 'layer9'"),
         ("vit_tiny_patch16_224", [], "grad_cam: VisionTransformer has no map .* patch_embed.proj"),
-        (MODELS, ["--classes", "{}/classes.txt"], "analyze: .*classes.txt has 2 lines, and tiedresnet_tiny tells "),
+        (MODELS, ["--classes", "{1}/classes.txt"], "analyze: .*classes.txt has 2 lines, and tiedresnet_tiny tells "),
         ("resnet_tine", [], "resnet_tin"),
         (MODELS, ["--images", "{}/none"], "ImageFiles: .*none does not exist"),
     ],
 )
 def test_mistakes_are_named(photos, tmp_path, models, options, message):
-    (photos / "classes.txt").write_text("cat\ndog\n")
-    given = [option.format(photos) for option in options]
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    given = [option.format(photos, tmp_path) for option in options]
     with pytest.raises(SystemExit, match=f"tiedconv analyze gradcam: .*{message}"):
         gradcam("--models", models, "--images", photos, "--output", tmp_path / "out", *given)
     assert not (tmp_path / "out" / "report.html").exists()

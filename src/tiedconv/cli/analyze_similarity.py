@@ -1,6 +1,5 @@
 """``tiedconv analyze similarity``."""
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import zip_longest
@@ -22,11 +21,9 @@ from ..analysis import evenly_spaced, filter_similarity
 from ..compare.runner import default_device
 from ..data.base import ImageFiles
 from ..models.inputs import input_size
-from ..report.page import quiet_about_glyphs
-from ..report.similarity_plots import draw_matrices, draw_similarity
-from ..report.similarity_report import ModelSimilarity, similarity_json, write_similarity_report
+from ..report.similarity_report import ModelSimilarity, similarity_json, write_similarity_plots, write_similarity_report
 from ._console import table_console
-from ._given import Given, check_output, command, facts, load, random_note, split
+from ._inputs import check_output, command, facts, load, split, untrained
 
 
 def similarity(
@@ -90,8 +87,8 @@ def similarity(
             settings = {"tiedconv": __version__, "images": len(paths), "max_channels": channels}
             write_whole(output / "similarity.json", similarity_json(found, settings) + "\n")
     console = table_console()
-    console.print(_table(found, given, len(paths)))
-    _draw(found, output)
+    console.print(_table(found, len(paths)))
+    write_similarity_plots(found, output)
     call = command(
         "similarity",
         models=models,
@@ -129,8 +126,8 @@ def _batches(files: ImageFiles, limit: int, size: int) -> Iterator[Tensor]:
         yield torch.stack([files[i][0] for i in chosen[start : start + size]])
 
 
-def _table(found: Sequence[ModelSimilarity], given: Sequence[Given], images: int) -> Table:
-    caption = f"Mean cosine similarity over the pairs of filters, {images} photos. {random_note(given)}"
+def _table(found: Sequence[ModelSimilarity], images: int) -> Table:
+    caption = f"Mean cosine similarity over the pairs of filters, {images} photos. {untrained(found)}"
     table = Table(title="Filter similarity", caption=escape(caption), box=SIMPLE)
     for header, right in (("layer", 0), ("model", 0), ("mean", 1), ("pairs", 1), ("dead", 1)):
         table.add_column(header, justify="right" if right else "left")
@@ -142,11 +139,3 @@ def _table(found: Sequence[ModelSimilarity], given: Sequence[Given], images: int
                 mean = f"{layer.mean:.3f}" if pairs else "-"
                 table.add_row(escape(layer.layer), escape(model.label), mean, str(pairs), str(layer.dead))
     return table
-
-
-def _draw(found: Sequence[ModelSimilarity], output: Path) -> None:
-    with quiet_about_glyphs():
-        draw_similarity({model.label: model.layers for model in found}).savefig(output / "similarity.png", dpi=150)
-        for number, model in enumerate(found, start=1):
-            name = re.sub(r"[^\w.-]+", "-", model.label)[-60:]  # of a folder the end, which says most
-            draw_matrices(model.layers).savefig(output / f"matrices-{number}-{name}.png", dpi=150)

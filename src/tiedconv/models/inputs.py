@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 from torchvision import transforms
+from torchvision.transforms.functional import to_pil_image
 
 if TYPE_CHECKING:
     from PIL import Image  # torchvision brings it; this package needs its name alone
@@ -59,6 +61,15 @@ def eval_transform(model: nn.Module) -> "Callable[[Image.Image], Tensor]":
         )
     mode = _MODES.get(channels)
     return lambda picture: steps(picture if mode is None else picture.convert(mode))
+
+
+def as_seen(model: nn.Module, images: Tensor) -> Tensor:
+    """Return images of :func:`eval_transform`, (N, C, H, W), in 0-1, where black is 0 and white is 1."""
+    transform = eval_transform(model)
+    black, white = (
+        transform(to_pil_image(torch.full((3, 64, 64), value))).mean(dim=(1, 2))[:, None, None] for value in (0.0, 1.0)
+    )
+    return ((images - black) / (white - black)).clamp(0, 1)
 
 
 def for_channels(config: dict[str, Any], channels: int) -> dict[str, Any]:

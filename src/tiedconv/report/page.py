@@ -39,6 +39,11 @@ def write_page(path: Path, title: str, lead: str, lines: Sequence[tuple[str, str
     write_whole(path, printable(page))
 
 
+def random_note(labels: Sequence[str]) -> str:
+    """Return a sentence that names the models with random weights, or nothing if there are none."""
+    return f"Random weights, not trained: {', '.join(labels)}." if labels else ""
+
+
 def section(title: str, content: str, note: str = "") -> str:
     """Return a section, or nothing if it has no content; title and note are plain text, the content is HTML."""
     lead = f'<p class="note">{escape(note)}</p>' if note else ""

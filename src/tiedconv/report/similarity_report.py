@@ -1,6 +1,7 @@
 """Filter similarities of several models as numbers in a file, and as one HTML page."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -11,7 +12,7 @@ from ..analysis.similarity import LayerSimilarity
 from . import style
 from .page import FigureWriter, conditions, grid, name, quiet_about_glyphs, section, table, thousands, write_page
 from .plots import plot_similarity
-from .similarity_plots import layer_name, plot_matrix, plot_means
+from .similarity_plots import draw_matrices, draw_similarity, layer_name, plot_matrix, plot_means
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +128,15 @@ def write_similarity_report(
             section("How to repeat it", conditions(command, blocks)),
         ]
     write_page(path, "Filter similarity", lead, lines, sections)
+
+
+def write_similarity_plots(models: Sequence[ModelSimilarity], folder: Path) -> None:
+    """Write ``similarity.png`` and for each model ``matrices-*.png`` into a folder that exists."""
+    with quiet_about_glyphs():
+        draw_similarity({model.label: model.layers for model in models}).savefig(folder / "similarity.png", dpi=150)
+        for number, model in enumerate(models, start=1):
+            name = re.sub(r"[^\w.-]+", "-", model.label)[-60:]  # of a folder the end, which says most
+            draw_matrices(model.layers).savefig(folder / f"matrices-{number}-{name}.png", dpi=150)
 
 
 def _table(models: Sequence[ModelSimilarity]) -> str:

@@ -1,10 +1,10 @@
 """What the ``analyze`` commands are given, and what they say about it: models, photos, an output folder."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from ..data.base import ImageFiles
 from ..models import build_model
 from ..models.inputs import eval_transform, input_size
 from ..models.named import is_random
+from ..report.page import random_note
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ def load(models: str | list[str], checkpoints: str | list[str], pretrained: bool
         files *= len(names)
     if len(files) != len(names):
         raise ValueError(
-            f"analyze: got {len(names)} models and {len(files)} checkpoints. Give one a model, separated by commas; "
-            "an empty one stands for none."
+            f"analyze: got {len(names)} models and {len(files)} checkpoints. Give one per model, separated by "
+            "commas; an empty one stands for none."
         )
     pairs = list(zip(names, (Path(file) if file else None for file in files), strict=True))
     labels = [f"{name}, {path.stem}" if path and names.count(name) > 1 else name for name, path in pairs]
@@ -69,13 +70,19 @@ def check_output(output: Path, limit: int, files: Sequence[str]) -> None:
     if limit < 1:
         raise ValueError(f"analyze: limit must be at least 1, got limit={limit}.")
     for file in ("report.html", *files):
-        check_writable("output", output / file, who="analyze")
+        check_writable("output", output / file)
 
 
-def random_note(given: Sequence[Given]) -> str:
+class _Weighted(Protocol):
+    @property
+    def label(self) -> str: ...
+    @property
+    def random(self) -> bool: ...
+
+
+def untrained(models: Iterable[_Weighted]) -> str:
     """Say which models have random weights, if any."""
-    labels = ", ".join(entry.label for entry in given if entry.random)
-    return f"Random weights, not trained: {labels}." if labels else ""
+    return random_note([model.label for model in models if model.random])
 
 
 def command(name: str, **options: Any) -> str:
