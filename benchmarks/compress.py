@@ -76,7 +76,7 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.plot:
-        check_writable("plot", args.plot, "compress")
+        check_writable("plot", args.plot)
     results = run(args)
     Console(width=120, highlight=False).print(table(results))
     print(", ".join(f"{key} {value}" for key, value in describe_machine().items()))

@@ -143,7 +143,7 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.markdown:
-        check_writable("markdown", args.markdown, "tie_models")
+        check_writable("markdown", args.markdown)
     started = time.perf_counter()
     console = Console(width=170, highlight=False)
     results = []

@@ -6,6 +6,7 @@ front with :class:`named`, so that the message reads ``TiedConv2d: what was give
 
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ContextDecorator
 from math import gcd
 from numbers import Integral
 from types import TracebackType
@@ -18,8 +19,11 @@ _LARGEST = 2**31 - 1  # beyond, products of NumPy's integers overflow
 _LONGEST = 2**20  # of a stride, a padding, ...: with much larger ones torch's kernels overflow, and may crash
 
 
-class named:  # noqa: N801 - reads as a verb, like contextlib.suppress
-    """Put ``name`` in front of what the checks in a ``with`` block raise. torch.compile goes through it."""
+class named(ContextDecorator):  # noqa: N801 - reads as a verb, like contextlib.suppress
+    """Put ``name`` in front of what the checks in a ``with`` block or a decorated function raise.
+
+    torch.compile goes through the block.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -30,8 +34,8 @@ class named:  # noqa: N801 - reads as a verb, like contextlib.suppress
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind in (TypeError, ValueError, RuntimeError):
-            raise kind(f"{self.name}: {error}") from None
+        if error is not None and kind in (TypeError, ValueError, RuntimeError, FileNotFoundError):
+            raise kind(f"{self.name}: {error}") from error.__cause__
 
 
 def check_blocks(channels: dict[str, int], *, groups: int, blocks: int) -> None:

@@ -25,11 +25,11 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def check_writable(option: str, path: Path, who: str) -> None:
+def check_writable(option: str, path: Path) -> None:
     """Make the folder of ``path`` and check that a file can be written there, before hours of measuring.
 
     Raises:
-        ValueError: in the name of ``who``, with the option's name and the reason, if it cannot.
+        ValueError: with the option's name and the reason, if it cannot.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def check_writable(option: str, path: Path, who: str) -> None:
     except OSError as error:
         writable, reason = False, error.strerror or str(error)
     if not writable:
-        raise ValueError(f"{who}: cannot write --{option} {path}: {reason}. Give another path.")
+        raise ValueError(f"cannot write --{option} {path}: {reason}. Give another path.")
 
 
 def part_of(path: Path) -> Path:

@@ -106,7 +106,7 @@ def test_bins_without_objects_are_shown(files, capsys):
             ["--edges", "0,half,1"],
             "analyze: edges must be numbers separated by commas, got '0,",
         ),
-        ("{}/resnet/results.json", ["--output", "{}/val.json"], "analyze: cannot write --output .*report.html: "),
+        ("{}/resnet/results.json", ["--output", "{}/val.json"], "cannot write --output .*report.html: "),
         ("resnet=", [], "analyze: predictions must be label=file, separated by commas, got 'resnet='"),
         ("a={}/resnet/results.json,b={}/none.json", [], "No such file or directory: .*none.json"),
         ("a={}/resnet/results.json,b={}/val.json", [], "read_results: .*val.json: results must be a list"),

@@ -119,9 +119,9 @@ def test_rows_of_an_interrupted_run_are_kept(tmp_path, monkeypatch, capsys):
         (["--device", "cuda:99"], "bench: device=cuda:99, but torch sees [0-9]+ CUDA devices here"),
         (["--kernel", "1"], "bench: kernel=1 is for the sweep fig3"),
         (["--plot", "times.xyz"], "bench: cannot draw --plot times.xyz: its suffix must be one of .*pdf, .*png.*svg"),
-        (["--json", "{tmp}"], "bench: cannot write --json {tmp}: it is a folder"),
-        (["--json", "{tmp}/file/times.json"], "bench: cannot write --json {tmp}/file/times.json: "),
-        (["--plot", "{tmp}/file/times.svg"], "bench: cannot write --plot {tmp}/file/times.svg: "),
+        (["--json", "{tmp}"], "cannot write --json {tmp}: it is a folder"),
+        (["--json", "{tmp}/file/times.json"], "cannot write --json {tmp}/file/times.json: "),
+        (["--plot", "{tmp}/file/times.svg"], "cannot write --plot {tmp}/file/times.svg: "),
     ],
 )
 def test_mistakes_are_named_before_anything_is_measured(tmp_path, monkeypatch, options, message):

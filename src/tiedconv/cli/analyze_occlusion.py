@@ -56,7 +56,7 @@ def occlusion(
     limits = _numbers(edges)
     files = _files(predictions)
     for name in ("report.html", "occlusion.png", "occlusion.json"):
-        check_writable("output", output / name, who="analyze")
+        check_writable("output", output / name)
     require("matplotlib", extra="analysis")  # not after the evaluation
     truth = read_annotations(annotations, kind)
     for file in (file for group in files.values() for file in group):

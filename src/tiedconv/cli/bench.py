@@ -147,12 +147,12 @@ def _check(device: str, threads: int | None, rounds: int, json: Path | None, plo
             raise ValueError(f"bench: threads must be at least 1, got threads={threads}.")
         torch.set_num_threads(threads)
     if json:
-        check_writable("json", json, who="bench")
+        check_writable("json", json)
     if plot:
         from ..bench.plots import check_suffix
 
         check_suffix(plot)
-        check_writable("plot", plot, who="bench")
+        check_writable("plot", plot)
     keep_freed_memory()
     return check_device(device)
 

@@ -160,7 +160,7 @@ def _check(
 def _check_output(format: str, output: Path, int8: bool, checkpoint: Path | None) -> None:
     """Check that files can be written, and not over the one that the weights are read from."""
     if format != "safetensors":
-        check_writable("output", output, who="export")
+        check_writable("output", output)
     files = [output, *([_int8_path(output)] if int8 else [])]
     if format == "openvino":
         files += [file.with_suffix(".bin") for file in files]

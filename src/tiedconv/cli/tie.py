@@ -74,7 +74,7 @@ def tie(
         return
     check_model("tie", model)  # a training is resumed from a name, not from a folder
     sizes: dict[str, Any] = {"num_classes": data.num_classes, "in_chans": data.in_chans}
-    trained = {} if checkpoint is None else read_checkpoint(checkpoint, who="tie")[1]
+    trained = {} if checkpoint is None else read_checkpoint(checkpoint)[1]
     if trained.get("tied") is not None:
         raise ValueError(f"tie: the model in {checkpoint} is tied already. Give the one from before.")
     kwargs = {**(trained.get("model_kwargs") or {}), **(model_kwargs or {})}

@@ -94,7 +94,7 @@ class TrainingCLI(LightningCLI):
 
 def _check_checkpoints(folder: Path, start: str | None) -> None:
     """Check that checkpoints can be written, and that they replace none of another training."""
-    check_writable("checkpoint.dirpath", folder / "last.ckpt", "fit")
+    check_writable("checkpoint.dirpath", folder / "last.ckpt")
     if start is None and any(folder.glob("*.ckpt")):
         raise ValueError(
             f"--checkpoint.dirpath {folder} holds checkpoints of a training, which this one would replace. Add "

@@ -195,7 +195,7 @@ def check_same_run(folder: Path, description: dict[str, Any]) -> None:
     file = folder / "run.json"
     description = json.loads(json.dumps(description))
     if not file.exists():
-        check_writable("output", file, "run")
+        check_writable("output", file)
         write_whole(file, json.dumps(description, indent=1))
         return
     found = read_kept(file, _settings, f"Remove the folder {folder} to train again")

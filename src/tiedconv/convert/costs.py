@@ -28,13 +28,10 @@ class Trial:
     macs: dict[str, int]
 
 
-def try_forward(
-    who: str, model: nn.Module, input_size: Sequence[int] | None, images: Tensor | None = None
-) -> Trial | None:
+def try_forward(model: nn.Module, input_size: Sequence[int] | None, images: Tensor | None = None) -> Trial | None:
     """Run a copy of a model on the meta device in evaluation mode, and count what each layer costs.
 
     Args:
-        who: the caller, for messages.
         model: it is neither run nor changed.
         input_size: of one input, such as (3, 224, 224). None: that of ``images``, else timm's ``default_cfg``, else 224
             pixels square with the channels of the first convolution, else the features of the first linear layer.
@@ -50,7 +47,7 @@ def try_forward(
     if input_size is not None:
         if not isinstance(input_size, Sequence) or not all(isinstance(length, int) for length in input_size):
             raise TypeError(
-                f"{who}: input_size must be the shape of one input, such as (3, 224, 224), got {input_size!r}. Nothing "
+                f"input_size must be the shape of one input, such as (3, 224, 224), got {input_size!r}. Nothing "
                 "was changed."
             )
         size: tuple[int, ...] | None = tuple(input_size)
@@ -65,7 +62,7 @@ def try_forward(
         if input_size is None:
             return None
         raise ValueError(
-            f"{who}: {type(model).__name__} does not run on an input of input_size={size}: {error}. Nothing was "
+            f"{type(model).__name__} does not run on an input of input_size={size}: {error}. Nothing was "
             "changed. Give the shape of one input without the batch dimension."
         ) from error
 

@@ -91,7 +91,7 @@ def _fit_layer(
     return error
 
 
-def as_batches(who: str, images: Images) -> list[Tensor]:
+def as_batches(images: Images) -> list[Tensor]:
     """Return the batches of ``images``: of a tensor (N, ...) with N over 32 several, of an iterable its items.
 
     Raises:
@@ -104,11 +104,11 @@ def as_batches(who: str, images: Images) -> list[Tensor]:
         batches = [item[0] if isinstance(item, list | tuple) and item else item for item in images]
     else:
         got = type(images).__name__
-        raise TypeError(f"{who}: images must be a tensor (N, ...) or an iterable of such batches, got {got}.")
+        raise TypeError(f"images must be a tensor (N, ...) or an iterable of such batches, got {got}.")
     if odd := next((type(batch).__name__ for batch in batches if not isinstance(batch, Tensor)), None):
-        raise TypeError(f"{who}: images must hold tensors (N, ...), or pairs that begin with one, got a {odd}.")
+        raise TypeError(f"images must hold tensors (N, ...), or pairs that begin with one, got a {odd}.")
     if not any(len(batch) for batch in batches):
-        raise ValueError(f"{who}: images holds no image. Give some hundred of the kind that the model is for.")
+        raise ValueError("images holds no image. Give some hundred of the kind that the model is for.")
     return [batch for batch in batches if len(batch)]
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .._checks import named
 from .fit import Images, as_batches, evaluation
 
 
@@ -28,7 +29,8 @@ def recalibrate_norms_(model: nn.Module, images: Images) -> int:
     Raises:
         TypeError, ValueError: as :func:`tie_` about ``images``.
     """
-    batches = as_batches("recalibrate_norms_", images)
+    with named("recalibrate_norms_"):
+        batches = as_batches(images)
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if norms:
         with evaluation(model), _collecting(norms):

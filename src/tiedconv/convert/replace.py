@@ -14,41 +14,41 @@ from .placement import TIED_LAYERS, is_listed
 _WRAPPERS = ("OptimizedModule", "DistributedDataParallel", "DataParallel", "FullyShardedDataParallel")
 
 
-def check_root(who: str, model: nn.Module) -> None:
+def check_root(model: nn.Module) -> None:
     """Check that the layers of ``model`` can be exchanged in place.
 
     Raises:
         TypeError: if it is no module, compiled, scripted or wrapped for several processes.
         ValueError: if it is itself a layer, or holds one whose shape is not known yet.
     """
-    check_open(who, model)
+    check_open(model)
     if is_listed(model):
         raise ValueError(
-            f"{who}: the model is itself a layer, a {type(model).__name__}, and cannot be replaced in place. Put it "
+            f"the model is itself a layer, a {type(model).__name__}, and cannot be replaced in place. Put it "
             "into a module, such as nn.Sequential(layer), and give that."
         )
     lazy = (name for name, module in model.named_modules() if isinstance(module, LazyModuleMixin))
     if name := next(lazy, None):
         raise ValueError(
-            f"{who}: the shape of {name!r} is not known before a first forward pass. Nothing was changed. Run the "
+            f"the shape of {name!r} is not known before a first forward pass. Nothing was changed. Run the "
             "model on an input first."
         )
 
 
-def check_open(who: str, model: nn.Module) -> None:
+def check_open(model: nn.Module) -> None:
     """Raise TypeError if ``model`` is not a module, or calls tied layers past the modules that could be exchanged."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"{who}: expected a torch.nn.Module, got {type(model).__name__}.")
+        raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}.")
     if isinstance(model, torch.jit.ScriptModule):
-        raise TypeError(f"{who}: {type(model).__name__} is compiled by torch.jit. Give the module that it came from.")
+        raise TypeError(f"{type(model).__name__} is compiled by torch.jit. Give the module that it came from.")
     for module in model.modules():
         kind = type(module).__name__
         concerned = module is model or any(isinstance(inner, TIED_LAYERS) for inner in module.modules())
         if kind in _WRAPPERS and concerned:
-            raise TypeError(f"{who}: the model is wrapped in {kind}. Give the module inside, before it is wrapped.")
+            raise TypeError(f"the model is wrapped in {kind}. Give the module inside, before it is wrapped.")
         if isinstance(module, torch.fx.GraphModule) and any(_is_ours(node.target) for node in module.graph.nodes):
             raise TypeError(
-                f"{who}: {kind} is traced, with its tied layers as calls of functions. Give the module that it came "
+                f"{kind} is traced, with its tied layers as calls of functions. Give the module that it came "
                 "from, and trace what you get."
             )
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._checks import named
 from . import placement
 from .costs import Trial, parameters, try_forward, try_tied
 from .fit import Images, as_batches, evaluation, fit_alone
@@ -73,11 +74,12 @@ def search_blocks(
         >>> found.params <= 0.5 * (4 * 8 * 9 + 8 + 8 * 8 * 9 + 8)
         True
     """
-    check_root("search_blocks", model)
-    if init not in ("project", "data"):
-        raise ValueError(f"search_blocks: init must be 'project' or 'data', got {init!r}.")
-    batches = as_batches("search_blocks", images)
-    trial = try_forward("search_blocks", model, None, batches[0])
+    with named("search_blocks"):
+        check_root(model)
+        if init not in ("project", "data"):
+            raise ValueError(f"init must be 'project' or 'data', got {init!r}.")
+        batches = as_batches(images)
+        trial = try_forward(model, None, batches[0])
     now = {"params": parameters(model)}
     if trial is not None:
         now["macs"] = sum(trial.macs.values())

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from .._checks import named
 from . import placement
 from .costs import parameters, try_forward, try_tied
 from .fit import Images, as_batches, evaluation, fit_outputs
@@ -85,9 +86,10 @@ def tie_(
         raise ValueError(
             'tie_: init="data" needs images, and images are for init="data" alone. Nothing was changed. Give both.'
         )
-    check_root("tie_", model)
-    batches = [] if images is None else as_batches("tie_", images)
-    trial = try_forward("tie_", model, input_size, batches[0] if batches else None)
+    with named("tie_"):
+        check_root(model)
+        batches = [] if images is None else as_batches(images)
+        trial = try_forward(model, input_size, batches[0] if batches else None)
     choices = placement.choose(model, blocks, filter_fn, None if trial is None else trial.macs)
     chosen = [choice for choice in choices if choice.blocks]
     if not chosen:

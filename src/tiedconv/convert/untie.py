@@ -4,6 +4,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
+from .._checks import named
 from ..nn import SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
 from ..ops import layout
 from .placement import TIED_LAYERS, has_hooks, parameter_owners
@@ -41,13 +42,14 @@ def untie_(model: nn.Module, form: Form = "grouped") -> list[str]:
     """
     if form not in get_args(Form):
         raise ValueError(f"untie_: form must be one of {', '.join(map(repr, get_args(Form)))}, got {form!r}.")
-    check_root("untie_", model)
-    layers = tied_layers("untie_", model)
+    with named("untie_"):
+        check_root(model)
+        layers = tied_layers(model)
     replace(model, {id(layer): _untied(layer, form) for layer in layers.values()})
     return list(layers)
 
 
-def tied_layers(who: str, model: nn.Module) -> dict[str, nn.Module]:
+def tied_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Return the tied layers of a model by name, each of which an ordinary layer can replace.
 
     Raises:
@@ -58,17 +60,15 @@ def tied_layers(who: str, model: nn.Module) -> dict[str, nn.Module]:
     owners = parameter_owners(model)
     for name, layer in layers.items():
         if has_hooks(layer):
-            raise ValueError(
-                f"{who}: {name!r} has hooks, which would be lost. Nothing was changed. Remove the hooks first."
-            )
+            raise ValueError(f"{name!r} has hooks, which would be lost. Nothing was changed. Remove the hooks first.")
         if type(layer) not in TIED_LAYERS:
             raise ValueError(
-                f"{who}: {name!r} is a {type(layer).__name__}, which computes in a way of its own. Nothing was "
+                f"{name!r} is a {type(layer).__name__}, which computes in a way of its own. Nothing was "
                 "changed. Remove a parametrization; put an ordinary tied layer in the place of a subclass."
             )
         if shared := [owner for p in layer.parameters() for owner in owners[id(p)] if len(owners[id(p)]) > 1]:
             raise ValueError(
-                f"{who}: {name!r} shares a parameter: {', '.join(dict.fromkeys(shared))}. Nothing was changed. Give "
+                f"{name!r} shares a parameter: {', '.join(dict.fromkeys(shared))}. Nothing was changed. Give "
                 "each a parameter of its own."
             )
     return layers

@@ -7,6 +7,7 @@ from typing import Any
 import timm
 import torch
 
+from .._checks import named
 from ..models.weights import classifiers, describe_difference, read_weights
 
 
@@ -26,7 +27,8 @@ def pretrained_from(path: str | Path, name: str, model_kwargs: Mapping[str, Any]
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"pretrained_from: {path} does not exist. Give a classifier's checkpoint.")
-    state = read_weights(path, who="pretrained_from")
+    with named("pretrained_from"):
+        state = read_weights(path)
     with torch.device("meta"):
         classifier = timm.create_model(name, **model_kwargs)
     heads = tuple(f"{layer}." for layer in classifiers(classifier))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._checks import named
 from ..convert.replace import check_open, replace, take_over
 from ..convert.untie import conv_with, merged_splits, tied_layers, untied_splits
 from ..nn import SplitTiedConv2d, TiedLinear
@@ -48,10 +49,11 @@ def deploy(model: nn.Module) -> nn.Module:
         >>> deploy(model)[0]
         Conv2d(8, 8, kernel_size=(3, 3), stride=(1, 1), groups=4)
     """
-    check_open("deploy", model)
-    tied_layers("deploy", model)  # before anything is copied
+    with named("deploy"):
+        check_open(model)
+        tied_layers(model)  # before anything is copied
     root = nn.ModuleList([copy.deepcopy(model)])  # what holds a model that is itself a tied layer
-    replace(root, {id(layer): _ordinary(layer) for layer in tied_layers("deploy", root).values()})
+    replace(root, {id(layer): _ordinary(layer) for layer in tied_layers(root).values()})
     root.eval()
     return root[0]
 

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._checks import named
 from .._extras import require
 from .program import TOLERANCE, ExportedFile, Traced, check_path, compare, described, trace, whole
 
 INPUT, OUTPUT = "images", "output"
 
 
+@named("to_onnx")
 def to_onnx(
     model: nn.Module,
     path: str | Path,
@@ -44,21 +46,20 @@ def to_onnx(
         ...     file.bytes < 2 * 4 * (16 * 16 * 9 + 16)  # a dense convolution's filters alone have 16 times that
         True
     """
-    who = "to_onnx"
     check_onnx_installed()
-    path = check_path(who, path, ".onnx")
-    traced = trace(who, model, input_size, dynamic_size=dynamic_size, batch_size=batch_size)
+    path = check_path(path, ".onnx")
+    traced = trace(model, input_size, dynamic_size=dynamic_size, batch_size=batch_size)
     with whole(path) as part:
-        save_onnx(who, traced, part)
-        errors = compare(who, open_onnx(part), traced, tolerance)
+        save_onnx(traced, part)
+        errors = compare(open_onnx(part), traced, tolerance)
         return described(path, part, errors, traced.images)
 
 
-def save_onnx(who: str, traced: Traced, path: Path) -> None:
+def save_onnx(traced: Traced, path: Path) -> None:
     """Write a traced model as an ONNX file, unchecked.
 
     Raises:
-        RuntimeError: in the name of ``who``, if torch's exporter cannot.
+        RuntimeError: if torch's exporter cannot.
     """
     (given,) = [node for node in traced.program.graph.nodes if node.name in traced.program.graph_signature.user_inputs]
     # The program knows which axes are dynamic; this is how they are called.
@@ -74,7 +75,7 @@ def save_onnx(who: str, traced: Traced, path: Path) -> None:
             verbose=False,
         )
     except Exception as error:  # of whichever of the exporter's passes
-        raise RuntimeError(f"{who}: torch's exporter cannot write this model as ONNX: {error}") from error
+        raise RuntimeError(f"torch's exporter cannot write this model as ONNX: {error}") from error
     for node in exported.model.graph.all_nodes():
         node.metadata_props.clear()  # Python's stack for every node, and where the code lies on disk
     exported.save(path, external_data=False)

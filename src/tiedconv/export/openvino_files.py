@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import _files
+from .._checks import named
 from .._extras import require
 from .onnx_files import save_onnx
 from .program import TOLERANCE, ExportedFile, check_path, compare, described, trace, whole
 
 
+@named("to_openvino")
 def to_openvino(
     model: nn.Module,
     path: str | Path,
@@ -48,17 +50,16 @@ def to_openvino(
         ...     open_openvino(file.path)(torch.ones(5, 4, 9, 7)).shape
         torch.Size([5, 4, 7, 5])
     """
-    who = "to_openvino"
     check_openvino_installed()
-    path = check_openvino_path(who, path)
-    traced = trace(who, model, input_size, dynamic_size=dynamic_size, batch_size=batch_size)
+    path = check_openvino_path(path)
+    traced = trace(model, input_size, dynamic_size=dynamic_size, batch_size=batch_size)
     with TemporaryDirectory() as folder, whole(path) as part:
         # By way of ONNX: openvino reads torch's programs too, in twice the time.
-        save_onnx(who, traced, Path(folder) / "model.onnx")
+        save_onnx(traced, Path(folder) / "model.onnx")
         openvino = load_openvino()
         # convert_model also simplifies the graph, as quantization needs it; Core().read_model would not.
         openvino.save_model(openvino.convert_model(Path(folder) / "model.onnx"), part, compress_to_fp16=False)
-        errors = compare(who, open_openvino(part), traced, tolerance)
+        errors = compare(open_openvino(part), traced, tolerance)
         return described(path, part, errors, traced.images)
 
 
@@ -82,10 +83,10 @@ def open_openvino(path: str | Path) -> Callable[[Tensor], Tensor]:
     return run
 
 
-def check_openvino_path(who: str, path: str | Path) -> Path:
+def check_openvino_path(path: str | Path) -> Path:
     """Return ``path`` if it ends in ``.xml`` and can be written, with the weights beside it; make its folder."""
-    path = check_path(who, path, ".xml")
-    _files.check_writable("output", path.with_suffix(".bin"), who=who)
+    path = check_path(path, ".xml")
+    _files.check_writable("output", path.with_suffix(".bin"))
     return path
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from .. import _files
+from .._checks import named
 
 TOLERANCE = 1e-4
 """How far outputs may be from the model's, as a part of its largest one: rounding in float32 is a hundredth of that."""
@@ -45,6 +46,7 @@ class Traced:
     outputs: list[Tensor]
 
 
+@named("to_program")
 def to_program(
     model: nn.Module,
     path: str | Path,
@@ -81,33 +83,30 @@ def to_program(
         ...     torch.export.load(file.path).module()(torch.ones(5, 4, 9, 7)).shape
         torch.Size([5, 4, 7, 5])
     """
-    who = "to_program"
-    path = check_path(who, path, ".pt2")
-    traced = trace(who, model, input_size, dynamic_size=dynamic_size, batch_size=batch_size)
+    path = check_path(path, ".pt2")
+    traced = trace(model, input_size, dynamic_size=dynamic_size, batch_size=batch_size)
     with whole(path) as part:
         torch.export.save(traced.program, part)
-        errors = compare(who, torch.export.load(part).module(), traced, tolerance)
+        errors = compare(torch.export.load(part).module(), traced, tolerance)
         return described(path, part, errors, traced.images)
 
 
-def trace(
-    who: str, model: nn.Module, input_size: Sequence[int], *, dynamic_size: bool, batch_size: int | None
-) -> Traced:
-    """Check the arguments, compute the model's outputs for several batches and trace it; ``who`` begins messages."""
+def trace(model: nn.Module, input_size: Sequence[int], *, dynamic_size: bool, batch_size: int | None) -> Traced:
+    """Check the arguments, compute the model's outputs for several batches and trace it."""
     if len(input_size) != 3 or min(input_size) < 1:
-        raise ValueError(f"{who}: input_size must be channels, height and width, each at least 1, got {input_size}.")
+        raise ValueError(f"input_size must be channels, height and width, each at least 1, got {input_size}.")
     if batch_size is not None and batch_size < 1:
-        raise ValueError(f"{who}: batch_size must be at least 1, got {batch_size}. Leave it out for any number.")
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}. Leave it out for any number.")
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and parameter.dtype != torch.float32:
-            raise ValueError(f"{who}: expected a float32 model, got {name} in {parameter.dtype}. Pass model.float().")
+            raise ValueError(f"expected a float32 model, got {name} in {parameter.dtype}. Pass model.float().")
     # Contiguous, as ONNX knows no other order: channels_last filters would turn every map over and back.
     source = copy.deepcopy(model).eval().cpu().to(memory_format=torch.contiguous_format)
     images = _images(input_size, dynamic_size=dynamic_size, batch_size=batch_size)
     # torch takes a size of 1 for a constant: two images, and so large that the deepest maps are larger than that.
     (channels, height, width), larger = input_size, 64 if dynamic_size else 0
     with torch.no_grad():
-        outputs = [_output(who, source, x) for x in images]
+        outputs = [_output(source, x) for x in images]
         example = torch.empty(batch_size or 2, channels, height + larger, width + larger)
         number, size = (Dim.STATIC if fixed else Dim.DYNAMIC for fixed in (batch_size, not dynamic_size))
         axes = {0: number, 1: Dim.STATIC, 2: size, 3: size}
@@ -116,14 +115,14 @@ def trace(
         except Exception as error:  # whatever kind its tracer and the model's code raise
             advice = " Pass dynamic_size=False if it has one image size." if dynamic_size else ""
             raise RuntimeError(
-                f"{who}: torch.export cannot trace this {type(model).__name__}: {_first_line(error)}{advice}"
+                f"torch.export cannot trace this {type(model).__name__}: {_first_line(error)}{advice}"
             ) from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it says where the code lies on disk
     return Traced(program, images, outputs)
 
 
-def compare(who: str, run: Callable[[Tensor], Tensor], traced: Traced, tolerance: float) -> tuple[float, float]:
+def compare(run: Callable[[Tensor], Tensor], traced: Traced, tolerance: float) -> tuple[float, float]:
     """Return the largest absolute and relative error of ``run``.
 
     Raises:
@@ -136,13 +135,13 @@ def compare(who: str, run: Callable[[Tensor], Tensor], traced: Traced, tolerance
             y = run(x)
         except Exception as error:  # of any runtime
             raise RuntimeError(
-                f"{who}: what was exported refuses images {shape}: {_first_line(error)} Nothing was written. Pass a "
+                f"what was exported refuses images {shape}: {_first_line(error)} Nothing was written. Pass a "
                 "larger input_size, if a map of the network shrinks to one pixel, or dynamic_size=False."
             ) from error
         absolute, relative = difference(y, expected)
         if not relative <= tolerance:  # also where it is not a number
             raise RuntimeError(
-                f"{who}: what was exported returns {tuple(y.shape)} for images {shape}, the model "
+                f"what was exported returns {tuple(y.shape)} for images {shape}, the model "
                 f"{tuple(expected.shape)}, with a difference of {relative:.1e} of the largest output, where "
                 f"{tolerance:.1e} is allowed. Nothing was written. Pass dynamic_size=False, or a larger tolerance."
             )
@@ -156,12 +155,12 @@ def difference(y: Tensor, expected: Tensor) -> tuple[float, float]:
     return absolute, absolute / max(expected.abs().max().item(), torch.finfo(expected.dtype).tiny)
 
 
-def check_path(who: str, path: str | Path, suffix: str) -> Path:
+def check_path(path: str | Path, suffix: str) -> Path:
     """Return ``path`` if it has the suffix and can be written; make its folder."""
     path = Path(path)
     if path.suffix != suffix:
-        raise ValueError(f"{who}: the file must end in {suffix}, got {path}. Give another name.")
-    _files.check_writable("output", path, who=who)
+        raise ValueError(f"the file must end in {suffix}, got {path}. Give another name.")
+    _files.check_writable("output", path)
     return path
 
 
@@ -196,18 +195,18 @@ def _images(input_size: Sequence[int], *, dynamic_size: bool, batch_size: int | 
     return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
-def _output(who: str, model: nn.Module, x: Tensor) -> Tensor:
+def _output(model: nn.Module, x: Tensor) -> Tensor:
     name, shape = type(model).__name__, tuple(x.shape)
     try:
         y = model(x)
     except Exception as error:  # whatever the model's code raises
         raise ValueError(
-            f"{who}: {name} takes no images {shape}: {_first_line(error)} If it has one image size, pass its "
+            f"{name} takes no images {shape}: {_first_line(error)} If it has one image size, pass its "
             "input_size and dynamic_size=False (--dynamic_size false)."
         ) from error
     if not isinstance(y, Tensor):
         raise TypeError(
-            f"{who}: {name} returns a {type(y).__name__}, and only models that return one tensor are exported. Export "
+            f"{name} returns a {type(y).__name__}, and only models that return one tensor are exported. Export "
             "a detector's backbone, or wrap the model in one that returns a tensor."
         )
     return y

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._checks import named
 from .._extras import require
 from .onnx_files import INPUT, open_onnx
 from .openvino_files import check_openvino_path, load_openvino, open_openvino
@@ -20,6 +21,7 @@ LARGEST_ERROR = 0.5
 """Of int8 outputs, root mean square, as a part of the float32 ones. Rounding to 8 bits errs by a tenth of that."""
 
 
+@named("quantize_onnx")
 def quantize_onnx(path: str | Path, calibration_batches: Iterable[Tensor], out: str | Path) -> ExportedFile:
     """Write the int8 twin of an ONNX file, by ONNX Runtime's static quantization.
 
@@ -41,13 +43,12 @@ def quantize_onnx(path: str | Path, calibration_batches: Iterable[Tensor], out: 
         RuntimeError: if the outputs differ from the float32 ones by more than half, root mean square. There is no file
             then.
     """
-    who = "quantize_onnx"
     require("onnx", extra="export")
     tools: Any = require("onnxruntime.quantization", extra="export")
     registry: Any = require("onnxruntime.quantization.registry", extra="export")
     shapes: Any = require("onnxruntime.quantization.shape_inference", extra="export")
-    out = check_path(who, out, ".onnx")
-    batches = _listed(who, calibration_batches)
+    out = check_path(out, ".onnx")
+    batches = _listed(calibration_batches)
     # Batch norm has no kernel for integers: its weights would be rounded, and nothing computed faster.
     kinds = {*registry.QLinearOpsRegistry, *registry.QDQRegistry} - {"BatchNormalization"}
     with whole(out) as part, TemporaryDirectory() as folder:
@@ -63,9 +64,10 @@ def quantize_onnx(path: str | Path, calibration_batches: Iterable[Tensor], out: 
             activation_type=tools.QuantType.QUInt8,
             weight_type=tools.QuantType.QInt8,
         )
-        return _compared(who, out, part, open_onnx(path), open_onnx(part), batches[0])
+        return _compared(out, part, open_onnx(path), open_onnx(part), batches[0])
 
 
+@named("quantize_openvino")
 def quantize_openvino(path: str | Path, calibration_batches: Iterable[Tensor], out: str | Path) -> ExportedFile:
     """Write the int8 twin of an OpenVINO file, by NNCF's quantization after training.
 
@@ -85,16 +87,15 @@ def quantize_openvino(path: str | Path, calibration_batches: Iterable[Tensor], o
         ModuleNotFoundError: if openvino or nncf is not installed.
         ValueError, RuntimeError: as :func:`quantize_onnx`.
     """
-    who = "quantize_openvino"
     openvino, nncf = load_openvino(), load_nncf()
-    out = check_openvino_path(who, out)
-    batches = _listed(who, calibration_batches)
+    out = check_openvino_path(out)
+    batches = _listed(calibration_batches)
     with whole(out) as part:
         with _silent():
             calibration = nncf.Dataset(batches, Tensor.numpy)
             small = nncf.quantize(openvino.Core().read_model(Path(path)), calibration, subset_size=len(batches))
         openvino.save_model(small, part, compress_to_fp16=False)
-        return _compared(who, out, part, open_openvino(path), open_openvino(part), batches[0])
+        return _compared(out, part, open_openvino(path), open_openvino(part), batches[0])
 
 
 def top1(run: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> float:
@@ -108,21 +109,21 @@ def top1(run: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor
     return hits.float().mean().item()
 
 
-def _listed(who: str, batches: Iterable[Tensor]) -> list[Tensor]:
+def _listed(batches: Iterable[Tensor]) -> list[Tensor]:
     found = [batch.contiguous() for batch in batches]
     if not found:
-        raise ValueError(f"{who}: calibration_batches is empty, and the ranges are read off images. Give some hundred.")
+        raise ValueError("calibration_batches is empty, and the ranges are read off images. Give some hundred.")
     return found
 
 
 def _compared(
-    who: str, out: Path, part: Path, run: Callable[[Tensor], Tensor], small: Callable[[Tensor], Tensor], images: Tensor
+    out: Path, part: Path, run: Callable[[Tensor], Tensor], small: Callable[[Tensor], Tensor], images: Tensor
 ) -> ExportedFile:
     y, expected = small(images), run(images)
     error = ((y - expected).norm() / expected.norm()).item()
     if not error <= LARGEST_ERROR:  # also where it is not a number
         raise RuntimeError(
-            f"{who}: the int8 outputs differ from the float32 ones by {error:.0%}, where {LARGEST_ERROR:.0%} is "
+            f"the int8 outputs differ from the float32 ones by {error:.0%}, where {LARGEST_ERROR:.0%} is "
             "allowed. Nothing was written. Give the file of a deployed network (--layout fast), or stay with float32."
         )
     return described(out, part, difference(y, expected), [images])

@@ -9,6 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
+from .. import _checks
 from ..convert import tie_
 from ..convert.placement import TIED_LAYERS
 from ._factory import check_model_name
@@ -59,7 +60,8 @@ def build_model(
     if checkpoint is not None:
         if pretrained:
             raise ValueError(f"build_model: got pretrained=True and the weights in {checkpoint}. Give one of the two.")
-        state, arguments = read_checkpoint(checkpoint, who="build_model")
+        with _checks.named("build_model"):
+            state, arguments = read_checkpoint(checkpoint)
         if named:
             kwargs = {**_from_task(name, checkpoint, arguments), **kwargs}
             with torch.device("meta"):
@@ -70,7 +72,8 @@ def build_model(
     if tied is not None:
         tie_(model, tied, init="random")
     if state is not None and checkpoint is not None:
-        load_state(model, state, checkpoint, who="build_model")
+        with _checks.named("build_model"):
+            load_state(model, state, checkpoint)
     return model.train()
 
 
@@ -119,7 +122,8 @@ def from_pretrained(
         tie_as_saved(model, own_entry(config).get("tied", {}))
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"from_pretrained: {path} ties layers that it cannot: {error}") from error
-    load_weights(model, folder / WEIGHTS, who="from_pretrained")
+    with _checks.named("from_pretrained"):
+        load_weights(model, folder / WEIGHTS)
     return model.eval()
 
 

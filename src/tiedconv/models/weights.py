@@ -16,13 +16,12 @@ _COUNTER = "num_batches_tracked"
 _READABLE = "Give a checkpoint of `tiedconv fit`, a state dict saved by torch.save, or a .safetensors file."
 
 
-def read_weights(path: str | Path, *, who: str = "read_weights") -> dict[str, Tensor]:
+def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Read the weights in a file, on the CPU. Nothing in the file is executed.
 
     Args:
         path: a checkpoint of ``tiedconv fit``; a state dict saved by ``torch.save``, alone or as ``"state_dict"`` or
             ``"model"`` of a larger dict; or ``.safetensors``.
-        who: in whose name errors speak.
 
     Returns:
         The tensors by the names that they have in the network.
@@ -31,16 +30,16 @@ def read_weights(path: str | Path, *, who: str = "read_weights") -> dict[str, Te
         FileNotFoundError: if there is no such file.
         ValueError: if it cannot be read, or holds something else.
     """
-    return read_checkpoint(path, who=who)[0]
+    return read_checkpoint(path)[0]
 
 
-def read_checkpoint(path: str | Path, *, who: str = "read_checkpoint") -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """As :func:`read_weights`, with the arguments of the task that wrote the file; ``{}`` if none did.
 
     Of the model's arguments those are left out that would fetch the weights which that training started from.
     """
     path = Path(path)
-    content = _read(path, who)
+    content = _read(path)
     found: Any = content
     if isinstance(content, Mapping):
         found = next(
@@ -48,66 +47,65 @@ def read_checkpoint(path: str | Path, *, who: str = "read_checkpoint") -> tuple[
         )
     if not isinstance(found, Mapping):
         raise ValueError(  # noqa: TRY004  the file is at fault, not an argument's type
-            f"{who}: {path} must hold a state dict, got a {type(content).__name__}. {_READABLE}"
+            f"{path} must hold a state dict, got a {type(content).__name__}. {_READABLE}"
         )
     foreign = next((k for k, value in found.items() if not (isinstance(k, str) and isinstance(value, Tensor))), None)
     if foreign is not None:
         raise ValueError(
-            f"{who}: {path} must hold a state dict, but its entry {foreign!r} is a {type(found[foreign]).__name__}. "
+            f"{path} must hold a state dict, but its entry {foreign!r} is a {type(found[foreign]).__name__}. "
             f"{_READABLE}"
         )
     odd = next((k for k, value in found.items() if value.layout != torch.strided or value.is_meta), None)
     if odd is not None:
-        raise ValueError(f"{who}: {path} must hold dense tensors with values, but {odd!r} is none. {_READABLE}")
+        raise ValueError(f"{path} must hold dense tensors with values, but {odd!r} is none. {_READABLE}")
     if "pytorch-lightning_version" not in content:
         return dict(found), {}
     # Lightning's checkpoint of a task, which keeps the network under "model".
     weights = {key.removeprefix("model."): value for key, value in found.items() if key.startswith("model.")}
     given = content.get("hyper_parameters") or {}
     if not isinstance(given, Mapping):
-        raise ValueError(f"{who}: {path} has a {type(given).__name__} as hyper_parameters. {_READABLE}")  # noqa: TRY004
+        raise ValueError(f"{path} has a {type(given).__name__} as hyper_parameters. {_READABLE}")  # noqa: TRY004
     arguments = dict(given)
     if arguments.get("model_kwargs"):
         arguments["model_kwargs"] = {k: v for k, v in arguments["model_kwargs"].items() if k not in _FETCHING}
     return weights, arguments
 
 
-def _read(path: Path, who: str) -> Any:
+def _read(path: Path) -> Any:
     if not path.is_file():
-        raise FileNotFoundError(f"{who}: {path} does not exist. {_READABLE}")
+        raise FileNotFoundError(f"{path} does not exist. {_READABLE}")
     if not path.stat().st_size:
-        raise ValueError(f"{who}: {path} is empty. {_READABLE}")
+        raise ValueError(f"{path} is empty. {_READABLE}")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{who}: {path} is no file of weights, or holds Python objects beside them, such as a whole model; reading "
+            f"{path} is no file of weights, or holds Python objects beside them, such as a whole model; reading "
             "those could run any code, so it is read with weights_only=True. Save model.state_dict() alone."
         ) from error
     except Exception as error:  # for a damaged file torch and safetensors raise whatever comes
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{who}: {path} cannot be read: {reason}. Is the file whole? {_READABLE}") from error
+        raise ValueError(f"{path} cannot be read: {reason}. Is the file whole? {_READABLE}") from error
 
 
-def load_weights(model: nn.Module, path: str | Path, *, who: str = "load_weights") -> None:
+def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load the weights in a file into ``model``, all of them or, on an error, none.
 
     Args:
         model: on any device.
         path: as in :func:`read_weights`.
-        who: in whose name errors speak.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it cannot be read, holds the weights of another network (how many are missing, unknown, of
             another shape or of another kind of number), or values that are not finite.
     """
-    load_state(model, read_weights(path, who=who), path, who=who)
+    load_state(model, read_weights(path), path)
 
 
-def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path, *, who: str) -> None:
+def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
     """As :func:`load_weights`, for weights that were read from ``path`` already."""
     expected = model.state_dict()
     difference = describe_difference(expected, state)
@@ -117,15 +115,12 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path, 
         hint = ""
         if classes and not describe_difference(_without(expected, heads), _without(state, heads)):
             hint = f" Only the classifier differs: the file has num_classes={classes}. Build the model with as many."
-        raise ValueError(
-            f"{who}: {path} does not hold the weights of this {type(model).__name__} ({difference}).{hint}"
-        )
+        raise ValueError(f"{path} does not hold the weights of this {type(model).__name__} ({difference}).{hint}")
     for key, value in state.items():
         # In the model's own type, in which a large number can be infinite.
         if value.is_floating_point() and not value.to(expected[key].dtype).isfinite().all():
             raise ValueError(
-                f"{who}: {path} has values in {key} that are not finite. Give weights from before the training "
-                "diverged."
+                f"{path} has values in {key} that are not finite. Give weights from before the training diverged."
             )
     model.load_state_dict(dict(state))
 
