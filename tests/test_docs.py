@@ -31,7 +31,7 @@ class _ParsedError(BaseException):
     """Ends a command after its arguments are parsed, past the handlers of ordinary errors."""
 
 
-@pytest.mark.slow
+@pytest.mark.stress  # the docs workflow builds it for every change, and checks links and names
 def test_the_site_builds_with_every_link_and_name_it_refers_to(tmp_path):
     run = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
