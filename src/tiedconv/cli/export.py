@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from rich.box import SIMPLE
@@ -100,7 +100,7 @@ def export(
     _check(format, layout, int8, data, batch_size, dynamic_size, rounds)
     _check_output(format, output, int8, checkpoint)
     given = {"num_classes": num_classes, "in_chans": in_chans, "pretrained": pretrained or None}
-    kwargs = {name: value for name, value in given.items() if value is not None}
+    kwargs: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     network = build_model(model, checkpoint=checkpoint, **kwargs).eval()
     console = table_console()
     if is_random(model, checkpoint, pretrained):
