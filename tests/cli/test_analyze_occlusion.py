@@ -104,13 +104,13 @@ def test_bins_without_objects_are_shown(files, capsys):
         (
             "{}/resnet/results.json",
             ["--edges", "0,half,1"],
-            "analyze: edges must be numbers separated by commas, got '0,",
+            "edges must be numbers separated by commas, got '0,",
         ),
         ("{}/resnet/results.json", ["--output", "{}/val.json"], "cannot write --output .*report.html: "),
-        ("resnet=", [], "analyze: predictions must be label=file, separated by commas, got 'resnet='"),
+        ("resnet=", [], "predictions must be label=file, separated by commas, got 'resnet='"),
         ("a={}/resnet/results.json,b={}/none.json", [], "No such file or directory: .*none.json"),
         ("a={}/resnet/results.json,b={}/val.json", [], "read_results: .*val.json: results must be a list"),
-        ("{}/tied/0.json,{}/other/tied/0.json", [], "analyze: the files of two folders would both be called 'tied', "),
+        ("{}/tied/0.json,{}/other/tied/0.json", [], "the files of two folders would both be called 'tied', "),
     ],
 )
 def test_mistakes_are_named_before_anything_is_evaluated(files, monkeypatch, predictions, options, message):

@@ -63,7 +63,7 @@ def test_the_command_measures_what_the_library_does(photos, capsys):
         (["--models", "test_resnet", "--layers", "layer9"], r"no layer 'layer9'. Nearest names: layer"),
         (["--models", "torchvision/resnet18"], r"has no feature_info that names its stages. Pass layers"),
         (["--models", "test_resnet,test_vit"], r"the layer 'blocks\.0' must return its 64 channels"),
-        (["--models", "test_resnet", "--limit", 0], r"analyze: limit must be at least 1"),
+        (["--models", "test_resnet", "--limit", 0], r"limit must be at least 1"),
         (["--models", "test_resnet", "--max_channels", -1], r"max_channels must be at least 1, got max_channels=-1"),
         (["--models", "test_resnet", "--batch_size", 0], r"batch_size must be at least 1"),
     ],

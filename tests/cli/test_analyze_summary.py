@@ -62,8 +62,8 @@ def test_the_files_hold_what_the_function_returns(photos, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--limit", "0"], "analyze: limit must be at least 1, got limit=0"),
-        (["--checkpoints", "a,b"], "analyze: got 1 models and 2 checkpoints"),
+        (["--limit", "0"], "limit must be at least 1, got limit=0"),
+        (["--checkpoints", "a,b"], "got 1 models and 2 checkpoints"),
         (["--images", "none"], "ImageFiles: none does not exist"),
     ],
 )

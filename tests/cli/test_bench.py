@@ -110,15 +110,15 @@ def test_rows_of_an_interrupted_run_are_kept(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--rounds", "1"], "bench: rounds must be at least 2, for a spread, got rounds=1"),
-        (["--threads", "0"], "bench: threads must be at least 1, got threads=0"),
-        (["--blocks", "2,x"], "bench: blocks must be whole numbers separated by commas, got '2,x'"),
-        (["--blocks", "3"], "bench: in_channels=16 is not divisible by blocks"),
-        (["--device", "abacus"], "bench: device must be cpu, cuda or cuda:<number>, got 'abacus'"),
-        (["--device", "meta"], "bench: device must be cpu, cuda or cuda:<number>, got 'meta'"),
-        (["--device", "cuda:99"], "bench: device=cuda:99, but torch sees [0-9]+ CUDA devices here"),
-        (["--kernel", "1"], "bench: kernel=1 is for the sweep fig3"),
-        (["--plot", "times.xyz"], "bench: cannot draw --plot times.xyz: its suffix must be one of .*pdf, .*png.*svg"),
+        (["--rounds", "1"], "rounds must be at least 2, for a spread, got rounds=1"),
+        (["--threads", "0"], "threads must be at least 1, got threads=0"),
+        (["--blocks", "2,x"], "blocks must be whole numbers separated by commas, got '2,x'"),
+        (["--blocks", "3"], "in_channels=16 is not divisible by blocks"),
+        (["--device", "abacus"], "device must be cpu, cuda or cuda:<number>, got 'abacus'"),
+        (["--device", "meta"], "device must be cpu, cuda or cuda:<number>, got 'meta'"),
+        (["--device", "cuda:99"], "device=cuda:99, but torch sees [0-9]+ CUDA devices here"),
+        (["--kernel", "1"], "kernel=1 is for the sweep fig3"),
+        (["--plot", "times.xyz"], "cannot draw --plot times.xyz: its suffix must be one of .*pdf, .*png.*svg"),
         (["--json", "{tmp}"], "cannot write --json {tmp}: it is a folder"),
         (["--json", "{tmp}/file/times.json"], "cannot write --json {tmp}/file/times.json: "),
         (["--plot", "{tmp}/file/times.svg"], "cannot write --plot {tmp}/file/times.svg: "),
@@ -182,15 +182,15 @@ def test_the_package_that_an_engine_lacks_is_named_before_anything_is_measured(m
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--models resnet_tyni", "bench: no model is called 'resnet_tyni'"),
-        ("--engines eager,fast", "bench: engines must be among eager, compiled, onnxruntime, openvino, got 'fast'"),
+        ("--models resnet_tyni", "no model is called 'resnet_tyni'"),
+        ("--engines eager,fast", "engines must be among eager, compiled, onnxruntime, openvino, got 'fast'"),
         (
             "--engines openvino --dtype bfloat16",
-            "bench: openvino is measured in float32 on the CPU, got dtype=bfloat16",
+            "openvino is measured in float32 on the CPU, got dtype=bfloat16",
         ),
-        ("--quantities ,", "bench: quantities must name at least one, each once, got none"),
-        ("--device cuda:99", "bench: device=cuda:99, but torch sees"),
-        ("--plot models.xyz", r"bench: cannot draw --plot models\.xyz"),
+        ("--quantities ,", "quantities must name at least one, each once, got none"),
+        ("--device cuda:99", "device=cuda:99, but torch sees"),
+        ("--plot models.xyz", r"cannot draw --plot models\.xyz"),
     ],
 )
 def test_mistakes_about_models_are_named_before_anything_is_measured(monkeypatch, options, message):

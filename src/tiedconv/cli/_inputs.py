@@ -36,19 +36,19 @@ def load(models: str | list[str], checkpoints: str | list[str], pretrained: bool
     """Load every model, so that a mistake in the last one comes to light before anything is computed."""
     names, files = split(models), split(checkpoints)
     if not all(names):
-        raise ValueError(f"analyze: models must be names separated by commas, got {models!r}.")
+        raise ValueError(f"models must be names separated by commas, got {models!r}.")
     if files == [""]:
         files *= len(names)
     if len(files) != len(names):
         raise ValueError(
-            f"analyze: got {len(names)} models and {len(files)} checkpoints. Give one per model, separated by "
+            f"got {len(names)} models and {len(files)} checkpoints. Give one per model, separated by "
             "commas; an empty one stands for none."
         )
     pairs = list(zip(names, (Path(file) if file else None for file in files), strict=True))
     labels = [f"{name}, {path.stem}" if path and names.count(name) > 1 else name for name, path in pairs]
     for label in labels:
         if labels.count(label) > 1:
-            raise ValueError(f"analyze: two models would both be called {label!r}. Name each once.")
+            raise ValueError(f"two models would both be called {label!r}. Name each once.")
     torch.manual_seed(0)  # what is drawn is the same at every call
     given = []
     for label, (name, path) in zip(labels, pairs, strict=True):
@@ -68,7 +68,7 @@ def split(given: str | list[str]) -> list[str]:
 def check_output(output: Path, limit: int, files: Sequence[str]) -> None:
     """Check what can be checked before models are loaded."""
     if limit < 1:
-        raise ValueError(f"analyze: limit must be at least 1, got limit={limit}.")
+        raise ValueError(f"limit must be at least 1, got limit={limit}.")
     for file in ("report.html", *files):
         check_writable("output", output / file)
 

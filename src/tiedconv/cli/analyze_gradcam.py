@@ -63,7 +63,7 @@ def gradcam(
             photos = files.paths[: len(batch)]
             if names is not None and len(names) != cam.num_classes:
                 raise ValueError(
-                    f"analyze: {classes} has {len(names)} lines, and {entry.label} tells {cam.num_classes} classes "
+                    f"{classes} has {len(names)} lines, and {entry.label} tells {cam.num_classes} classes "
                     "apart. Give a file with a line per class."
                 )
     call = command(

@@ -102,7 +102,7 @@ def _numbers(edges: str | list[float]) -> list[float]:
     try:
         return [float(edge) for edge in (edges.split(",") if isinstance(edges, str) else edges)]
     except ValueError:
-        raise ValueError(f"analyze: edges must be numbers separated by commas, got {edges!r}.") from None
+        raise ValueError(f"edges must be numbers separated by commas, got {edges!r}.") from None
 
 
 def _files(predictions: str | list[str]) -> dict[str, list[Path]]:
@@ -115,11 +115,11 @@ def _files(predictions: str | list[str]) -> dict[str, list[Path]]:
             label = Path(name).resolve().parent.name
             if any(file.resolve().parent != Path(name).resolve().parent for file in files.get(label, ())):
                 raise ValueError(
-                    f"analyze: the files of two folders would both be called {label!r}, {files[label][0]} and {name}. "
+                    f"the files of two folders would both be called {label!r}, {files[label][0]} and {name}. "
                     "Give each a label: label=file."
                 )
         if not name or not label:
-            raise ValueError(f"analyze: predictions must be label=file, separated by commas, got {given!r}.")
+            raise ValueError(f"predictions must be label=file, separated by commas, got {given!r}.")
         files.setdefault(label, []).append(Path(name))
     return files
 

@@ -115,7 +115,7 @@ def _check_readable(paths: Iterable[Path]) -> None:
                 image.load()
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(
-                f"analyze: cannot read the photo {path}: {error}. Replace it or take it out of the folder."
+                f"cannot read the photo {path}: {error}. Replace it or take it out of the folder."
             ) from error
 
 

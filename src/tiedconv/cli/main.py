@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(error, ModuleNotFoundError) and isinstance(missing := named(error), MissingExtraError):
             sys.exit(f"tiedconv {name}: {missing}")
         kind = "" if isinstance(error, (ValueError, RuntimeError, OSError)) else f"{type(error).__name__}: "
-        text = _plain(str(error)).removeprefix(f"{name}: ")  # of a library function of the command's name
+        text = _plain(str(error)).removeprefix(f"{name.split()[0]}: ")  # which library functions put there too
         sys.exit(f"tiedconv {name}: {kind}{text}\n(TIEDCONV_TRACEBACK=1 shows where it was raised)")
 
 
