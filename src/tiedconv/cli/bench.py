@@ -141,10 +141,10 @@ def models(
 def _check(device: str, threads: int | None, rounds: int, json: Path | None, plot: Path | None) -> torch.device:
     """Check what both commands share, before anything is measured, and set threads and allocator."""
     if rounds < 2:
-        raise ValueError(f"bench: rounds must be at least 2, for a spread, got rounds={rounds}.")
+        raise ValueError(f"rounds must be at least 2, for a spread, got rounds={rounds}.")
     if threads is not None:
         if threads < 1:
-            raise ValueError(f"bench: threads must be at least 1, got threads={threads}.")
+            raise ValueError(f"threads must be at least 1, got threads={threads}.")
         torch.set_num_threads(threads)
     if json:
         check_writable("json", json)
@@ -163,7 +163,7 @@ def _numbers(given: int | str | list[int]) -> list[int]:
     try:
         return [int(number) for number in (filter(None, given.split(",")) if isinstance(given, str) else given)]
     except ValueError:
-        raise ValueError(f"bench: blocks must be whole numbers separated by commas, got {given!r}.") from None
+        raise ValueError(f"blocks must be whole numbers separated by commas, got {given!r}.") from None
 
 
 def _names(given: str | list[str]) -> list[str]:
