@@ -10,9 +10,9 @@ from torch import Tensor
 
 from tiedconv import ops
 from tiedconv.bench.timer import Timing, try_interleaved
-from tiedconv.ops import layout, paths
+from tiedconv.ops import algorithms, layout
+from tiedconv.ops.algorithms import CONV, ConvArgs
 from tiedconv.ops.dispatch import choose
-from tiedconv.ops.paths import CONV, ConvArgs
 
 Operator = Literal["conv1d", "conv3d", "linear", "split"]
 Ways = dict[str, Callable[..., Tensor]]
@@ -135,13 +135,13 @@ def _ways(
         return x, weights, (lambda x, w: F.conv2d(x, w, padding=padding, groups=len(blocks)), dense), splits, "splits"
     weight = draw(c // blocks, c // blocks, *kernel)
     args = ConvArgs((1,) * dims, (padding,) * dims, (1,) * dims, 1, blocks)
-    ways: Ways = {name: _by_path(path, args) for name, path in paths.applicable(x, weight, args).items()}
+    ways: Ways = {name: _by_path(path, args) for name, path in algorithms.applicable(x, weight, args).items()}
     ways["tied"] = lambda x, w: TIED[dims](x, w, padding=padding, blocks=blocks)
     dense = draw(c, c, *kernel)
     return x, [weight], (lambda x, w: CONV[dims](x, w, padding=padding), dense), ways, choose(x, weight, args).__name__
 
 
-def _by_path(path: paths.Path, args: ConvArgs) -> Callable[[Tensor, Tensor], Tensor]:
+def _by_path(path: algorithms.Algorithm, args: ConvArgs) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda x, w: layout.match_format(path(x, w, None, args), like=x)
 
 

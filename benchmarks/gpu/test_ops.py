@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tiedconv import ops
-from tiedconv.ops import layout, paths
-from tiedconv.ops.paths import ConvArgs
+from tiedconv.ops import algorithms, layout
+from tiedconv.ops.algorithms import ConvArgs
 
 from .precision import (
     DEVICE,
@@ -76,7 +76,7 @@ def test_ops_paths_and_double_gradients(precision, record_property, case):
     directions = [torch.randn(t.shape).to(precision.dtype) for t in inputs]
     expected = reference(inputs, lambda t: t)
     scale = reference([t.detach().abs().requires_grad_() for t in inputs], torch.abs)
-    calls = {**paths.applicable(*inputs[:2], args), "public": None}
+    calls = {**algorithms.applicable(*inputs[:2], args), "public": None}
     for path in calls.values():
         own = [placed(t, precision) for t in inputs]
         x, weight, bias = (*own, None)[:3]
@@ -100,7 +100,7 @@ def test_ops_shapes_of_resnets(shape, blocks, memory_format, precision, record_p
     expected = [y, *torch.autograd.grad(y, inputs, gradient.double())]
     args = ConvArgs((1, 1), (kernel // 2,) * 2, (1, 1), 1, blocks)
     ways = {
-        **paths.applicable(*inputs, args),
+        **algorithms.applicable(*inputs, args),
         "public": lambda x, w, _, a: ops.tied_conv2d(x, w, None, *a[:4], blocks=a[4]),
     }
     for name, path in ways.items():

@@ -4,9 +4,9 @@ import pytest
 import torch
 from tests.ops.strategies import lay_out
 
-from tiedconv.ops import paths
+from tiedconv.ops import algorithms
+from tiedconv.ops.algorithms import ConvArgs
 from tiedconv.ops.dispatch import FEW_POSITIONS, FEWER_POSITIONS, MANY_CHANNELS, MANY_POSITIONS, VECTOR, choose
-from tiedconv.ops.paths import ConvArgs
 
 LAST, FIRST = "channels_last", "contiguous"
 
@@ -14,16 +14,16 @@ LAST, FIRST = "channels_last", "contiguous"
 @pytest.mark.parametrize(
     ("name", "kernel", "stride", "side", "thin", "on_cpu", "elsewhere"),
     [
-        (FIRST, 3, 1, 28, 15, paths.view, paths.view),
-        (FIRST, 3, 1, 29, 15, paths.grouped, paths.view),
-        (FIRST, 3, 1, 29, 16, paths.view, paths.view),
-        (FIRST, 1, 1, 29, 16, paths.view, paths.view),
-        (FIRST, 1, 2, 8, 15, paths.view, paths.view),
-        (LAST, 3, 1, 9, 16, paths.grouped, paths.depth),
-        (LAST, 3, 1, 9, 15, paths.grouped, paths.depth),
-        (LAST, 1, 1, 9, 16, paths.depth, paths.matmul),
-        (LAST, 1, 1, 8, 15, paths.depth, paths.matmul),
-        (LAST, 1, 2, 9, 16, paths.grouped, paths.depth),
+        (FIRST, 3, 1, 28, 15, algorithms.view, algorithms.view),
+        (FIRST, 3, 1, 29, 15, algorithms.grouped, algorithms.view),
+        (FIRST, 3, 1, 29, 16, algorithms.view, algorithms.view),
+        (FIRST, 1, 1, 29, 16, algorithms.view, algorithms.view),
+        (FIRST, 1, 2, 8, 15, algorithms.view, algorithms.view),
+        (LAST, 3, 1, 9, 16, algorithms.grouped, algorithms.depth),
+        (LAST, 3, 1, 9, 15, algorithms.grouped, algorithms.depth),
+        (LAST, 1, 1, 9, 16, algorithms.depth, algorithms.matmul),
+        (LAST, 1, 1, 8, 15, algorithms.depth, algorithms.matmul),
+        (LAST, 1, 2, 9, 16, algorithms.grouped, algorithms.depth),
     ],
 )
 def test_images_by_format_kernel_map_and_channels_of_a_block(name, kernel, stride, side, thin, on_cpu, elsewhere):
@@ -37,18 +37,18 @@ def test_images_by_format_kernel_map_and_channels_of_a_block(name, kernel, strid
 @pytest.mark.parametrize(
     ("channels", "blocks", "side", "path"),
     [
-        (256, 4, 14, paths.depth),
-        (256, 8, 14, paths.depth),
-        (256, 2, 14, paths.grouped),
-        (256, 4, 15, paths.grouped),
-        (192, 4, 14, paths.grouped),
-        (288, 4, 14, paths.grouped),  # 72 channels a block
-        (256, 4, 3, paths.depth),
-        (256, 4, 2, paths.view),  # lower than the kernel
-        (256, 2, 8, paths.view),
-        (288, 4, 8, paths.view),
-        (192, 2, 8, paths.grouped),
-        (256, 2, 9, paths.grouped),
+        (256, 4, 14, algorithms.depth),
+        (256, 8, 14, algorithms.depth),
+        (256, 2, 14, algorithms.grouped),
+        (256, 4, 15, algorithms.grouped),
+        (192, 4, 14, algorithms.grouped),
+        (288, 4, 14, algorithms.grouped),  # 72 channels a block
+        (256, 4, 3, algorithms.depth),
+        (256, 4, 2, algorithms.view),  # lower than the kernel
+        (256, 2, 8, algorithms.view),
+        (288, 4, 8, algorithms.view),
+        (192, 2, 8, algorithms.grouped),
+        (256, 2, 9, algorithms.grouped),
     ],
 )
 def test_filters_are_not_repeated_for_small_maps_of_many_channels(channels, blocks, side, path):
@@ -60,21 +60,27 @@ def test_filters_are_not_repeated_for_small_maps_of_many_channels(channels, bloc
 @pytest.mark.parametrize(("width", "dilation"), [(4, 1), (7, (1, 2))])
 def test_maps_narrower_than_the_kernel_are_not_seen_as_volumes(width, dilation):
     x, weight = lay_out(torch.zeros(2, 256, 7, width), LAST), torch.zeros(64, 64, 1, 5)
-    assert choose(x, weight, ConvArgs((1, 1), (0, 2), dilation, 1, 4)) is paths.view
-    assert choose(lay_out(torch.zeros(2, 256, 7, 7), LAST), weight, ConvArgs((1, 1), (0, 2), 1, 1, 4)) is paths.depth
+    assert choose(x, weight, ConvArgs((1, 1), (0, 2), dilation, 1, 4)) is algorithms.view
+    large_map = lay_out(torch.zeros(2, 256, 7, 7), LAST)
+    assert choose(large_map, weight, ConvArgs((1, 1), (0, 2), 1, 1, 4)) is algorithms.depth
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_sequences(kernel):
     x, weight = torch.zeros(2, 32, 65), torch.zeros(4, 16, kernel)
     args = ConvArgs((1,), (0,), (1,), 1, 2)
-    assert choose(x, weight, args) is paths.view
-    assert choose(x.to("meta"), weight.to("meta"), args) is paths.view
+    assert choose(x, weight, args) is algorithms.view
+    assert choose(x.to("meta"), weight.to("meta"), args) is algorithms.view
 
 
 @pytest.mark.parametrize(
     ("name", "kernel", "path"),
-    [(FIRST, 3, paths.view), (FIRST, 1, paths.view), (LAST, 3, paths.grouped), (LAST, 1, paths.matmul)],
+    [
+        (FIRST, 3, algorithms.view),
+        (FIRST, 1, algorithms.view),
+        (LAST, 3, algorithms.grouped),
+        (LAST, 1, algorithms.matmul),
+    ],
 )
 def test_volumes(name, kernel, path):
     x = lay_out(torch.zeros(2, 32, 5, 5, 5), name)
@@ -91,7 +97,7 @@ def test_volumes(name, kernel, path):
 def test_one_block_or_groups_are_torchs_own_convolution(groups, blocks, kernel, name, device):
     x = lay_out(torch.zeros(2, 64, 15, 15), name).to(device)
     weight = torch.zeros(16, 64 // (groups * blocks), kernel, kernel, device=device)
-    assert choose(x, weight, ConvArgs((1, 1), (0, 0), (1, 1), groups, blocks)) is paths.grouped
+    assert choose(x, weight, ConvArgs((1, 1), (0, 0), (1, 1), groups, blocks)) is algorithms.grouped
 
 
 def test_the_tables_stand_on_both_sides_of_the_thresholds():

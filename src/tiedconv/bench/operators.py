@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks, ops
-from ..ops import layout, paths
+from ..ops import algorithms, layout
+from ..ops.algorithms import ConvArgs
 from ..ops.dispatch import choose
-from ..ops.paths import ConvArgs
 from .released import released_tied_conv2d
 from .timer import Quartiles, Timing, describe_error, try_interleaved
 
@@ -115,14 +115,14 @@ class OperatorRow:
 
     @property
     def share_of_best(self) -> float | None:
-        """Speed of the chosen path as a part of the fastest one's, at the median times, 0-1.
+        """Speed of the chosen algorithm as a part of the fastest one's, at the median times, 0-1.
 
-        None in the sweep fig3, which does not time the paths, and where the chosen one failed.
+        None in the sweep fig3, which does not time the algorithms, and where the chosen one failed.
         """
         if self.case.sweep == "fig3" or self.chosen not in self.timings:
             return None
-        paths = [timing.median for name, timing in self.timings.items() if name not in ("dense", "released", "tied")]
-        return min(paths) / self.timings[self.chosen].median
+        medians = [timing.median for name, timing in self.timings.items() if name not in ("dense", "released", "tied")]
+        return min(medians) / self.timings[self.chosen].median
 
     def failures(self) -> list[str]:
         """One line for each candidate that failed, with the first line of the error."""
@@ -267,7 +267,7 @@ def candidates(case: Case, x: Tensor, draw: Draw) -> dict[str, tuple[Convolve, T
             **tied,
         }
     args = _conv_args(case)
-    applicable = paths.applicable(x, thin, args)
+    applicable = algorithms.applicable(x, thin, args)
     dense = draw(case.out_channels, case.in_channels, *kernel)
     return {
         "dense": (lambda x, w: F.conv2d(x, w, padding=padding), dense),
@@ -276,7 +276,7 @@ def candidates(case: Case, x: Tensor, draw: Draw) -> dict[str, tuple[Convolve, T
     }
 
 
-def _by_path(path: paths.Path, args: ConvArgs, x: Tensor, weight: Tensor) -> Tensor:
+def _by_path(path: algorithms.Algorithm, args: ConvArgs, x: Tensor, weight: Tensor) -> Tensor:
     return layout.match_format(path(x, weight, None, args), like=x)
 
 

@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ops.algorithms import Size
 from ..ops.functional import Padding
-from ..ops.paths import Size
 
 
 def released_tied_conv2d(

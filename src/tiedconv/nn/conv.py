@@ -7,8 +7,8 @@ import torch.fx
 from torch import Tensor, device, dtype, empty, nn
 
 from .. import _checks
+from ..ops.algorithms import Size
 from ..ops.functional import Padding, convolve, pad
-from ..ops.paths import Size
 
 # A trace records calls of these, which look at sizes, instead of going through them.
 torch.fx.wrap("convolve")

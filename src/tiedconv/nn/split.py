@@ -7,7 +7,7 @@ import torch.fx
 from torch import Tensor, device, dtype, empty, nn
 
 from .. import _checks
-from ..ops.paths import Size
+from ..ops.algorithms import Size
 from ..ops.split import split_convolve
 
 torch.fx.wrap("split_convolve")  # a trace records the call, which looks at sizes, instead of going through it

@@ -1,15 +1,15 @@
-"""Which path computes a call: one rule, read from shapes, memory format and device.
+"""Which algorithm computes a call: one rule, read from shapes, memory format and device.
 
 On CPUs they follow times of ``tiedconv bench operators`` (AVX-512, 2 threads, float32, batch 8): on the 96 cases of its
-sweep, forward alone and with backward, the chosen path is within a tenth of the fastest. Elsewhere they avoid copies.
+sweep, forward alone and with backward, the chosen one is within a tenth of the fastest. Elsewhere they avoid copies.
 """
 
 import math
 
 from torch import Tensor
 
-from . import layout, paths
-from .paths import ConvArgs, Path
+from . import algorithms, layout
+from .algorithms import Algorithm, ConvArgs
 
 FEW_POSITIONS, FEWER_POSITIONS = 14 * 14, 8 * 8
 """Maps so small that what a convolution does to its weights beforehand counts."""
@@ -22,8 +22,8 @@ VECTOR = 16
 """Float32 numbers in a vector register; a convolution over fewer channels than that leaves lanes empty."""
 
 
-def choose(x: Tensor, weight: Tensor, args: ConvArgs) -> Path:
-    """Return the path to take for batched ``x`` (N, C_i, *space).
+def choose(x: Tensor, weight: Tensor, args: ConvArgs) -> Algorithm:
+    """Return the algorithm for batched ``x`` (N, C_i, *space).
 
     - Groups, or one block: the grouped convolution.
     - NCHW memory: ``view``, which copies nothing. For very thin blocks on large CPU maps ``grouped``.
@@ -33,21 +33,21 @@ def choose(x: Tensor, weight: Tensor, args: ConvArgs) -> Path:
       blocks and more whose channels fill vectors, else ``view`` on the smallest maps. Off the CPU ``depth``.
     """
     if args.groups > 1 or args.blocks == 1:
-        return paths.grouped
+        return algorithms.grouped
     on_cpu, positions = x.device.type == "cpu", math.prod(x.shape[2:])
     rows, columns = weight.shape[:2]
     if not layout.is_channels_last(x):
-        return paths.grouped if on_cpu and columns < VECTOR and positions > MANY_POSITIONS else paths.view
+        return algorithms.grouped if on_cpu and columns < VECTOR and positions > MANY_POSITIONS else algorithms.view
     if args.is_pointwise(weight):
-        return paths.depth if on_cpu and x.dim() == 4 else paths.matmul
+        return algorithms.depth if on_cpu and x.dim() == 4 else algorithms.matmul
     if not on_cpu:
-        return paths.depth if x.dim() == 4 else paths.grouped
+        return algorithms.depth if x.dim() == 4 else algorithms.grouped
     if x.dim() == 4 and columns * args.blocks >= MANY_CHANNELS:
         fills_vectors = not (rows % VECTOR or columns % VECTOR)
         # On maps smaller than the kernel torch's 3-D convolution returns wrong bfloat16 gradients of weights.
         covers_kernel = min(x.shape[2:]) >= max(weight.shape[2:]) and args.dilation in (1, (1, 1))
         if args.blocks >= 4 and fills_vectors and covers_kernel and positions <= FEW_POSITIONS:
-            return paths.depth
+            return algorithms.depth
         if positions <= FEWER_POSITIONS:
-            return paths.view
-    return paths.grouped
+            return algorithms.view
+    return algorithms.grouped

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from .. import _checks
 from . import layout
+from .algorithms import CONV, ConvArgs, Size, view
 from .dispatch import choose
-from .paths import CONV, ConvArgs, Size, view
 
 Padding = Size | Literal["same", "valid"]
 
@@ -167,8 +167,8 @@ def convolve(
     if blocks == 1:
         return CONV[weight.dim() - 2](x, weight, bias, stride, padding, dilation, groups)
     args = ConvArgs(stride, padding, dilation, groups, blocks)
-    path = view if traced else choose(x, weight, args)
-    return layout.match_format(path(x, weight, bias, args), like=x)
+    algorithm = view if traced else choose(x, weight, args)
+    return layout.match_format(algorithm(x, weight, bias, args), like=x)
 
 
 def pad(x: Tensor, amounts: list[int], mode: str, channels: int) -> Tensor:

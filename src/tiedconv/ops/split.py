@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from .. import _checks
+from .algorithms import Size
 from .functional import Padding, check_dtypes, check_geometry, check_sizes, convolve
-from .paths import Size
 
 
 def split_tied_conv2d(

@@ -1,7 +1,7 @@
 """The ways to compute one tied convolution. All take the same arguments and return the same numbers.
 
-Every path gets a batched input (N, C_i, *space) and arguments that are already checked. None promises a memory format:
-the caller restores the input's.
+Every algorithm gets a batched input (N, C_i, *space) and arguments that are already checked. None promises a memory
+format: the caller restores the input's.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ class ConvArgs(NamedTuple):
         return self.padding in (0, "same", "valid", (0,) * (weight.dim() - 2))
 
 
-Path = Callable[[Tensor, Tensor, Tensor | None, ConvArgs], Tensor]
+Algorithm = Callable[[Tensor, Tensor, Tensor | None, ConvArgs], Tensor]
 
 
 def view(x: Tensor, weight: Tensor, bias: Tensor | None, args: ConvArgs) -> Tensor:
@@ -73,15 +73,15 @@ def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, args: ConvArgs) -> Te
     return y.flatten(-2).movedim(-1, 1)
 
 
-def applicable(x: Tensor, weight: Tensor, args: ConvArgs) -> dict[str, Path]:
-    """Every path that can compute this call, by name. ``grouped`` and ``view`` always can."""
-    paths: dict[str, Path] = {"view": view, "grouped": grouped}
+def applicable(x: Tensor, weight: Tensor, args: ConvArgs) -> dict[str, Algorithm]:
+    """Every algorithm that can compute this call, by name. ``grouped`` and ``view`` always can."""
+    found: dict[str, Algorithm] = {"view": view, "grouped": grouped}
     if args.groups == 1:
         if x.dim() == 4:
-            paths["depth"] = depth
+            found["depth"] = depth
         if args.is_pointwise(weight):
-            paths["matmul"] = matmul
-    return paths
+            found["matmul"] = matmul
+    return found
 
 
 def _with_depth(size: Size | str, neutral: int) -> Any:
