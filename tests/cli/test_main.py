@@ -69,7 +69,7 @@ def test_unknown_subcommand_names_the_nearest():
 
 
 def test_mistakes_end_in_a_message_without_a_trace(tmp_path, capsys):
-    with pytest.raises(SystemExit, match="tiedconv compare: models: no model is called 'resnet_tyni'"):
+    with pytest.raises(SystemExit, match="tiedconv compare: no model is called 'resnet_tyni'"):
         main(["compare", "--models", "resnet_tyni", "--data", "Digits", "--output", str(tmp_path)])
     assert "Traceback" not in capsys.readouterr().err
 

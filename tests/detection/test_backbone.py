@@ -130,7 +130,7 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
 
 
 def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"FPNBackbone: no model is called 'resnet_tyni'\."):
+    with pytest.raises(ValueError, match=r"no model is called 'resnet_tyni'\."):
         small("resnet_tyni")
 
 

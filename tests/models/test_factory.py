@@ -93,7 +93,7 @@ def test_there_are_no_weights_to_load() -> None:
 
 
 def test_a_name_is_a_text() -> None:
-    with pytest.raises(TypeError, match=r"create_model: the name of a model must be a string, got None \(NoneType\)\."):
+    with pytest.raises(TypeError, match=r"^the name of a model must be a string, got None \(NoneType\)\."):
         tiedconv.create_model(None)  # type: ignore[arg-type]
 
 

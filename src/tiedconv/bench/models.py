@@ -98,7 +98,7 @@ class ModelOptions:
                 if name not in choices:
                     raise ValueError(f"bench: {option} must be among {', '.join(choices)}, got {name!r}.")
         for name in self.models:
-            check_model("bench", name)
+            check_model(name)
         device = check_device(self.device)
         for option in ("batch", "image_size", "rounds"):
             if getattr(self, option) < 1:

@@ -72,7 +72,7 @@ def tie(
         write_whole(_made(output) / "tying.json", json_format.dumps({"report": report.to_dict()}, indent=1))
         _save(network, model, output, console)
         return
-    check_model("tie", model)  # a training is resumed from a name, not from a folder
+    check_model(model)  # a training is resumed from a name, not from a folder
     sizes: dict[str, Any] = {"num_classes": data.num_classes, "in_chans": data.in_chans}
     trained = {} if checkpoint is None else read_checkpoint(checkpoint)[1]
     if trained.get("tied") is not None:

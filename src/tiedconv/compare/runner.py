@@ -158,7 +158,7 @@ def check_specs(models: Sequence[ModelSpec], seeds: Sequence[int]) -> None:
     if odd is not None:
         raise ValueError(f"seeds must be whole numbers from 0 to {2**32 - 1}, got {odd}. Give another one.")
     for spec in models:
-        check_model("models", spec.name)
+        check_model(spec.name)
 
 
 def data_facts(data: ImageData) -> dict[str, str]:

@@ -70,7 +70,7 @@ class FPNBackbone(nn.Module):
         model_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        check_model_name("FPNBackbone", name)
+        check_model_name(name)
         for argument, value, allowed in (("norm", norm, get_args(Norm)), ("top", top, get_args(Top))):
             if value not in allowed:
                 raise ValueError(f"FPNBackbone: {argument} must be one of {', '.join(allowed)}, got {value!r}.")

@@ -45,7 +45,7 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
         >>> create_model("tiedresnet_tiny", num_classes=10, in_chans=1).num_features
         512
     """
-    _check_text("create_model", name)
+    _check_text(name)
     if name not in _names:
         nearest = difflib.get_close_matches(name, sorted(_names), n=3, cutoff=0.0)
         advice = "timm.create_model builds it." if is_model(name) else "tiedconv.list_models() gives all names."
@@ -87,15 +87,13 @@ def imagenet_cfg(**changes: Any) -> dict[str, Any]:
     }
 
 
-def check_model_name(who: str, name: str) -> None:
+def check_model_name(name: str) -> None:
     """Raise ValueError unless timm knows a model of that name."""
-    _check_text(who, name)
+    _check_text(name)
     if not is_model(name):
-        raise ValueError(
-            f"{who}: no model is called {name!r}. `tiedconv list` prints the tied ones, timm.list_models() all."
-        )
+        raise ValueError(f"no model is called {name!r}. `tiedconv list` prints the tied ones, timm.list_models() all.")
 
 
-def _check_text(who: str, name: object) -> None:
+def _check_text(name: object) -> None:
     if not isinstance(name, str):
-        raise TypeError(f"{who}: the name of a model must be a string, got {name!r} ({type(name).__name__}).")
+        raise TypeError(f"the name of a model must be a string, got {name!r} ({type(name).__name__}).")

@@ -55,7 +55,7 @@ def build_model(
     if named:
         if "/" in name and not name.startswith(TORCHVISION):
             raise ValueError(f"build_model: there is no folder {name}. A repository of the Hub is called {HUB}{name}.")
-        check_model("build_model", name)
+        check_model(name)
     state = None
     if checkpoint is not None:
         if pretrained:
@@ -82,13 +82,13 @@ def is_random(name: str, checkpoint: str | Path | None = None, pretrained: bool 
     return checkpoint is None and not pretrained and _is_name(name)
 
 
-def check_model(who: str, name: str) -> None:
-    """Raise ValueError, in the name of ``who``, unless timm or torchvision has a model called ``name``."""
+def check_model(name: str) -> None:
+    """Raise ValueError unless timm or torchvision has a model called ``name``."""
     if not name.startswith(TORCHVISION):
-        check_model_name(who, name)
+        check_model_name(name)
     elif name.removeprefix(TORCHVISION) not in torchvision.models.list_models(module=torchvision.models):
         raise ValueError(
-            f"{who}: torchvision has no classifier {name.removeprefix(TORCHVISION)!r}. "
+            f"torchvision has no classifier {name.removeprefix(TORCHVISION)!r}. "
             "torchvision.models.list_models(module=torchvision.models) lists them."
         )
 
@@ -168,7 +168,8 @@ def _create(name: str, pretrained: bool, kwargs: Mapping[str, Any]) -> nn.Module
 def _build_saved(path: Path, config: Mapping[str, Any], changes: Mapping[str, Any]) -> nn.Module:
     name = config["architecture"]
     arguments = build_arguments("from_pretrained", config, changes)
-    check_model("from_pretrained", name)
+    with _checks.named("from_pretrained"):
+        check_model(name)
     try:
         return _create(name, False, arguments)
     except Exception as error:  # timm checks few arguments, so it may be any

@@ -74,7 +74,7 @@ class ClassificationTask(Task):
         for name, value in (("mixup", mixup), ("cutmix", cutmix)):
             if value < 0:
                 raise ValueError(f"ClassificationTask: {name} must not be negative, got {value}.")
-        check_model("ClassificationTask", model)
+        check_model(model)
         optimization = as_optimization(optimization)
         # Plain values only, so that a checkpoint can be read with weights_only=True.
         self.save_hyperparameters({**arguments, "optimization": asdict(optimization)})
