@@ -1,16 +1,15 @@
-"""What Markdown has no words for: code that does not break inside a word, pictures that open in full size."""
+"""Code in sentences that does not break inside a word, which neither Markdown nor CSS can say."""
 
 import re
 from typing import Any
 
 _INLINE_CODE = re.compile(r"(?<!<pre>)(?<!<span></span>)<code>([^<\n]+)</code>")
-_PICTURE = re.compile(r'(?<!">)<img [^>]*src="([^"]+\.png)"[^>]*>')
 _LONGEST = 36  # characters that fit on a line of a phone
 
 
 def on_page_content(html: str, **kwargs: Any) -> str:
-    """mkdocs' hook: mark short words of inline code, and link pictures to their files."""
-    return _PICTURE.sub(r'<a href="\1">\g<0></a>', _INLINE_CODE.sub(_unbroken, html))
+    """mkdocs' hook: mark short words of inline code."""
+    return _INLINE_CODE.sub(_unbroken, html)
 
 
 def _unbroken(code: re.Match[str]) -> str:
