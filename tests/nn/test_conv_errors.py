@@ -88,26 +88,26 @@ def test_numpys_integers_are_integers():
         (
             TiedConv2d(64, 8, 1, blocks=2),
             torch.zeros(8, 56, 56, 64),
-            r"^expected input \(N, 64, H, W\) or \(64, H, W\), got \(8, 56, 56, 64\)\. The channels seem "
+            r"^TiedConv2d: expected input \(N, 64, H, W\) or \(64, H, W\), got \(8, 56, 56, 64\)\. The channels seem "
             r"to be last: pass x\.permute\(0, 3, 1, 2\), which is the channels_last format without a copy\.$",
         ),
-        (TiedConv2d(8, 8, 1, blocks=2), torch.zeros(2, 6, 5, 5), r"^expected .*, got \(2, 6, 5, 5\)\.$"),
-        (TiedConv2d(8, 8, 1, blocks=2), torch.zeros(8, 5), r"^expected .*, got \(8, 5\)\.$"),
-        (TiedConv2d(8, 8, 1, blocks=2), torch.zeros(1, 1, 8, 5, 5), r"^expected .*, got \(1, 1, 8, 5, 5\)"),
+        (TiedConv2d(8, 8, 1, blocks=2), torch.zeros(2, 6, 5, 5), r"^TiedConv2d: expected .*, got \(2, 6, 5, 5\)\.$"),
+        (TiedConv2d(8, 8, 1, blocks=2), torch.zeros(8, 5), r"^TiedConv2d: expected .*, got \(8, 5\)\.$"),
+        (TiedConv2d(8, 8, 1, blocks=2), torch.zeros(1, 1, 8, 5, 5), r"^TiedConv2d: expected .*, got \(1, 1, 8, 5, 5\)"),
         (
             TiedConv1d(8, 8, 1, blocks=2),
             torch.zeros(2, 6, 5),
-            r"^expected input \(N, 8, L\) or \(8, L\), got",
+            r"^TiedConv1d: expected input \(N, 8, L\) or \(8, L\), got",
         ),
         (
             TiedConv3d(8, 8, 1, blocks=2),
             torch.zeros(8, 5, 5),
-            r"^expected input \(N, 8, D, H, W\) or \(8, D,",
+            r"^TiedConv3d: expected input \(N, 8, D, H, W\) or \(8, D,",
         ),
         (
             TiedConv2d(8, 8, 1, blocks=2),
             torch.zeros(2, 8, 5, 5, dtype=torch.uint8),
-            r"^expected a floating-point input, got dtype=torch\.uint8\. Convert it, e\.g\. x\.float\(\) / "
+            r"^TiedConv2d: expected a floating-point input, got dtype=torch\.uint8\. Convert it, e\.g\. x\.float\(\) / "
             r"255 for images\.$",
         ),
         (

@@ -157,7 +157,7 @@ def test_errors_at_the_call_and_of_a_subclass_begin_with_the_layers_name():
     class MySplits(SplitTiedConv2d):
         pass
 
-    with pytest.raises(RuntimeError, match=r"^expected input \(N, 12, H, W\) or \(12, H, W\), got \(2, 10,"):
+    with pytest.raises(RuntimeError, match=r"^MySplits: expected input \(N, 12, H, W\) or \(12, H, W\), got \(2, 10,"):
         MySplits(12, 12, 3, blocks=(1, 2))(torch.zeros(2, 10, 5, 5))
     with pytest.raises(ValueError, match=r"^MySplits: blocks=\(\)"):
         MySplits(12, 12, 3, blocks=())

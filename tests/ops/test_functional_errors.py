@@ -59,7 +59,7 @@ def test_tied_conv2d_says_what_is_wrong_with_an_argument(arguments, error, messa
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (torch.zeros(8, 5), r"^expected input \(N, 8, H, W\) or \(8, H, W\), got \(8, 5\)\.$"),
+        (torch.zeros(8, 5), r"^tied_conv2d: expected input \(N, 8, H, W\) or \(8, H, W\), got \(8, 5\)\.$"),
         (torch.zeros(1, 1, 8, 5, 5), r"expected input \(N, 8, H, W\) or \(8, H, W\), got \(1, 1, 8, 5, 5\)\.$"),
         (torch.zeros(1, 6, 5, 5), r"expected input \(N, 8, H, W\) or \(8, H, W\), got \(1, 6, 5, 5\)\.$"),
         (
@@ -108,9 +108,9 @@ def test_a_dtype_mismatch_without_data_reads_the_same():
             tied_linear,
             (4, 4),
             (3, 7),
-            r"^expected input \(\.\.\., 8\), as the weight is \(4, 4\) and blocks=2, got \(3, 7\)\.",
+            r"^tied_linear: expected input \(\.\.\., 8\), as the weight is \(4, 4\) and blocks=2, got \(3, 7\)\.",
         ),
-        (tied_linear, (4, 4), (), r"^expected input \(\.\.\., 8\), .* got \(\)\."),
+        (tied_linear, (4, 4), (), r"^tied_linear: expected input \(\.\.\., 8\), .* got \(\)\."),
     ],
 )
 def test_other_ranks_say_their_own_shapes(function, weight, x, message):

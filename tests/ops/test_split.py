@@ -198,5 +198,5 @@ X, WEIGHTS = torch.zeros(1, 8, 5, 5), [torch.zeros(4, 4, 3, 3), torch.zeros(2, 2
 )
 def test_wrong_calls_are_named(arguments, error, message):
     arguments = {"x": X, "weights": WEIGHTS, "blocks": (1, 2), **arguments}
-    with pytest.raises(error, match=r"^(split_tied_conv2d: |expected input ).*" + message):
+    with pytest.raises(error, match=r"^split_tied_conv2d: .*" + message):
         ops.split_tied_conv2d(**arguments)

@@ -88,18 +88,10 @@ class _TiedConvNd(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         padding: Size | str = self.padding
-        if self.padding_mode != "zeros":
-            x, padding = self.pad_input(x), 0
-        return convolve(
-            x,
-            self.weight,
-            self.bias,
-            self.stride,
-            padding,
-            self.dilation,
-            self.groups,
-            self.blocks,
-        )
+        with _checks.named(type(self).__name__):
+            if self.padding_mode != "zeros":
+                x, padding = self.pad_input(x), 0
+            return convolve(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups, self.blocks)
 
     def pad_input(self, x: Tensor) -> Tensor:
         """Pad ``x`` by ``padding`` in ``padding_mode``, which may be any but ``"zeros"``, in its memory format."""

@@ -79,7 +79,8 @@ class TiedLinear(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias, self.blocks)
+        with _checks.named(type(self).__name__):
+            return linear(x, self.weight, self.bias, self.blocks)
 
     def extra_repr(self) -> str:
         return (

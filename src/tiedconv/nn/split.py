@@ -108,16 +108,9 @@ class SplitTiedConv2d(nn.Module):
             nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return split_convolve(
-            x,
-            list(self.weights),
-            None,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-            self.blocks,
-        )
+        weights = list(self.weights)
+        with _checks.named(type(self).__name__):
+            return split_convolve(x, weights, None, self.stride, self.padding, self.dilation, self.groups, self.blocks)
 
     def extra_repr(self) -> str:
         return (

@@ -118,7 +118,7 @@ def tied_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, blocks
             raise RuntimeError(f"expected weight (C_o/B, C_i/B), got {tuple(weight.shape)}.")
         check_sizes(weight, bias)
         check_dtypes(x, weight, bias)
-    return linear(x, weight, bias, blocks)
+        return linear(x, weight, bias, blocks)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, blocks: int) -> Tensor:
@@ -201,7 +201,7 @@ def _checked_conv(
         check_sizes(weight, bias, groups)
         check_dtypes(x, weight, bias)
         geometry = check_geometry(spatial_dims, stride, padding, dilation)
-    return convolve(x, weight, bias, *geometry, groups, blocks)
+        return convolve(x, weight, bias, *geometry, groups, blocks)
 
 
 def check_geometry(dims: int, stride: Size, padding: Padding, dilation: Size) -> tuple[Any, Any, Any]:

@@ -57,7 +57,7 @@ def split_tied_conv2d(
         groups = (1,) * len(blocks) if groups is None else groups
         _check(x, weights, biases, groups, blocks)
         geometry = check_geometry(2, stride, padding, dilation)
-    return split_convolve(x, weights, biases, *geometry, groups, blocks)
+        return split_convolve(x, weights, biases, *geometry, groups, blocks)
 
 
 def split_convolve(
