@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from tests.markdown import ROOT
 
-from tiedconv._extras import MissingExtraError, named, require
+from tiedconv._extras import MissingExtraError, naming_extra, require
 
 
 def test_require_returns_the_module():
@@ -40,10 +40,10 @@ def test_require_does_not_blame_a_module_that_is_there_for_what_it_lacks(tmp_pat
 
 
 def test_an_import_of_what_train_installs_names_that_extra_and_any_other_stays():
-    assert str(named(ModuleNotFoundError("no", name="lightning"))).endswith("pip install 'tiedconv[train]'")
+    assert str(naming_extra(ModuleNotFoundError("no", name="lightning"))).endswith("pip install 'tiedconv[train]'")
     other = ModuleNotFoundError("no", name="tiedconv_no_such_module")
-    assert named(other) is other
-    assert isinstance(named(ModuleNotFoundError("no", name="rich")), MissingExtraError)
+    assert naming_extra(other) is other
+    assert isinstance(naming_extra(ModuleNotFoundError("no", name="rich")), MissingExtraError)
 
 
 def imported_at_the_top(path: Path) -> set[str]:

@@ -31,6 +31,6 @@ def require(module: str, *, extra: str) -> ModuleType:
         raise MissingExtraError(module, extra) from None
 
 
-def named(error: ModuleNotFoundError) -> ModuleNotFoundError:
+def naming_extra(error: ModuleNotFoundError) -> ModuleNotFoundError:
     """Return the error of an import at the top of a module as one that names the extra, if ``train`` is missing."""
     return MissingExtraError(error.name, "train") if error.name in _TRAIN else error

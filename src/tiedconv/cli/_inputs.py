@@ -1,10 +1,10 @@
 """What the ``analyze`` commands are given, and what they say about it: models, photos, an output folder."""
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +15,6 @@ from ..data.base import ImageFiles
 from ..models import build_model
 from ..models.inputs import eval_transform, input_size
 from ..models.named import is_random
-from ..report.page import random_note
 
 
 @dataclass(frozen=True)
@@ -71,18 +70,6 @@ def check_output(output: Path, limit: int, files: Sequence[str]) -> None:
         raise ValueError(f"limit must be at least 1, got limit={limit}.")
     for file in ("report.html", *files):
         check_writable("output", output / file)
-
-
-class _Weighted(Protocol):
-    @property
-    def label(self) -> str: ...
-    @property
-    def random(self) -> bool: ...
-
-
-def untrained(models: Iterable[_Weighted]) -> str:
-    """Say which models have random weights, if any."""
-    return random_note([model.label for model in models if model.random])
 
 
 def command(name: str, **options: Any) -> str:

@@ -16,8 +16,9 @@ from ..analysis.gradcam import grad_cam
 from ..models.inputs import as_seen
 from ..report.gradcam_plots import class_name
 from ..report.gradcam_report import ModelCams, write_gradcam
+from ..report.page import random_note
 from ._console import table_console
-from ._inputs import check_output, command, facts, load, untrained
+from ._inputs import check_output, command, facts, load
 
 
 def gradcam(
@@ -95,7 +96,7 @@ def gradcam(
 
 def _table(models: Sequence[ModelCams], photos: Sequence[str], classes: Sequence[str]) -> Table:
     layers = ", ".join(f"{model.label} {model.cam.layer}" for model in models)
-    caption = f"Coverage: share of the photo hotter than half of its maximum. Layers: {layers}. {untrained(models)}"
+    caption = f"Coverage: share of the photo hotter than half of its maximum. Layers: {layers}. {random_note(models)}"
     table = Table(title="Grad-CAM", caption=escape(caption), box=SIMPLE)
     for header, right in (("photo", 0), ("model", 0), ("class", 0), ("probability", 1), ("coverage", 1)):
         table.add_column(header, justify="right" if right else "left")

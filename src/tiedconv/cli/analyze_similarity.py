@@ -21,9 +21,10 @@ from ..analysis import evenly_spaced, filter_similarity
 from ..compare.runner import default_device
 from ..data.base import ImageFiles
 from ..models.inputs import input_size
+from ..report.page import random_note
 from ..report.similarity_report import ModelSimilarity, similarity_json, write_similarity_plots, write_similarity_report
 from ._console import table_console
-from ._inputs import check_output, command, facts, load, split, untrained
+from ._inputs import check_output, command, facts, load, split
 
 
 def similarity(
@@ -127,7 +128,7 @@ def _batches(files: ImageFiles, limit: int, size: int) -> Iterator[Tensor]:
 
 
 def _table(found: Sequence[ModelSimilarity], images: int) -> Table:
-    caption = f"Mean cosine similarity over the pairs of filters, {images} photos. {untrained(found)}"
+    caption = f"Mean cosine similarity over the pairs of filters, {images} photos. {random_note(found)}"
     table = Table(title="Filter similarity", caption=escape(caption), box=SIMPLE)
     for header, right in (("layer", 0), ("model", 0), ("mean", 1), ("pairs", 1), ("dead", 1)):
         table.add_column(header, justify="right" if right else "left")

@@ -15,9 +15,10 @@ from .. import __version__
 from ..analysis.similarity import evenly_spaced
 from ..analysis.summary import summarize
 from ..data.base import ImageFiles
+from ..report.page import random_note
 from ..report.summary_report import HEAD, NOTE, ModelSummary, summary_cells, write_summary
 from ._console import table_console
-from ._inputs import check_output, command, facts, load, untrained
+from ._inputs import check_output, command, facts, load
 
 _BATCH = 8
 
@@ -80,7 +81,7 @@ def _batch(files: ImageFiles, indices: Sequence[int]) -> Tensor:
 
 
 def _table(model: ModelSummary, count: int) -> Table:
-    note = f"{NOTE} The report has more columns. {untrained([model])}"
+    note = f"{NOTE} The report has more columns. {random_note([model])}"
     table = Table(title=escape(f"{model.label}, {count} photos"), caption=escape(note), box=SIMPLE)
     for place, header in enumerate(HEAD):
         table.add_column(header, justify="left" if place < 2 else "right")

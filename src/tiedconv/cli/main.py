@@ -11,7 +11,7 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 from .. import __version__
-from .._extras import MissingExtraError, named
+from .._extras import MissingExtraError, naming_extra
 
 
 class _Command(NamedTuple):
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The message says what to do; a trace of the insides would bury it.
         if "TIEDCONV_TRACEBACK" in os.environ:
             raise
-        if isinstance(error, ModuleNotFoundError) and isinstance(missing := named(error), MissingExtraError):
+        if isinstance(error, ModuleNotFoundError) and isinstance(missing := naming_extra(error), MissingExtraError):
             sys.exit(f"tiedconv {name}: {missing}")
         kind = "" if isinstance(error, (ValueError, RuntimeError, OSError)) else f"{type(error).__name__}: "
         text = _plain(str(error)).removeprefix(f"{name.split()[0]}: ")  # which library functions put there too

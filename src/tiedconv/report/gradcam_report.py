@@ -20,20 +20,15 @@ _LARGEST_PNG = 60_000  # pixels of a side; matplotlib refuses 2^16
 
 
 @dataclass(frozen=True, eq=False)
-class ModelCams:
+class ModelCams(page.ReportedModel):
     """What :func:`tiedconv.analysis.grad_cam` found in one model.
 
     Attributes:
-        label: what the model is called.
-        weights: where its weights are from, in words.
-        random: whether they are untrained.
+        label, weights, random: as in :class:`~tiedconv.report.page.ReportedModel`.
         images: what it was given, (N, 3 or 1, H, W) in 0-1, as a viewer would see it.
         cam: its heat maps of these images.
     """
 
-    label: str
-    weights: str
-    random: bool
     images: Tensor
     cam: GradCam
 
@@ -69,8 +64,7 @@ def write_gradcam(
         figure.savefig(folder / "gradcam.png", dpi=min(150, _LARGEST_PNG / max(figure.get_size_inches())))
     lead = (
         "The warmer, the more a place speaks for the class that is named. The heat has the resolution of a late layer, "
-        "and no unit: colours compare places of one picture. "
-        + page.random_note([model.label for model in models if model.random])
+        "and no unit: colours compare places of one picture. " + page.random_note(models)
     )
     sections = [
         page.section(name, page.grid(_pictures(models, i, name, classes), column=220)) for i, name in enumerate(photos)

@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -39,8 +40,24 @@ def write_page(path: Path, title: str, lead: str, lines: Sequence[tuple[str, str
     write_whole(path, printable(page))
 
 
-def random_note(labels: Sequence[str]) -> str:
+@dataclass(frozen=True, eq=False)
+class ReportedModel:
+    """A model that a report is about. Subclasses add what was found in it.
+
+    Attributes:
+        label: what the model is called.
+        weights: where its weights are from, in words.
+        random: whether they are untrained.
+    """
+
+    label: str
+    weights: str
+    random: bool
+
+
+def random_note(models: Iterable[ReportedModel]) -> str:
     """Return a sentence that names the models with random weights, or nothing if there are none."""
+    labels = [model.label for model in models if model.random]
     return f"Random weights, not trained: {', '.join(labels)}." if labels else ""
 
 

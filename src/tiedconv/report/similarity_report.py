@@ -10,25 +10,31 @@ from typing import Any
 
 from ..analysis.similarity import LayerSimilarity
 from . import style
-from .page import FigureWriter, conditions, grid, name, quiet_about_glyphs, section, table, thousands, write_page
+from .page import (
+    FigureWriter,
+    ReportedModel,
+    conditions,
+    grid,
+    name,
+    quiet_about_glyphs,
+    section,
+    table,
+    thousands,
+    write_page,
+)
 from .plots import plot_similarity
 from .similarity_plots import draw_matrices, draw_similarity, layer_name, plot_matrix, plot_means
 
 
 @dataclass(frozen=True, eq=False)
-class ModelSimilarity:
+class ModelSimilarity(ReportedModel):
     """What :func:`tiedconv.analysis.filter_similarity` found in one model.
 
     Attributes:
-        label: what the model is called.
-        weights: where its weights are from, in words.
-        random: whether they are untrained.
+        label, weights, random: as in :class:`~tiedconv.report.page.ReportedModel`.
         layers: its layers, first layers first.
     """
 
-    label: str
-    weights: str
-    random: bool
     layers: list[LayerSimilarity]
 
 

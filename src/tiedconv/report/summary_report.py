@@ -34,20 +34,15 @@ _MORE = (
 )
 
 
-@dataclass(frozen=True)
-class ModelSummary:
+@dataclass(frozen=True, eq=False)
+class ModelSummary(page.ReportedModel):
     """What :func:`tiedconv.analysis.summarize` found in one model.
 
     Attributes:
-        label: what the model is called.
-        weights: where its weights are from, in words.
-        random: whether they are untrained.
+        label, weights, random: as in :class:`~tiedconv.report.page.ReportedModel`.
         layers: its layers, first layers first.
     """
 
-    label: str
-    weights: str
-    random: bool
     layers: Sequence[LayerSummary]
 
 
@@ -92,7 +87,7 @@ def write_summary(
         content = page.table(model.label, head, map(_row, model.layers))
         sections.append(page.section(model.label, content, "" if index else f"{NOTE} {_MORE}"))
     sections.append(page.section("How to repeat it", page.conditions(command, blocks)))
-    lead = f"{_LEAD} {page.random_note([model.label for model in models if model.random])}"
+    lead = f"{_LEAD} {page.random_note(models)}"
     page.write_page(folder / "report.html", "What the layers do", lead, list(map(_line, models)), sections)
 
 

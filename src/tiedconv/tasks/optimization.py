@@ -90,6 +90,7 @@ def configure(model: nn.Module, optimization: Optimization, trainer: L.Trainer) 
             "rate does not fall there.",
             stacklevel=2,
         )
+    _ = trainer.estimated_stepping_batches  # it builds the loader; max_steps would cut its own number short
     scheduler, _ = create_scheduler_v2(
         optimizer,
         o.schedule,
@@ -108,6 +109,8 @@ def configure(model: nn.Module, optimization: Optimization, trainer: L.Trainer) 
 
 
 def updates_per_epoch(trainer: L.Trainer) -> int:
-    """Return how many optimiser steps an epoch has, with this batch size, number of devices and accumulation."""
-    _ = trainer.estimated_stepping_batches  # it builds the loader; max_steps would cut its own number short
+    """Return how many optimiser steps an epoch has, with this batch size, number of devices and accumulation.
+
+    The trainer has built its loader.
+    """
     return max(1, math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
