@@ -7,7 +7,7 @@
 `--root` holds the folders `train` and `val`, and these one folder of images per class. Each arm is a residual network
 of three stages with two bottlenecks each, behind a stem of stride 2, with shortcuts that have no parameters. Arms
 differ in how their convolutions share weights, in their widths, and in the size of the images; the script checks first
-that all keep to their budget. `--sweep` tries three learning rates for one untied and one tied network, on a tenth of
+that all keep to their budget. `--sweep` tries four learning rates for one untied and one tied network, on a tenth of
 the training images held out; `--train` then trains each arm with the best one of its kind, seed by seed. "Tying pays"
 if a tied arm beats every untied arm of equal parameters, with the 95 % interval of the paired differences over the
 seeds above zero. Stop it at any time: the same command goes on after the last whole epoch.
@@ -50,7 +50,7 @@ TOLERANCE = {"params": 0.01, "macs": 0.08}
 SPREAD = 0.3
 """Scales that differ from the start are drawn evenly from 1 - SPREAD to 1 + SPREAD."""
 
-LEARNING_RATES = (0.1, 0.2, 0.4)
+LEARNING_RATES = (0.1, 0.2, 0.4, 0.8)
 BATCH_SIZE = 128
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)  # of the training images, red, green, blue
 
