@@ -41,6 +41,21 @@ def test_image_folder_augments_training_images_with_every_option(tmp_path):
     assert image.std() > 0.1  # a black image, but with a rectangle of noise
 
 
+def test_image_folder_trains_on_crops_of_the_chosen_share(tmp_path):
+    root = str(fill(tmp_path))
+    Image.linear_gradient("L").convert("RGB").save(tmp_path / "train/cat/0.jpg")  # black above, white below
+    whole = ImageFolder(root, 24, scale=(1.0, 1.0), num_workers=0).split(train=True)[0][0]
+    part = ImageFolder(root, 24, scale=(0.01, 0.01), num_workers=0).split(train=True)[0][0]
+    assert whole[0].max() - whole[0].min() > 3  # in standard deviations; black to white is 4.4
+    assert part[0].max() - part[0].min() < 1
+
+
+@pytest.mark.parametrize("scale", [(0.0, 1.0), (0.5, 0.2), (0.5, 1.5)])
+def test_image_folder_says_which_shares_training_crops_may_take(tmp_path, scale):
+    with pytest.raises(ValueError, match=r"ImageFolder: scale must be .* 0 < least <= greatest <= 1"):
+        ImageFolder(str(fill(tmp_path)), scale=scale)
+
+
 def test_image_folder_names_the_folder_that_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"val is not a folder. Expected .*/train/<class>/<image>"):
         ImageFolder(str(fill(tmp_path, parts=("train",))))

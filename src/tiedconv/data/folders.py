@@ -30,6 +30,8 @@ class ImageFolder(ClassificationData):
         root: folder with ``train`` and ``val``.
         image_size: side of the crops in pixels.
         crop_pct: share of the resized image's side that the validation crop keeps, 0-1.
+        scale: least and greatest share of the image's area that a training crop takes, 0-1; small images want more
+            than photographs do.
         color_jitter: strength of brightness, contrast and saturation jitter; 0 switches it off.
         auto_augment: timm's policy string, such as ``"rand-m9-mstd0.5"``; none by default.
         random_erasing: probability of erasing a rectangle, 0-1.
@@ -38,7 +40,7 @@ class ImageFolder(ClassificationData):
     Raises:
         FileNotFoundError: if ``root`` lacks one of the two folders; when a split is built, if a class has no image.
         OSError: before training, if a file is not an image, whatever its suffix says.
-        ValueError: if the two folders do not hold the same classes.
+        ValueError: if the two folders do not hold the same classes, or ``scale`` is no range within 0-1.
     """
 
     mean = IMAGENET_DEFAULT_MEAN
@@ -55,9 +57,14 @@ class ImageFolder(ClassificationData):
         batch_size: int = 128,
         num_workers: int = 4,
         predict_path: str | None = None,
+        scale: tuple[float, float] = (0.08, 1.0),
     ) -> None:
         super().__init__(batch_size, num_workers, predict_path)
         self.save_hyperparameters()
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(
+                f"{type(self).__name__}: scale must be two shares of an area, 0 < least <= greatest <= 1, got {scale}."
+            )
         self.root = Path(root)
         self.input_size = (3, image_size, image_size)
         self.crop_pct = crop_pct
@@ -65,6 +72,7 @@ class ImageFolder(ClassificationData):
             "color_jitter": color_jitter or None,
             "auto_augment": auto_augment,
             "re_prob": random_erasing,
+            "scale": scale,
         }
         self.classes = self.read_classes()
 
