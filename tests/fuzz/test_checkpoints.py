@@ -115,6 +115,49 @@ def test_a_checkpoint_is_read_or_named(tmp_path, file):
         assert all(same) or any(v.is_floating_point() and v.isnan().any() for v in found[0].values())
 
 
+PREFIXES = ["module.", "_orig_mod.", "model.", "net.", "m."]
+PLACES = ["state_dict", "state_dict_ema", "model", "model_ema", "ema", "net", "params", "current_model_state"]
+PLACES += ["averaging_state", "pytorch-lightning_version", "hyper_parameters"]
+
+
+@st.composite
+def wrapped(draw: st.DrawFn) -> Any:
+    """Draw what another training could have saved: prefixes of all or some names, averages, and junk beside them."""
+
+    def state() -> dict[str, Any]:
+        prefix, part = "".join(draw(st.lists(st.sampled_from(PREFIXES), max_size=3))), draw(st.sampled_from("  013"))
+        named = {key if key[0] == part else prefix + key: value for key, value in STATE.items()}
+        return {
+            **named,
+            **draw(st.sampled_from([{}, {}, {"n_averaged": torch.tensor(2)}, {"loss.weight": torch.ones(1)}])),
+        }
+
+    odd = [
+        None,
+        {},
+        [1],
+        "x",
+        {"a": 1},
+        {"n_averaged": torch.tensor([0, 1])},
+        {"n_averaged": torch.tensor(0)},
+        STATE["0.bias"],
+    ]
+    what = st.sampled_from(["state", "state", "nested", "odd"])
+    made = {"state": state, "nested": lambda: {"module": state(), "n": 1}, "odd": lambda: draw(st.sampled_from(odd))}
+    keys = draw(st.lists(st.sampled_from(PLACES), max_size=4, unique=True))
+    return {key: made[draw(what)]() for key in keys} if keys else state()
+
+
+@fuzz(60, content=wrapped())
+def test_weights_of_another_training_are_loaded_or_refused(tmp_path, content):
+    path = tmp_path / "net.pth"
+    torch.save(content, path)
+    model = network().apply(lambda layer: [nn.init.zeros_(parameter) for parameter in layer.parameters()])
+    _, error = attempt(lambda: load_weights(model, path), "net.pth")
+    for key, parameter in model.named_parameters():
+        assert torch.equal(parameter, STATE[key] if error is None else torch.zeros_like(parameter))
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Folders as ``save_pretrained`` writes them, of a tied model and of one that ``tie_`` tied."""

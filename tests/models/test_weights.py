@@ -1,5 +1,8 @@
+import argparse
+import copy
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +10,7 @@ import lightning as L
 import pytest
 import timm
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -44,7 +48,10 @@ FILES = {
     "checkpoint of a task": by_lightning,
     "state dict": saved(lambda state: state),
     "under state_dict": saved(lambda state: {"epoch": 3, "state_dict": state}),
-    "under model": saved(lambda state: {"model": state, "optimizer": {"lr": 0.1}}),
+    "under model": saved(lambda state: {"model": state, "optimizer": {"lr": 0.1}, "args": argparse.Namespace(lr=0.1)}),
+    "under model_state_dict": saved(lambda state: {"model_state_dict": state, "params": {"lr": 0.1}}),
+    "under net": saved(lambda state: {"net": state, "acc": 0.9}),
+    "without an average": saved(lambda state: {"model": state, "model_ema": None}),
     "safetensors": by_safetensors,
 }
 
@@ -71,10 +78,112 @@ def test_a_tasks_checkpoint_says_how_its_model_was_built(net: nn.Module, tmp_pat
     assert read_checkpoint(FILES["state dict"](tmp_path, net))[1] == {}
 
 
-def test_a_network_may_have_a_part_called_model(tmp_path: Path) -> None:
-    net = nn.ModuleDict({"model": nn.Linear(2, 3), "head": nn.Linear(3, 4)})
-    torch.save({"state_dict": net.state_dict()}, tmp_path / "net.pth")
-    assert set(read_weights(tmp_path / "net.pth")) == set(net.state_dict())
+def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in state.items()}
+
+
+def foreign_lightning(state: dict[str, Tensor]) -> dict[str, Any]:
+    return {"pytorch-lightning_version": "2.6.0", "state_dict": state}
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        *(partial(prefixed, prefix) for prefix in ("module.", "_orig_mod.", "net.", "module._orig_mod.")),
+        *(partial(prefixed, prefix) for prefix in ("_orig_mod.module.", "model.module.", "net._fsdp_wrapped_module.")),
+        lambda state: foreign_lightning(prefixed("net.", state)),
+        lambda state: foreign_lightning(prefixed("model._orig_mod.", state)),
+        lambda state: foreign_lightning(prefixed("module.model.", state)),
+        lambda state: {"state_dict": prefixed("module.", state)},
+        lambda state: {"n_averaged": torch.tensor(3), **prefixed("module.", state)},  # torch's AveragedModel
+        lambda state: {key.replace("layer1.", "layer1._orig_mod."): value for key, value in state.items()},
+    ],
+)
+def test_what_wrappers_add_to_the_names_is_removed(
+    wrapped: Callable[[dict[str, Tensor]], Any], net: nn.Module, tmp_path: Path
+) -> None:
+    path = saved(wrapped)(tmp_path, net)
+    with pytest.warns(UserWarning, match=rf"^{path}: names are changed, such as \S+ to (conv1|layer1\.0)\S+: wrappers"):
+        twin = build_model("tiedresnet_tiny", checkpoint=path)  # which reads the numbers of classes and channels too
+    assert all(torch.equal(twin.state_dict()[name], value) for name, value in net.state_dict().items())
+    with pytest.warns(UserWarning, match="names are changed"):
+        assert set(read_weights(path)) == set(net.state_dict())
+
+
+@pytest.mark.parametrize("part", ["model", "module", "net"])
+def test_a_network_may_itself_have_such_names(part: str, tmp_path: Path) -> None:
+    for layers in ({part: nn.Linear(2, 3)}, {part: nn.Linear(2, 3), "head": nn.Linear(3, 4)}):
+        net = nn.ModuleDict(layers)
+        twin = copy.deepcopy(net)
+        nn.init.zeros_(twin[part].weight)
+        torch.save(net.state_dict(), tmp_path / "net.pth")
+        load_weights(twin, tmp_path / "net.pth")
+        assert torch.equal(twin[part].weight, net[part].weight)
+        nn.init.zeros_(twin[part].weight)
+        torch.save(prefixed("module.", net.state_dict()), tmp_path / "net.pth")
+        with pytest.warns(UserWarning, match=rf"such as module\.{part}\.weight to {part}\.weight: wrappers"):
+            load_weights(twin, tmp_path / "net.pth")
+        assert torch.equal(twin[part].weight, net[part].weight)
+
+
+def test_weights_are_loaded_into_a_wrapped_network(tmp_path: Path) -> None:
+    net = nn.Linear(2, 3)
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    wrapped = nn.ModuleDict({"_orig_mod": nn.Linear(2, 3)})
+    with pytest.warns(UserWarning, match=r"such as weight to _orig_mod\.weight: wrappers"):
+        load_weights(wrapped, tmp_path / "net.pth")
+    assert torch.equal(wrapped["_orig_mod"].weight, net.weight)
+
+
+def test_a_prefix_of_some_names_stays_and_is_named(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))
+    state = {key if key.startswith("0") else f"module.{key}": value for key, value in net.state_dict().items()}
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=r"2 of its 4 names begin with module\., which is removed only if all do\.$"):
+        load_weights(net, tmp_path / "net.pth")
+
+
+def test_what_a_lightning_file_holds_beside_the_model_is_left_out_and_named(tmp_path: Path) -> None:
+    net = nn.Linear(2, 3)
+    torch.save(
+        foreign_lightning({"loss.weight": torch.ones(3), **prefixed("model.", net.state_dict())}), tmp_path / "a.ckpt"
+    )
+    with pytest.warns(UserWarning, match=r"a\.ckpt: only what is under model is read, without loss\.weight and the"):
+        load_weights(net, tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda raw, average: {"state_dict": raw, "state_dict_ema": average, "epoch": 9},  # timm
+        lambda raw, average: {"model": raw, "model_ema": average},
+        lambda raw, average: {"params": raw, "params_ema": average},
+        lambda raw, average: {"model": raw, "ema": {"module": average, "updates": 3}},
+        lambda raw, average: {
+            **foreign_lightning(prefixed("model.", average)),
+            "current_model_state": prefixed("model.", raw),
+            "averaging_state": {"n_averaged": torch.tensor(3)},
+        },
+    ],
+)
+def test_a_moving_average_is_preferred(content: Callable[..., Any], tmp_path: Path) -> None:
+    raw, average = nn.Linear(2, 3).state_dict(), nn.Linear(2, 3).state_dict()
+    torch.save(content(raw, average), tmp_path / "net.pth")
+    with pytest.warns(UserWarning, match=r"net\.pth: the moving average of the weights is read, not the weights after"):
+        assert torch.equal(read_weights(tmp_path / "net.pth")["weight"], average["weight"])
+
+
+def test_an_average_that_has_not_begun_is_not_read(tmp_path: Path) -> None:
+    """Lightning writes what the training started from as the average."""
+    task = ClassificationTask("tiedresnet_tiny", 10, 1)
+    averaging = EMAWeightAveraging(update_starting_at_epoch=5)
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[averaging])
+    trainer.strategy.connect(task)
+    averaging.setup(trainer, task, "fit")
+    nn.init.ones_(task.model.fc.weight)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    with pytest.warns(UserWarning, match=r"last\.ckpt: the weights after the last step are read, as their moving"):
+        assert read_weights(tmp_path / "last.ckpt")["fc.weight"].eq(1).all()
 
 
 @pytest.mark.parametrize(
@@ -82,7 +191,7 @@ def test_a_network_may_have_a_part_called_model(tmp_path: Path) -> None:
     [
         (
             nn.Linear(2, 2),
-            r"net\.pth is no file of weights, or holds Python objects .* Save model\.state_dict\(\) alone",
+            r"net\.pth is not a file of weights, or holds Python objects .* Save model\.state_dict\(\) alone",
         ),
         ([torch.zeros(1)], r"net\.pth must hold a state dict, got a list\. Give a checkpoint"),
         (
@@ -102,7 +211,7 @@ def test_what_is_no_state_dict_is_refused(content: object, message: str, tmp_pat
 def test_a_file_of_something_else_is_refused(suffix: str, content: bytes, tmp_path: Path) -> None:
     path = tmp_path / f"net.{suffix}"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"^.*net\.{suffix} (cannot be read: .*|is no file of weights, )"):
+    with pytest.raises(ValueError, match=rf"^.*net\.{suffix} (cannot be read: .*|is not a file of weights, )"):
         read_weights(path)
 
 
@@ -195,7 +304,7 @@ def test_tensors_without_dense_values_are_refused(tmp_path, odd):
     torch.save({"weight": odd, "bias": torch.zeros(3)}, tmp_path / "odd.pth")
     layer = nn.Linear(2, 3)
     before = layer.bias.clone()
-    with pytest.raises(ValueError, match=r"odd\.pth must hold dense tensors with values, but 'weight' is none"):
+    with pytest.raises(ValueError, match=r"odd\.pth must hold dense tensors with values, but 'weight' is not one"):
         load_weights(layer, tmp_path / "odd.pth")
     assert torch.equal(layer.bias, before)
 
@@ -204,10 +313,11 @@ def test_keys_that_are_no_text_and_odd_hyper_parameters_are_refused(tmp_path):
     torch.save({1: torch.zeros(3)}, tmp_path / "keys.pth")
     with pytest.raises(ValueError, match=r"keys\.pth must hold a state dict, but its entry 1 is a Tensor"):
         read_weights(tmp_path / "keys.pth")
-    content = {"pytorch-lightning_version": "2.6.0", "state_dict": {}, "hyper_parameters": [1]}
-    torch.save(content, tmp_path / "task.ckpt")
-    with pytest.raises(ValueError, match=r"task\.ckpt has a list as hyper_parameters"):
-        read_weights(tmp_path / "task.ckpt")
+    content = {"pytorch-lightning_version": "2.6.0", "state_dict": {"model.weight": torch.zeros(3)}}
+    for given, name in (([1], "hyper_parameters"), ({"model_kwargs": [1]}, "model_kwargs")):
+        torch.save({**content, "hyper_parameters": given}, tmp_path / "task.ckpt")
+        with pytest.raises(ValueError, match=rf"task\.ckpt has a list as {name}"):
+            read_weights(tmp_path / "task.ckpt")
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])

@@ -15,8 +15,7 @@ def pretrained_from(path: str | Path, name: str, model_kwargs: Mapping[str, Any]
     """Return the arguments with which ``timm.create_model(name, ...)`` starts from the weights in a file.
 
     Args:
-        path: a checkpoint of ``tiedconv fit``, a state dict of the timm model saved by ``torch.save``, or the same as
-            ``.safetensors``.
+        path: as :func:`tiedconv.models.read_weights` reads them.
         name: the timm model that the weights are of.
         model_kwargs: its other arguments.
 
@@ -27,10 +26,10 @@ def pretrained_from(path: str | Path, name: str, model_kwargs: Mapping[str, Any]
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"pretrained_from: {path} does not exist. Give a classifier's checkpoint.")
-    with named("pretrained_from"):
-        state = read_weights(path)
     with torch.device("meta"):
         classifier = timm.create_model(name, **model_kwargs)
+    with named("pretrained_from"):
+        state = read_weights(path, classifier)
     heads = tuple(f"{layer}." for layer in classifiers(classifier))
     state = {key: value for key, value in state.items() if not key.startswith(heads)}
     expected = {key: value for key, value in classifier.state_dict().items() if not key.startswith(heads)}

@@ -15,7 +15,7 @@ from ..convert.placement import TIED_LAYERS
 from ._factory import check_model_name
 from .inputs import for_channels
 from .saved import CONFIG, HUB, WEIGHTS, build_arguments, own_entry, read_config, saved_folder
-from .weights import load_state, load_weights, read_checkpoint, sizes
+from .weights import load_state, load_weights, match_names, read_checkpoint, sizes
 
 TORCHVISION = "torchvision/"  # what names of torchvision's models begin with
 
@@ -66,6 +66,7 @@ def build_model(
             kwargs = {**_from_task(name, checkpoint, arguments), **kwargs}
             with torch.device("meta"):
                 like = _create(name, False, {k: v for k, v in kwargs.items() if k != "in_chans"})
+            state = match_names(state, checkpoint, like.state_dict())
             kwargs = {**sizes(like, state), **kwargs}
         tied = arguments.get("tied") if tied is None else tied
     model = _create(name, pretrained, kwargs) if named else from_pretrained(name, **kwargs)

@@ -1,7 +1,10 @@
 """Weights read from a file, and loaded into the model that they are of."""
 
+import argparse
 import pickle
-from collections.abc import Mapping, Sequence
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +16,31 @@ from ..nn import TiedConv2d, TiedLinear
 
 _FETCHING = ("pretrained", "checkpoint_path", "weights", "weights_backbone")  # of timm's and torchvision's models
 _COUNTER = "num_batches_tracked"
+_UPDATES = "n_averaged"  # what torch's AveragedModel counts beside the weights
 _READABLE = "Give a checkpoint of `tiedconv fit`, a state dict saved by torch.save, or a .safetensors file."
 
+# Where training files keep the weights; moving averages come first, as in timm.models.load_checkpoint.
+_AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema")
+_PLACES = (*_AVERAGES, "state_dict", "model_state_dict", "model", "params", "net", "module")
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
+_AVERAGED = "the moving average of the weights is read, not the weights after the last step."
+# Until it begins, Lightning's average is what the training started from.
+_NOT_AVERAGED = "the weights after the last step are read, as their moving average has not begun."
+
+_PREFIXES = ("module.", "model.", "net.")  # where wrappers and Lightning modules keep a network
+_WRAPPERS = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")  # torch's, at any depth
+
+
+def read_weights(path: str | Path, model: nn.Module | None = None) -> dict[str, Tensor]:
     """Read the weights in a file, on the CPU. Nothing in the file is executed.
 
+    A moving average of the weights is preferred, as in ``timm.models.load_checkpoint``, and prefixes such as
+    ``module.``, ``_orig_mod.``, ``model.`` and ``net.`` are removed if all names have them. A warning says so.
+
     Args:
-        path: a checkpoint of ``tiedconv fit``; a state dict saved by ``torch.save``, alone or as ``"state_dict"`` or
-            ``"model"`` of a larger dict; or ``.safetensors``.
+        path: a checkpoint of ``tiedconv fit``; a state dict saved by ``torch.save``, alone or in a larger dict, such as
+            under ``"state_dict"``, ``"model"`` or ``"model_ema"``; or ``.safetensors``.
+        model: the network whose names are wanted, which may have such prefixes itself. Default: names without them.
 
     Returns:
         The tensors by the names that they have in the network.
@@ -30,21 +49,18 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: if there is no such file.
         ValueError: if it cannot be read, or holds something else.
     """
-    return read_checkpoint(path)[0]
+    return match_names(read_checkpoint(path)[0], path, () if model is None else model.state_dict())
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """As :func:`read_weights`, with the arguments of the task that wrote the file; ``{}`` if none did.
+    """Return the weights in a file, by the file's names, and the arguments of the task that wrote it, else ``{}``.
 
-    Of the model's arguments those are left out that would fetch the weights which that training started from.
+    Names in Lightning's checkpoints are those below ``model``. Of the model's arguments those are left out that would
+    fetch the weights which that training started from.
     """
     path = Path(path)
     content = _read(path)
-    found: Any = content
-    if isinstance(content, Mapping):
-        found = next(
-            (content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping)), content
-        )
+    found, where = _find_state(path, content)
     if not isinstance(found, Mapping):
         raise ValueError(  # noqa: TRY004  the file is at fault, not an argument's type
             f"{path} must hold a state dict, got a {type(content).__name__}. {_READABLE}"
@@ -52,23 +68,53 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     foreign = next((k for k, value in found.items() if not (isinstance(k, str) and isinstance(value, Tensor))), None)
     if foreign is not None:
         raise ValueError(
-            f"{path} must hold a state dict, but its entry {foreign!r} is a {type(found[foreign]).__name__}. "
+            f"{path} must hold a state dict{where}, but its entry {foreign!r} is a {type(found[foreign]).__name__}. "
             f"{_READABLE}"
         )
     odd = next((k for k, value in found.items() if value.layout != torch.strided or value.is_meta), None)
     if odd is not None:
-        raise ValueError(f"{path} must hold dense tensors with values, but {odd!r} is none. {_READABLE}")
+        raise ValueError(f"{path} must hold dense tensors with values, but {odd!r} is not one. {_READABLE}")
     if "pytorch-lightning_version" not in content:
         return dict(found), {}
-    # Lightning's checkpoint of a task, which keeps the network under "model".
     weights = {key.removeprefix("model."): value for key, value in found.items() if key.startswith("model.")}
-    given = content.get("hyper_parameters") or {}
+    if 0 < len(weights) < len(found):
+        other = next(key for key in found if not key.startswith("model."))
+        warnings.warn(f"{path}: only what is under model is read, without {other} and the like.", stacklevel=3)
+    arguments = dict(_options(path, content, "hyper_parameters"))
+    kwargs = _options(path, arguments, "model_kwargs")
+    if kwargs:
+        arguments["model_kwargs"] = {k: v for k, v in kwargs.items() if k not in _FETCHING}
+    return weights or dict(found), arguments
+
+
+def _find_state(path: Path, content: Any) -> tuple[Any, str]:
+    """Return the state dict in what a file holds, and in words where it was; warn if it is a moving average."""
+    found, where, said = content, "", ""
+    for _ in range(2):  # some files have {"ema": {"module": ...}}
+        if not isinstance(found, Mapping):
+            return found, where
+        key = next((key for key in _PLACES if isinstance(found.get(key), Mapping) and found[key]), None)
+        if key is not None:
+            found, where = found[key], f" under {key!r}"
+            said = _AVERAGED if key in _AVERAGES else said
+    lightning = content.get("averaging_state")
+    if isinstance(lightning, Mapping):
+        said, updates = _AVERAGED, lightning.get(_UPDATES)
+        if isinstance(updates, Tensor) and not updates.is_meta and not updates.any():
+            said, where = _NOT_AVERAGED, " under 'current_model_state'"
+            found = content.get("current_model_state")
+    if said:
+        warnings.warn(f"{path}: {said}", stacklevel=4)
+    return found, where
+
+
+def _options(path: Path, holder: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    given = holder.get(name)
+    if given is None:
+        return {}
     if not isinstance(given, Mapping):
-        raise ValueError(f"{path} has a {type(given).__name__} as hyper_parameters. {_READABLE}")  # noqa: TRY004
-    arguments = dict(given)
-    if arguments.get("model_kwargs"):
-        arguments["model_kwargs"] = {k: v for k, v in arguments["model_kwargs"].items() if k not in _FETCHING}
-    return weights, arguments
+        raise ValueError(f"{path} has a {type(given).__name__} as {name}. {_READABLE}")  # noqa: TRY004
+    return given
 
 
 def _read(path: Path) -> Any:
@@ -79,15 +125,45 @@ def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # the options in files of timm and torchvision
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} is no file of weights, or holds Python objects beside them, such as a whole model; reading "
+            f"{path} is not a file of weights, or holds Python objects beside them, such as a whole model; reading "
             "those could run any code, so it is read with weights_only=True. Save model.state_dict() alone."
         ) from error
     except Exception as error:  # for a damaged file torch and safetensors raise whatever comes
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(f"{path} cannot be read: {reason}. Is the file whole? {_READABLE}") from error
+
+
+def match_names(state: Mapping[str, Tensor], path: str | Path, expected: Iterable[str] = ()) -> dict[str, Tensor]:
+    """Return ``state`` by the names in ``expected`` where they differ by the prefixes of wrappers alone.
+
+    Args:
+        state: weights that were read from ``path``.
+        path: for the warning that names were changed.
+        expected: the network's names. Default: the prefixes are removed.
+    """
+    plain = _without_wrappers(state)
+    own = {name: key for key, name in _without_wrappers(expected).items()}
+    names = {key: own.get(name, name) for key, name in plain.items()}
+    renamed = {name: state[key] for key, name in names.items()}
+    changed = [f"{key} to {name}" for key, name in names.items() if key != name]
+    fits_better = not own or len(renamed.keys() & own.values()) > len(state.keys() & own.values())
+    if not changed or len(renamed) < len(names) or not fits_better:
+        return dict(state)
+    warnings.warn(f"{path}: names are changed, such as {changed[0]}: wrappers add such prefixes.", stacklevel=3)
+    return renamed
+
+
+def _without_wrappers(names: Iterable[str]) -> dict[str, str]:
+    """Return every name without what wrappers add: torch's at any depth, and a prefix that all names share."""
+    plain = {name: _WRAPPERS.sub("", name) for name in names if name != _UPDATES}
+    common = ""
+    while part := next((p for p in _PREFIXES if plain and all(n.startswith(common + p) for n in plain.values())), ""):
+        common += part
+    return {key: name.removeprefix(common) for key, name in plain.items()}
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -102,12 +178,13 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         ValueError: if it cannot be read, holds the weights of another network (how many are missing, unknown, of
             another shape or of another kind of number), or values that are not finite.
     """
-    load_state(model, read_weights(path), path)
+    load_state(model, read_checkpoint(path)[0], path)
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
-    """As :func:`load_weights`, for weights that were read from ``path`` already."""
+    """As :func:`load_weights`, for weights that :func:`read_checkpoint` read from ``path`` already."""
     expected = model.state_dict()
+    state = match_names(state, path, expected)
     difference = describe_difference(expected, state)
     if difference:
         heads = tuple(f"{layer}." for layer in classifiers(model))
@@ -115,6 +192,10 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
         hint = ""
         if classes and not describe_difference(_without(expected, heads), _without(state, heads)):
             hint = f" Only the classifier differs: the file has num_classes={classes}. Build the model with as many."
+        for prefix in _PREFIXES:
+            count = sum(key.startswith(prefix) for key in state)
+            if 0 < count < len(state) and not any(key.startswith(prefix) for key in expected):
+                hint += f" {count} of its {len(state)} names begin with {prefix}, which is removed only if all do."
         raise ValueError(f"{path} does not hold the weights of this {type(model).__name__} ({difference}).{hint}")
     for key, value in state.items():
         # In the model's own type, in which a large number can be infinite.
@@ -122,7 +203,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
             raise ValueError(
                 f"{path} has values in {key} that are not finite. Give weights from before the training diverged."
             )
-    model.load_state_dict(dict(state))
+    model.load_state_dict(state)
 
 
 def describe_difference(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
