@@ -163,12 +163,12 @@ def plot_models(rows: Sequence[ModelRow], ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
-def check_suffix(path: Path, who: str = "bench") -> None:
-    """Raise ValueError, in the name of ``who``, unless matplotlib draws files of that kind."""
+def check_suffix(path: Path) -> None:
+    """Raise ValueError unless matplotlib draws files of that kind."""
     figure = require("matplotlib.figure", extra="analysis").Figure()
     known = sorted(figure.canvas.get_supported_filetypes())
     if path.suffix.lower().removeprefix(".") not in known:
-        raise ValueError(f"{who}: cannot draw --plot {path}: its suffix must be one of {', '.join(known)}.")
+        raise ValueError(f"bench: cannot draw --plot {path}: its suffix must be one of {', '.join(known)}.")
 
 
 def draw(results: Results) -> "Figure":

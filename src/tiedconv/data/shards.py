@@ -13,6 +13,7 @@ import fsspec
 import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from .._checks import named
 from .._files import write_whole
 from .folders import ImageFolder
 
@@ -85,7 +86,8 @@ def index_shards(folder: str, classes: Sequence[str]) -> None:
         if not shards:
             raise ValueError(f"index_shards: no *.tar in {Path(folder, part)}. Expected train/*.tar and val/*.tar.")
         index[part] = [{"name": f"{part}/{path.name}", **_images(path, len(classes))} for path in shards]
-    _check_index(f"index_shards: {Path(folder, INDEX)}", index)
+    with named(f"index_shards: {Path(folder, INDEX)}"):
+        _check_index(index)
     write_whole(Path(folder, INDEX), json.dumps(index))
 
 
@@ -181,18 +183,19 @@ def read_index(address: str) -> Any:
         raise ValueError(
             f"StreamedImages: {where} is not JSON: {error}. Write the index anew with index_shards."
         ) from None
-    _check_index(f"StreamedImages: {where}", index)
+    with named(f"StreamedImages: {where}"):
+        _check_index(index)
     return index
 
 
-def _check_index(who: str, index: Any) -> None:
+def _check_index(index: Any) -> None:
     """Refuse an index that would lead to files that are no shards, to bytes that are no images or to other classes.
 
     It may come from anyone: the names of the shards become names of files on this machine.
     """
     mistake = _mistake(index)
     if mistake:
-        raise ValueError(f"{who}: {mistake}. Write the index anew with index_shards.")
+        raise ValueError(f"{mistake}. Write the index anew with index_shards.")
 
 
 def _mistake(index: Any) -> str:

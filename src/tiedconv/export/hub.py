@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
+from .._checks import named
 from ..models import build_model
 from ..models.named import TORCHVISION, tie_as_saved
 from ..models.saved import CONFIG, HUB, WEIGHTS, build_arguments
@@ -182,8 +183,10 @@ def _describe(model: nn.Module, architecture: str | None, model_args: dict[str, 
     else:
         tied = {name: m.blocks for name, m in model.named_modules() if isinstance(m, _TIED) and m.blocks > 1}
         return {"architecture": type(model).__name__, "tiedconv": {"library": None, "kwargs": {}, "tied": tied}}
+    with named("save_pretrained"):
+        arguments = build_arguments(config, {})
     with torch.device("meta"):
-        like = build_model(config["architecture"], **build_arguments("save_pretrained", config, {}))
+        like = build_model(config["architecture"], **arguments)
     tied = _plan(model, like)
     if tied:
         config.setdefault("tiedconv", {"library": "timm", "kwargs": {}})["tied"] = tied

@@ -94,6 +94,7 @@ def check_model(name: str) -> None:
         )
 
 
+@_checks.named("from_pretrained")
 def from_pretrained(
     source: str | Path, *, model: nn.Module | None = None, token: str | None = None, **kwargs: Any
 ) -> nn.Module:
@@ -118,13 +119,12 @@ def from_pretrained(
     if model is None:
         model = _build_saved(path, config, kwargs)
     elif kwargs:
-        raise ValueError(f"from_pretrained: got a model, and {', '.join(kwargs)} to build one. Give one of the two.")
+        raise ValueError(f"got a model, and {', '.join(kwargs)} to build one. Give one of the two.")
     try:
         tie_as_saved(model, own_entry(config).get("tied", {}))
     except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"from_pretrained: {path} ties layers that it cannot: {error}") from error
-    with _checks.named("from_pretrained"):
-        load_weights(model, folder / WEIGHTS)
+        raise ValueError(f"{path} ties layers that it cannot: {error}") from error
+    load_weights(model, folder / WEIGHTS)
     return model.eval()
 
 
@@ -168,15 +168,14 @@ def _create(name: str, pretrained: bool, kwargs: Mapping[str, Any]) -> nn.Module
 
 def _build_saved(path: Path, config: Mapping[str, Any], changes: Mapping[str, Any]) -> nn.Module:
     name = config["architecture"]
-    arguments = build_arguments("from_pretrained", config, changes)
-    with _checks.named("from_pretrained"):
-        check_model(name)
+    arguments = build_arguments(config, changes)
+    check_model(name)
     try:
         return _create(name, False, arguments)
     except Exception as error:  # timm checks few arguments, so it may be any
         changed = f" changed by {', '.join(changes)}" if changes else ""
         raise ValueError(
-            f"from_pretrained: {path}{changed} describes a {name} that cannot be built: "
+            f"{path}{changed} describes a {name} that cannot be built: "
             f"{type(error).__name__}: {error}. Save the model again, or correct the arguments."
         ) from error
 

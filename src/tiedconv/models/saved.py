@@ -11,6 +11,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 HUB = "hf-hub:"  # what names of repositories begin with
 # Arguments that would read other files, or the network; others may have written the config.
 _OTHER_SOURCES = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "weights"}
+_WRITTEN = "Give a folder that save_pretrained or timm wrote."
 
 
 def saved_folder(source: str, token: str | None = None) -> Path:
@@ -22,31 +23,25 @@ def saved_folder(source: str, token: str | None = None) -> Path:
         )
         return Path(files)
     if not Path(source).is_dir():
-        raise FileNotFoundError(
-            f"from_pretrained: there is no folder {source}. A repository of the Hub is called {HUB}<user>/<name>."
-        )
+        raise FileNotFoundError(f"there is no folder {source}. A repository of the Hub is called {HUB}<user>/<name>.")
     return Path(source)
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """Read ``config.json`` as :func:`tiedconv.export.save_pretrained` or timm wrote it."""
     if not path.is_file():
-        raise FileNotFoundError(
-            f"from_pretrained: {path} does not exist. Give a folder that save_pretrained or timm wrote."
-        )
+        raise FileNotFoundError(f"{path} does not exist. {_WRITTEN}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"from_pretrained: {path} is not JSON: {error}. Save the model again.") from None
+        raise ValueError(f"{path} is not JSON: {error}. Save the model again.") from None
     entry = own_entry(config) if isinstance(config, dict) else None
     if (
         not isinstance(entry, dict)
         or not isinstance(config.get("architecture"), str)
         or entry.get("library", "") not in (None, "timm", "torchvision")
     ):
-        raise ValueError(
-            f"from_pretrained: {path} describes no model. Give a folder that save_pretrained or timm wrote."
-        )
+        raise ValueError(f"{path} describes no model. {_WRITTEN}")
     return config
 
 
@@ -55,29 +50,29 @@ def own_entry(config: Mapping[str, Any]) -> dict[str, Any]:
     return config.get("tiedconv", {"library": "timm"})
 
 
-def build_arguments(who: str, config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def build_arguments(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of :func:`tiedconv.models.build_model`, without the name, for the model in ``config.json``.
 
     Raises:
-        ValueError: in the name of ``who``, if the model has no name, or an argument would fetch other weights.
+        ValueError: if the model has no name, or an argument would fetch other weights.
     """
     name, entry = config["architecture"], own_entry(config)
     if entry["library"] is None:
         raise ValueError(
-            f"{who}: {name} is a class of its own, which cannot be built by name. Give model=, an instance "
-            "built as the saved one was."
+            f"{name} is a class of its own, which cannot be built by name. Give model=, an instance built as the saved "
+            "one was."
         )
     kwargs = {**(entry.get("kwargs") or config.get("model_args") or {}), **changes}
     forbidden = sorted(_OTHER_SOURCES & set(kwargs))
     if forbidden:
         raise ValueError(
-            f"{who}: {', '.join(forbidden)} must be set neither in {CONFIG} nor by the caller, as all weights are in "
-            f"{WEIGHTS}. Leave it out."
+            f"{', '.join(forbidden)} must be set neither in {CONFIG} nor by the caller, as {WEIGHTS} has all weights. "
+            "Leave it out."
         )
     if entry["library"] == "torchvision":
         return kwargs
     cfg = config.get("pretrained_cfg")
     if cfg is None:
-        raise ValueError(f'{who}: {CONFIG} has no "pretrained_cfg". Give one that timm >= 1.0 wrote.')
+        raise ValueError(f'{CONFIG} has no "pretrained_cfg". Give one that timm >= 1.0 wrote.')
     classes = config.get("num_classes", cfg.get("num_classes", 1000))
     return {"pretrained_cfg": {**cfg, "num_classes": classes}, "num_classes": classes, **kwargs}
