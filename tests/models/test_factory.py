@@ -84,7 +84,7 @@ def test_a_taken_name_is_refused(taken: str) -> None:
 
     builder.__name__ = taken
     with warnings.catch_warnings(), pytest.raises(ValueError, match=f"register: the name '{taken}' is taken by"):
-        register(builder)
+        register()(builder)
     assert timm.model_entrypoint(taken) is not builder
 
 

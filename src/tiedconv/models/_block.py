@@ -7,6 +7,7 @@ import torch
 from timm.layers import create_aa, create_attn
 from torch import Tensor, device, dtype, nn
 
+from .._checks import named
 from ..nn import SplitTiedConv2d, TiedConv2d
 
 Mixer = Literal["sum", "concatenate"]
@@ -15,8 +16,9 @@ Mixer = Literal["sum", "concatenate"]
 class TiedBottleneck(nn.Module):
     r"""Bottleneck whose 3x3 convolution is divided among thin splits, each tied in its own way (paper, section 2).
 
-    A block class for ``timm.models.resnet.ResNet``; what timm's own blocks have not arrives by its ``block_args``. With
-    :math:`s` splits, :math:`w` = ``base_width * planes / 64`` channels each, and batch norm after every convolution:
+    A block class for ``timm.models.resnet.ResNet``, whose ``block_args`` pass on what timm's own blocks do not take.
+    With :math:`s` splits, :math:`w` = ``base_width * planes / 64`` channels each, and batch norm after every
+    convolution:
 
     1. entry: 1x1, :math:`C_i → sw`, tied by ``shared_blocks``, activation;
     2. split ``i``: 3x3 on channels :math:`[iw, (i+1)w)`, tied by ``blocks[i]``, with the block's stride, activation;
@@ -31,9 +33,9 @@ class TiedBottleneck(nn.Module):
         inplanes: channels of the input, :math:`C_i`.
         planes: a quarter of the output's channels.
         stride: of the splits and of the shortcut.
-        downsample: the shortcut that timm builds; its convolution is exchanged for a tied one of the same shape.
+        downsample: the shortcut that timm builds; its convolution is replaced by a tied one of the same shape.
         cardinality: convolution groups of all splits together (TGC, eq. 4): 1, or a multiple of ``splits``, which share
-            them evenly. ``groups`` and ``mixer_groups`` say it in detail.
+            them evenly. ``groups`` and ``mixer_groups`` set them one by one.
         base_width: width of a split at 64 planes, the ``w`` of the paper's "4s x 32w".
         reduce_first: timm's argument for SENet-154; only 1 is supported.
         dilation, first_dilation: of the mixer and of the splits.
@@ -94,15 +96,16 @@ class TiedBottleneck(nn.Module):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        if reduce_first != 1:
-            raise ValueError(f"TiedBottleneck: block_reduce_first must be 1, got {reduce_first}.")
-        if mixer not in get_args(Mixer):
-            raise ValueError(f"TiedBottleneck: mixer must be one of {', '.join(get_args(Mixer))}, got {mixer!r}.")
-        even_share = _share_evenly(cardinality, splits)
-        groups = (even_share,) * splits if groups is None else groups
-        _check_one_per_split("blocks", blocks, splits)
-        _check_one_per_split("groups", groups, splits)
-        width = _split_width(planes, base_width)
+        with named("TiedBottleneck"):
+            if reduce_first != 1:
+                raise ValueError(f"block_reduce_first must be 1, got {reduce_first}.")
+            if mixer not in get_args(Mixer):
+                raise ValueError(f"mixer must be one of {', '.join(get_args(Mixer))}, got {mixer!r}.")
+            even_share = _share_evenly(cardinality, splits)
+            groups = (even_share,) * splits if groups is None else groups
+            _check_one_per_split("blocks", blocks, splits)
+            _check_one_per_split("groups", groups, splits)
+            width = _split_width(planes, base_width)
         outplanes = planes * self.expansion
         first_dilation = first_dilation or dilation
         blurred = aa_layer is not None and (stride == 2 or first_dilation != dilation)
@@ -163,7 +166,7 @@ class TiedBottleneck(nn.Module):
         x = self.act1(self.bn1(self.conv1(x)))
         splits = self.aa(self.act2(self.bn2(self.conv2(x))))
         mixed = self.mix_act(self.mix_bn(self.mix_conv(self._mix(splits))))
-        # DropBlock masks and rescales by a positive number, so here it does what it does before a ReLU.
+        # DropBlock masks and rescales by a positive number, so after a ReLU it does what timm's does before one.
         x = self.drop_block(torch.cat([splits, mixed], dim=1))
         x = self.bn3(self.conv3(x))
 
@@ -182,12 +185,12 @@ class TiedBottleneck(nn.Module):
             return parts[0]
         total = parts[0] + parts[1]
         for i in range(2, self.splits):
-            total += parts[i]  # the buffer is ours to write to, and no gradient needs it
+            total += parts[i]  # in place: the sum is a new tensor, and no gradient needs its old value
         return total
 
 
 def tied_like(conv: nn.Conv2d, *, blocks: int, groups: int | None = None) -> TiedConv2d:
-    """Return a tied convolution of the shape of ``conv``, on its device; the weights are drawn again.
+    """Return a tied convolution of the shape of ``conv``, on its device, with new random weights.
 
     ``groups`` defaults to those of ``conv``.
     """
@@ -219,7 +222,7 @@ def _split_width(planes: int, base_width: int) -> int:
     width, rest = divmod(planes * base_width, 64)
     if rest or width < 1:
         raise ValueError(
-            f"TiedBottleneck: a split of base_width={base_width} at planes={planes} has planes * base_width / 64 = "
+            f"a split of base_width={base_width} at planes={planes} has planes * base_width / 64 = "
             f"{planes * base_width / 64:g} channels. Choose a base_width that gives whole channels in every stage."
         )
     return width
@@ -228,7 +231,7 @@ def _split_width(planes: int, base_width: int) -> int:
 def _check_one_per_split(name: str, values: Sequence[int], splits: int) -> None:
     if len(values) != splits:
         raise ValueError(
-            f"TiedBottleneck: {name}={tuple(values)} has {len(values)} entries for splits={splits}. "
+            f"{name}={tuple(values)} has {len(values)} entries for splits={splits}. "
             f"Give one number of {name} per split."
         )
 
@@ -238,7 +241,6 @@ def _share_evenly(cardinality: int, splits: int) -> int:
         return 1
     if cardinality % splits:
         raise ValueError(
-            f"TiedBottleneck: cardinality={cardinality} is not divisible by splits={splits}. The groups are shared out "
-            "evenly to the splits."
+            f"cardinality={cardinality} is not divisible by splits={splits}. The splits share the groups evenly."
         )
     return cardinality // splits

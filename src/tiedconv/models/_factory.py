@@ -2,6 +2,7 @@
 
 import difflib
 import fnmatch
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,20 +16,42 @@ Builder = Callable[..., nn.Module]
 _names: set[str] = set()
 
 
-def register(builder: Builder) -> Builder:
-    """Register ``builder`` with timm under its own name; its module's ``default_cfgs`` describes the input.
+def register(**changes: Any) -> Callable[[Builder], Builder]:
+    """Register the decorated function with timm under its own name.
 
     timm itself would replace an older model of that name and only warn.
+
+    Args:
+        changes: to timm's ``default_cfg`` for 224x224 ImageNet crops; there are no weights to load.
 
     Raises:
         ValueError: if the name is taken, by a model of this project or of timm.
     """
-    name = builder.__name__
-    if is_model(name):
-        owner = timm.model_entrypoint(name).__module__
-        raise ValueError(f"register: the name {name!r} is taken by {owner}. Rename one of the two.")
-    _names.add(name)
-    return register_model(builder)
+    cfg = {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bilinear",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "conv1",
+        "classifier": "fc",
+        "license": "mit",
+        **changes,
+    }
+
+    def decorate(builder: Builder) -> Builder:
+        name = builder.__name__
+        if is_model(name):
+            owner = timm.model_entrypoint(name).__module__
+            raise ValueError(f"register: the name {name!r} is taken by {owner}. Rename one of the two.")
+        _names.add(name)
+        vars(sys.modules[builder.__module__]).setdefault("default_cfgs", {})[name] = cfg  # where timm looks for it
+        return register_model(builder)
+
+    return decorate
 
 
 def create_model(name: str, **kwargs: Any) -> nn.Module:
@@ -67,24 +90,6 @@ def list_models(filter: str = "*") -> list[str]:
         ['resnet_tiny', 'tiedresnet_tiny']
     """
     return sorted(fnmatch.filter(_names, filter))
-
-
-def imagenet_cfg(**changes: Any) -> dict[str, Any]:
-    """Return timm's ``default_cfg`` for 224x224 ImageNet crops, with ``changes``; there are no weights to load."""
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bilinear",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "conv1",
-        "classifier": "fc",
-        "license": "mit",
-        **changes,
-    }
 
 
 def check_model_name(name: str) -> None:

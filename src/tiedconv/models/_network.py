@@ -13,10 +13,10 @@ from ..nn import SplitTiedConv2d, TiedConv2d, TiedGlobalContext, TiedLinear
 def init_tied(model: nn.Module) -> None:
     r"""Draw the weights of the tied layers in ``model``, Kaiming normal by the fan-out of one block of one group.
 
-    It is what timm does for the untied layers in their places. An input channel of a tied convolution reaches the
-    :math:`C_o/(BG)` outputs of its own block and group and no others, so :math:`C_o k^2/(BG)` is the fan-out that keeps
-    the gradient's variance; that B blocks use the same numbers changes no variance. Fan-in shrinks as fan-out does, so
-    forward signals start as strong as untied ones. The last transform of a :class:`TiedGlobalContext` starts at zero.
+    timm does the same for untied layers. An input channel of a tied convolution reaches the :math:`C_o/(BG)` outputs of
+    its own block and group and no others, so :math:`C_o k^2/(BG)` is the fan-out that keeps the gradient's variance,
+    which sharing the numbers among B blocks does not change. Fan-in shrinks as fan-out does, so forward signals start
+    as strong as untied ones. The last transform of a :class:`TiedGlobalContext` starts at zero.
     """
     for module in model.modules():
         if isinstance(module, TiedConv2d):
@@ -38,7 +38,7 @@ def _kaiming_fan_out(weight: Tensor, groups: int) -> None:
 class TiedResNet(ResNet):
     """timm's ``ResNet`` whose tied layers are initialised too.
 
-    All arguments, methods and module names are timm's. timm's ``init_weights`` knows ``torch.nn.Conv2d`` alone.
+    All arguments, methods and module names are timm's, whose ``init_weights`` only knows ``torch.nn.Conv2d``.
     """
 
     def init_weights(self, zero_init_last: bool = True) -> None:
@@ -54,7 +54,7 @@ class SmallResNet(TiedResNet):
     accordingly: 16, 8 or 4.
 
     Args:
-        pool: after a stem of stride 1, max pooling. Default: a stem of stride 2, and nothing is pooled.
+        pool: max pooling after a stem of stride 1. Default: a stem of stride 2 and no pooling.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class SmallResNet(TiedResNet):
     ) -> None:
         if output_stride not in (4, 8, 16):
             raise ValueError(f"SmallResNet: output_stride must be 4, 8 or 16, got {output_stride}.")
-        # timm lets nobody choose the width of a plain stem, so a deep one is asked for and replaced below.
+        # timm has no argument for the width of a plain stem: ask for a deep one, and replace it below.
         super().__init__(
             block,
             layers,

@@ -17,7 +17,7 @@ from .inputs import for_channels
 from .saved import CONFIG, HUB, WEIGHTS, build_arguments, own_entry, read_config, saved_folder
 from .weights import load_state, load_weights, match_names, read_checkpoint, sizes
 
-TORCHVISION = "torchvision/"  # what names of torchvision's models begin with
+TORCHVISION = "torchvision/"  # before the name of a model of torchvision
 
 
 def build_model(
@@ -32,15 +32,15 @@ def build_model(
 
     Args:
         name: of a timm model, tied or not; ``torchvision/<name>`` of a classifier; a folder that
-            :func:`tiedconv.export.save_pretrained` wrote; or ``hf-hub:<repository>``. What is both a name and a folder
-            is the name: write ``./<folder>``.
+            :func:`tiedconv.export.save_pretrained` wrote; or ``hf-hub:<repository>``. A name wins over a folder
+            of that name: write ``./<folder>``.
         checkpoint: weights to load, as :func:`read_weights` reads them. Default: those of the folder or repository, and
             random ones for a name.
-        tied: blocks by which layers are tied after the model is built, as in :func:`tiedconv.tie_`; their weights are
-            drawn anew. Default: as the training that wrote the checkpoint tied them.
+        tied: number of blocks with which layers are tied after the model is built, as in :func:`tiedconv.tie_`, with
+            new random weights. Default: as the training that wrote the checkpoint tied them.
         pretrained: load the library's weights, from its cache or the network; without effect on a saved model.
-        kwargs: ``num_classes``, ``in_chans`` and more arguments of the model. Default: those of the checkpoint.
-            torchvision's models have 3 channels.
+        kwargs: ``num_classes``, ``in_chans`` and other arguments of the model. Default: those of the checkpoint.
+            torchvision's models take 3 channels.
 
     Raises:
         FileNotFoundError: if the checkpoint or the saved model does not exist.
@@ -104,8 +104,8 @@ def from_pretrained(
 
     Args:
         source: a folder, or ``"hf-hub:<user>/<name>"``, which may end in ``@<revision>``.
-        model: load into this one, and tie its layers as the saved model's are, where they are not. Needed for networks
-            that are neither timm's nor torchvision's. Default: a new one.
+        model: load into this one, whose layers are tied first as the saved model's are. Needed for networks that are
+            neither timm's nor torchvision's. Default: a new one.
         token: of the Hub, for a private repository.
         kwargs: arguments of the model that change no weight, such as ``drop_path_rate``.
 
@@ -129,9 +129,9 @@ def from_pretrained(
 
 
 def tie_as_saved(model: nn.Module, tied: Mapping[str, int]) -> None:
-    """Tie the layers of ``model`` that are tied in a saved one and not yet here."""
+    """Tie the layers of ``model`` that are tied in a saved one and not yet in this one."""
     layers = dict(model.named_modules())
-    # A layer that is missing here shows up among the weights that do not fit.
+    # A layer that is missing shows up later, among the weights that do not fit.
     left = {
         name: blocks for name, blocks in tied.items() if name in layers and not isinstance(layers[name], TIED_LAYERS)
     }
@@ -140,7 +140,7 @@ def tie_as_saved(model: nn.Module, tied: Mapping[str, int]) -> None:
 
 
 def _is_name(name: str) -> bool:
-    """Whether ``name`` is a model of a library, not a folder or repository."""
+    """Whether ``name`` is that of a library's model, not a folder or repository."""
     if name.startswith((TORCHVISION, HUB)):
         return name.startswith(TORCHVISION)
     # "resnet50.a1_in1k" is a name with a tag, unless there is a folder of that name.
@@ -188,7 +188,7 @@ def _from_task(name: str, checkpoint: str | Path, arguments: Mapping[str, Any]) 
             "classifiers can be loaded here. Give the checkpoint of a classifier."
         )
     if "model" not in arguments:
-        return {}  # not written by a task of ours: the weights alone say what it is
+        return {}  # not written by one of our tasks: only the weights say what it is
     trained = str(arguments["model"])
     if trained.partition(".")[0] != name.partition(".")[0]:  # the tag of timm's weights says nothing about the network
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The paper's counts as data, each with its table and the model that builds it here, and ours beside them. No code."""
+"""The paper's counts as data, each with its table and the model that builds it here, and our own models beside them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ class PublishedCount:
         gmacs: multiply-adds for one 224x224 image, in 10^9 (the paper writes FLOPs).
         top1, top5: ImageNet-1k validation accuracy, in per cent.
         box_ap, mask_ap: COCO val-2017 average precision, in per cent.
-        model: the name that builds it, for ``timm.create_model``; ``None`` for a network that is not here.
-        args: arguments of ``timm.create_model`` beside the name.
-        context_blocks: how many blocks the global context block in every bottleneck has; ``None`` without one.
+        model: its name for ``timm.create_model``; ``None`` for a network that tiedconv does not have.
+        args: further arguments of ``timm.create_model``.
+        context_blocks: blocks of the global context block in every bottleneck; ``None`` without one.
         counted: whether the count is of the whole network or of its attention modules.
         within: the model's children whose attention modules count; empty for all of them.
-        remark: where the paper contradicts itself, or leaves open what we had to infer.
+        remark: where the paper contradicts itself, or what we had to infer.
     """
 
     table: Literal["1", "3", "4", "5", "6"]

@@ -1,4 +1,4 @@
-"""What a folder or a repository of the Hub says about the model that is saved there."""
+"""What a folder or a repository of the Hub says about the model that is saved in it."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 import huggingface_hub
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-HUB = "hf-hub:"  # what names of repositories begin with
+HUB = "hf-hub:"  # before the name of a repository
 # Arguments that would read other files, or the network; others may have written the config.
 _OTHER_SOURCES = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "weights"}
 _WRITTEN = "Give a folder that save_pretrained or timm wrote."

@@ -3,19 +3,15 @@
 from functools import partial
 from typing import Any
 
-from timm.models import generate_default_cfgs, resolve_pretrained_cfg
+from timm.models import resolve_pretrained_cfg
 from timm.models.efficientnet import EfficientNet, efficientnet_b0
 from torch import nn
 
 from ..nn import TiedSE
-from ._factory import imagenet_cfg, register
+from ._factory import register
 from ._network import init_tied
 
-__all__: list[str] = []  # timm's register_model adds the registered names
-
-_CFG = imagenet_cfg(interpolation="bicubic", first_conv="conv_stem", classifier="classifier")
-
-default_cfgs = generate_default_cfgs({"tiedefficientnet_b0_b2": _CFG, "tiedefficientnet_b0_b4": _CFG})
+_CFG = {"interpolation": "bicubic", "first_conv": "conv_stem", "classifier": "classifier"}
 
 
 class TiedSqueezeExcite(TiedSE):
@@ -40,7 +36,7 @@ class TiedSqueezeExcite(TiedSE):
         super().__init__(channels, 1 / rd_ratio, blocks, act_layer=act_layer, device=device, dtype=dtype)
 
     def init_weights(self) -> None:
-        """Start as timm's untied squeeze-and-excitation does: normal by fan-out, no bias. timm's builder calls it."""
+        """Start as timm's untied squeeze-and-excitation: normal by fan-out, zero bias. timm's builder calls it."""
         init_tied(self)
         for layer in (self.fc1, self.fc2):
             if layer.bias is not None:
@@ -48,19 +44,19 @@ class TiedSqueezeExcite(TiedSE):
 
 
 def _tied_efficientnet_b0(name: str, pretrained: bool, kwargs: dict[str, Any], *, blocks: int) -> EfficientNet:
-    # timm's own entry point builds the network, so it needs to be told that the configuration is not efficientnet_b0's.
+    # timm's own entry point builds the network, and would otherwise take the configuration of efficientnet_b0.
     cfg = resolve_pretrained_cfg(name, kwargs.pop("pretrained_cfg", None), kwargs.pop("pretrained_cfg_overlay", None))
     options = {"se_layer": partial(TiedSqueezeExcite, blocks=blocks), **kwargs}
     return efficientnet_b0(pretrained=pretrained, pretrained_cfg=cfg, **options)
 
 
-@register
+@register(**_CFG)
 def tiedefficientnet_b0_b2(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNet-B0 with two blocks in TiedSE (Table 3)."""
     return _tied_efficientnet_b0("tiedefficientnet_b0_b2", pretrained, kwargs, blocks=2)
 
 
-@register
+@register(**_CFG)
 def tiedefficientnet_b0_b4(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNet-B0 with four blocks in TiedSE (Table 3)."""
     return _tied_efficientnet_b0("tiedefficientnet_b0_b4", pretrained, kwargs, blocks=4)

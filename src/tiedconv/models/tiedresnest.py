@@ -2,17 +2,12 @@
 
 from typing import Any
 
-from timm.models import generate_default_cfgs
 from timm.models.resnest import ResNestBottleneck
 from timm.models.resnet import ResNet
 
 from ._block import tie_shortcut, tied_like
-from ._factory import imagenet_cfg, register
+from ._factory import register
 from ._network import build
-
-__all__: list[str] = []  # timm's register_model adds the registered names
-
-default_cfgs = generate_default_cfgs({"tiedresnest50_s": imagenet_cfg(first_conv="conv1.0")})
 
 
 class TiedResNestBottleneck(ResNestBottleneck):
@@ -47,7 +42,7 @@ class TiedResNestBottleneck(ResNestBottleneck):
             self.downsample = tie_shortcut(self.downsample, blocks=blocks)
 
 
-@register
+@register(first_conv="conv1.0")
 def tiedresnest50_s(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """TiedResNeSt-50-S: ResNeSt-50-fast 2s1x64d with two blocks in every entry 1x1, 3x3 and shortcut (Table 1)."""
     return build(

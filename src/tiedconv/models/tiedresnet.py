@@ -2,40 +2,16 @@
 
 from typing import Any
 
-from timm.models import generate_default_cfgs
 from timm.models.resnet import Bottleneck, ResNet
 
 from ._block import TiedBottleneck
-from ._factory import imagenet_cfg, register
+from ._factory import register
 from ._network import SmallResNet, build
 
-__all__: list[str] = []  # timm's register_model adds the registered names
-
-_SMALL_CFG = imagenet_cfg(input_size=(3, 32, 32), pool_size=(2, 2), crop_pct=1.0)
-
-default_cfgs = generate_default_cfgs(
-    {
-        "tiedresnet50": imagenet_cfg(),
-        "tiedresnet101": imagenet_cfg(),
-        "tiedresnet50_s": imagenet_cfg(),
-        "tiedresnet101_s": imagenet_cfg(),
-        "tiedresnet50_4s16w": imagenet_cfg(),
-        "tiedresnet101_4s16w": imagenet_cfg(),
-        "tiedresnet50_lite": imagenet_cfg(),
-        "tiedresnet50_2s48w": imagenet_cfg(),
-        "tiedresnet50_6s24w": imagenet_cfg(),
-        "tiedresnet50_8s18w": imagenet_cfg(),
-        "tiedresnet50_concat": imagenet_cfg(),
-        "resnet_small": _SMALL_CFG,
-        "tiedresnet_small": _SMALL_CFG,
-        "resnet_tiny": _SMALL_CFG,
-        "tiedresnet_tiny": _SMALL_CFG,
-    }
-)
-
+_SMALL_CFG: dict[str, Any] = {"input_size": (3, 32, 32), "pool_size": (2, 2), "crop_pct": 1.0}
 _R50: dict[str, Any] = {"block": TiedBottleneck, "layers": (3, 4, 6, 3), "base_width": 32}
 _R101: dict[str, Any] = {**_R50, "layers": (3, 4, 23, 3)}
-# Neither 4 nor 8 divides splits of 18 channels. Of the blocks that do, these come nearest to the published counts.
+# 4 and 8 do not divide splits of 18 channels. Of the blocks that do, these come nearest to the published counts.
 _S: dict[str, Any] = {"base_width": 18, "block_args": {"blocks": (1, 1, 2, 2)}}
 # The nearest width that fills vectors of 16 numbers. Engines make more of these networks than of S.
 _ALIGNED: dict[str, Any] = {"base_width": 16, "block_args": {"blocks": (1, 1, 2, 2)}}
@@ -48,77 +24,77 @@ _SMALL: dict[str, Any] = {
 _TINY: dict[str, Any] = {"network": SmallResNet, "layers": (2, 2, 2, 2), "channels": (16, 32, 64, 128)}
 
 
-@register
+@register()
 def tiedresnet50(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """TiedResNet-50, 4s x 32w with 1, 2, 4 and 8 blocks (Table 1)."""
     return build("tiedresnet50", pretrained, kwargs, **_R50)
 
 
-@register
+@register()
 def tiedresnet101(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """TiedResNet-101, 4s x 32w with 1, 2, 4 and 8 blocks (Table 1)."""
     return build("tiedresnet101", pretrained, kwargs, **_R101)
 
 
-@register
+@register()
 def tiedresnet50_s(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """TiedResNet-50-S, 4s x 18w (Table 1)."""
     return build("tiedresnet50_s", pretrained, kwargs, **{**_R50, **_S})
 
 
-@register
+@register()
 def tiedresnet101_s(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """TiedResNet-101-S, 4s x 18w (Table 1)."""
     return build("tiedresnet101_s", pretrained, kwargs, **{**_R101, **_S})
 
 
-@register
+@register()
 def tiedresnet50_4s16w(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """TiedResNet-50, 4s x 16w: as S, but its splits fill vectors; not in the paper's tables."""
     return build("tiedresnet50_4s16w", pretrained, kwargs, **{**_R50, **_ALIGNED})
 
 
-@register
+@register()
 def tiedresnet101_4s16w(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """TiedResNet-101, 4s x 16w; not in the paper's tables."""
     return build("tiedresnet101_4s16w", pretrained, kwargs, **{**_R101, **_ALIGNED})
 
 
-@register
+@register()
 def tiedresnet50_lite(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """TiedResNet-50, 4s x 16w, with four blocks in entry, mixer and shortcut; not in the paper's tables."""
     lite = {"block_args": {**_ALIGNED["block_args"], "shared_blocks": 4}}
     return build("tiedresnet50_lite", pretrained, kwargs, **{**_R50, **_ALIGNED, **lite})
 
 
-@register
+@register()
 def tiedresnet50_2s48w(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """TiedResNet-50 with two splits of 48 channels (Table 5)."""
     block_args = {"splits": 2, "blocks": (1, 2)}
     return build("tiedresnet50_2s48w", pretrained, kwargs, **{**_R50, "base_width": 48, "block_args": block_args})
 
 
-@register
+@register()
 def tiedresnet50_6s24w(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """TiedResNet-50 with six splits of 24 channels (Table 5)."""
     block_args = {"splits": 6, "blocks": (1, 1, 2, 2, 4, 4)}
     return build("tiedresnet50_6s24w", pretrained, kwargs, **{**_R50, "base_width": 24, "block_args": block_args})
 
 
-@register
+@register()
 def tiedresnet50_8s18w(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """TiedResNet-50 with eight splits of 18 channels (Table 5)."""
     block_args = {"splits": 8, "blocks": (1, 1, 1, 1, 2, 2, 2, 2)}
     return build("tiedresnet50_8s18w", pretrained, kwargs, **{**_R50, "base_width": 18, "block_args": block_args})
 
 
-@register
+@register()
 def tiedresnet50_concat(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """TiedResNet-50 whose mixer concatenates the splits (Table 6)."""
     return build("tiedresnet50_concat", pretrained, kwargs, **_R50, block_args={"mixer": "concatenate"})
 
 
-@register
+@register(**_SMALL_CFG)
 def resnet_small(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """Bottleneck ResNet of 14 layers for images of 32 to 128 pixels, the untied twin of ``tiedresnet_small``.
 
@@ -128,7 +104,7 @@ def resnet_small(pretrained: bool = False, **kwargs: Any) -> ResNet:
     return build("resnet_small", pretrained, kwargs, block=Bottleneck, base_width=128, **_SMALL)
 
 
-@register
+@register(**_SMALL_CFG)
 def tiedresnet_small(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """TiedResNet of the same skeleton as ``resnet_small``, 4s x 32w: splits of 16 to 128 channels, which fill vectors.
 
@@ -140,7 +116,7 @@ def tiedresnet_small(pretrained: bool = False, **kwargs: Any) -> ResNet:
     )
 
 
-@register
+@register(**_SMALL_CFG)
 def resnet_tiny(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """Bottleneck ResNet of 26 layers for small images (8 to 64 pixels), the untied twin of ``tiedresnet_tiny``.
 
@@ -150,7 +126,7 @@ def resnet_tiny(pretrained: bool = False, **kwargs: Any) -> ResNet:
     return build("resnet_tiny", pretrained, kwargs, block=Bottleneck, **_TINY)
 
 
-@register
+@register(**_SMALL_CFG)
 def tiedresnet_tiny(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """TiedResNet of the same skeleton as ``resnet_tiny``, 4s x 32w, for small images.
 

@@ -1,4 +1,4 @@
-"""Weights read from a file, and loaded into the model that they are of."""
+"""Reading weights from files, and loading them into models."""
 
 import argparse
 import pickle
@@ -207,11 +207,11 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
 
 
 def describe_difference(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """Say what of ``expected`` is missing in ``state``, unknown or unlike in shape or kind; empty if nothing is.
+    """Describe how ``state`` differs from ``expected`` in names, shapes and kinds of number; empty if it does not.
 
-    Kinds are floating point, integer and complex: torch would convert one to another without a word. The counters of
-    batches in batch norms may be missing, as in old files; torch starts them at 0. Averaging of checkpoints makes
-    floating-point numbers of them.
+    Kinds are floating point, integer and complex, which torch would convert silently. The counters of batches in batch
+    norms may be missing, as in old files: torch starts them at 0. They may be floating-point numbers, as after the
+    averaging of checkpoints.
 
     Example:
         >>> a, b = nn.Linear(2, 3), nn.Linear(2, 4, bias=False)
@@ -240,7 +240,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 def classifiers(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the layers that give the classes: what timm's configuration says, else the last layer."""
+    """Return the names of the layers that output the classes: those in timm's configuration, else the last layer."""
     cfg: Any = getattr(model, "pretrained_cfg", None)
     if cfg is not None:
         return _names(cfg.get("classifier"))
@@ -249,11 +249,11 @@ def classifiers(model: nn.Module) -> tuple[str, ...]:
 
 
 def sizes(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, int]:
-    """Read ``num_classes`` and ``in_chans`` off the shapes in ``state``, as far as ``model`` names those layers.
+    """Read ``num_classes`` and ``in_chans`` off the shapes in ``state``, where the layers are known.
 
     Args:
-        model: of the architecture that the weights are of, with the default number of channels and any of classes.
-        state: its weights.
+        model: of the architecture of the weights, with the default number of channels and any number of classes.
+        state: the weights.
     """
     cfg: Any = getattr(model, "pretrained_cfg", {})
     own = model.state_dict()
@@ -263,7 +263,7 @@ def sizes(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, int]:
         weight, known = (weights.get(f"{name}.weight") for weights in (state, own))
         image = cfg.get("input_size")
         if image and weight is not None and known is not None and weight.dim() == known.dim() > 1:
-            # Some stems have several inputs a channel: TResNet's first folds 4x4 pixels into channels.
+            # Some stems have several inputs per channel: TResNet first folds 4x4 pixels into channels.
             found["in_chans"] = image[0] * weight.shape[1] // known.shape[1]
     return found
 
