@@ -1,4 +1,4 @@
-"""Checks shared by the operators and the modules, with the project's one form of message.
+"""Checks shared by the operators and the modules, with messages in the project's form.
 
 A check states what was given and the rule, with numbers, and what to do. The public function or module puts its name in
 front with :class:`named`, so that the message reads ``TiedConv2d: what was given and the rule. What to do.``
@@ -93,7 +93,7 @@ def per_dim(
         and max(value) <= _LONGEST
     ):
         return value
-    # The numbers in a tensor are not ints, and those in bytes are never meant.
+    # Tensors do not hold ints, and bytes are a mistake.
     values: tuple[Any, ...] = (value,)
     if isinstance(value, Iterable) and not isinstance(value, Tensor | bytes):
         values = tuple(value)

@@ -40,7 +40,10 @@ from tiedconv.nn import TiedConv1d, TiedConv2d, TiedConv3d
         ((8, 8, 3, {"padding": -1}), r"^TiedConv2d: padding must be at least 0, got -1\.$"),
         ((8, 8, 3, {"stride": 0}), r"^TiedConv2d: stride must be at least 1, got 0\.$"),
         ((8, 8, 3, {"dilation": (1, 0)}), r"^TiedConv2d: dilation must be at least 1, got \(1, 0\)\.$"),
-        ((8, 8, 3, {"padding": "full"}), r'^TiedConv2d: padding must be a number, "same" or "valid", got \'full\'\.$'),
+        (
+            (8, 8, 3, {"padding": "full"}),
+            r'^TiedConv2d: padding must be an int, a tuple of ints, "same" or "valid", got \'full\'\.$',
+        ),
         (
             (8, 8, 3, {"padding": "same", "stride": 2}),
             r'^TiedConv2d: padding="same" needs stride 1, got stride=2\. Give the padding as numbers\.$',

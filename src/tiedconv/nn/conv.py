@@ -8,9 +8,9 @@ from torch import Tensor, device, dtype, empty, nn
 
 from .. import _checks
 from ..ops.algorithms import Size
-from ..ops.functional import Padding, convolve, pad
+from ..ops.functional import Padding, check_geometry, convolve, pad
 
-# A trace records calls of these, which look at sizes, instead of going through them.
+# A trace records calls of these instead of going through them: they look at sizes.
 torch.fx.wrap("convolve")
 torch.fx.wrap("pad")
 
@@ -18,10 +18,13 @@ _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 class _TiedConvNd(nn.Module):
-    """What the three tied convolutions share; ``N`` tells them apart."""
+    """What the three tied convolutions share; ``N`` is their number of spatial dimensions."""
 
     N: ClassVar[int]
 
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    dilation: tuple[int, ...]
     weight: nn.Parameter
     bias: nn.Parameter | None
 
@@ -50,18 +53,8 @@ class _TiedConvNd(nn.Module):
             self.in_channels = in_channels
             self.out_channels = out_channels
             self.kernel_size = _checks.per_dim("kernel_size", kernel_size, self.N, minimum=1, error=ValueError)
-            self.stride = _checks.per_dim("stride", stride, self.N, minimum=1, error=ValueError)
-            self.dilation = _checks.per_dim("dilation", dilation, self.N, minimum=1, error=ValueError)
-            if isinstance(padding, str):
-                if padding not in ("same", "valid"):
-                    raise ValueError(f'padding must be a number, "same" or "valid", got {padding!r}.')
-                if padding == "same" and any(s != 1 for s in self.stride):
-                    raise ValueError(
-                        f'padding="same" needs stride 1, got stride={stride}. Give the padding as numbers.'
-                    )
-                self.padding: tuple[int, ...] | str = padding
-            else:
-                self.padding = _checks.per_dim("padding", padding, self.N, minimum=0, error=ValueError)
+            geometry = check_geometry(self.N, stride, padding, dilation, error=ValueError)
+            self.stride, self.padding, self.dilation = geometry
         self.groups = groups
         self.blocks = blocks
         self.padding_mode = padding_mode
@@ -77,9 +70,9 @@ class _TiedConvNd(nn.Module):
     def reset_parameters(self) -> None:
         """Draw weight and bias as ``torch.nn.Conv2d`` does for the fan-in of one block.
 
-        An output channel of block b sees that block's C_i/(B·G) input channels and nothing else. Its variance is set by
-        those inputs, so the bound is 1/sqrt(C_i/(B·G)·k_H·k_W), which is what torch's rule gives for this weight; that
-        the same numbers serve B blocks changes no output's variance.
+        An output channel sees the C_i/(B·G) input channels of its own block and nothing else. They set its variance, so
+        the bound is 1/sqrt(C_i/(B·G)·k_H·k_W), which torch's rule gives for this weight; sharing the numbers among B
+        blocks does not change the variance.
         """
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
@@ -94,7 +87,7 @@ class _TiedConvNd(nn.Module):
             return convolve(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups, self.blocks)
 
     def pad_input(self, x: Tensor) -> Tensor:
-        """Pad ``x`` by ``padding`` in ``padding_mode``, which may be any but ``"zeros"``, in its memory format."""
+        """Pad ``x`` in a ``padding_mode`` other than ``"zeros"``, and keep its memory format."""
         amounts: list[int] = []  # (before, after), last dimension first, as F.pad wants them
         for i in reversed(range(self.N)):
             if self.padding == "same":

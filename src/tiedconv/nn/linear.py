@@ -8,7 +8,7 @@ from torch import Tensor, device, dtype, empty, nn
 from .. import _checks
 from ..ops.functional import linear
 
-torch.fx.wrap("linear")  # a trace records the call, which looks at sizes, instead of going through it
+torch.fx.wrap("linear")  # a trace records the call instead of going through it: it looks at sizes
 
 
 class TiedLinear(nn.Module):
@@ -72,14 +72,14 @@ class TiedLinear(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw weight and bias as ``torch.nn.Linear`` does for the fan-in of one block, C_i/B: all an output sees."""
+        """Draw weight and bias as ``torch.nn.Linear`` does for the fan-in of one block, C_i/B."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
             bound = 1 / math.sqrt(self.weight.shape[1])
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        try:  # costs nothing, where a `with` block around the call would take 3 % of its time
+        try:  # costs nothing; a `with` block around the call would take 3 % of its time
             return linear(x, self.weight, self.bias, self.blocks)
         except RuntimeError:
             with _checks.named(type(self).__name__):

@@ -10,7 +10,7 @@ from .. import _checks
 from ..ops.algorithms import Size
 from ..ops.split import split_convolve
 
-torch.fx.wrap("split_convolve")  # a trace records the call, which looks at sizes, instead of going through it
+torch.fx.wrap("split_convolve")  # a trace records the call instead of going through it: it looks at sizes
 
 
 class SplitTiedConv2d(nn.Module):
@@ -18,8 +18,8 @@ class SplitTiedConv2d(nn.Module):
 
     The 3x3 convolutions of the paper's bottleneck (section 2): :math:`s` = ``len(blocks)`` splits, where split
     :math:`i` is a tied convolution with ``blocks[i]`` blocks in each of ``groups[i]`` groups. Equal to a
-    :class:`TiedConv2d` on each chunk of the channels and ``torch.cat`` of their outputs; one layer, so that it can be
-    computed, and normalised afterwards, in one go. There is no bias.
+    :class:`TiedConv2d` on each chunk of the channels and ``torch.cat`` of their outputs, as one layer that one norm can
+    follow. There is no bias.
 
     Args:
         in_channels: channels of the input, a multiple of :math:`s \cdot` ``blocks[i] * groups[i]`` for every split.

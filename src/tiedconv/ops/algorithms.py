@@ -18,7 +18,7 @@ Size = int | Sequence[int]
 
 
 class ConvArgs(NamedTuple):
-    """Geometry of a convolution, as ``torch.nn.functional`` takes it, and how its channels are shared out."""
+    """Geometry of a convolution, as ``torch.nn.functional`` takes it, and how its channels are divided."""
 
     stride: Size
     padding: Size | str

@@ -1,7 +1,7 @@
 """Which algorithm computes a call: one rule, read from shapes, memory format and device.
 
-On CPUs they follow times of ``tiedconv bench operators`` (AVX-512, 2 threads, float32, batch 8): on the 96 cases of its
-sweep, forward alone and with backward, the chosen one is within a tenth of the fastest. Elsewhere they avoid copies.
+On CPUs the rule follows times of ``tiedconv bench operators`` (AVX-512, 2 threads, float32, batch 8): in all 96 cases
+of its sweep, forward alone and with backward, it is within a tenth of the fastest. Elsewhere it avoids copies.
 """
 
 import math
@@ -12,7 +12,7 @@ from . import algorithms, layout
 from .algorithms import Algorithm, ConvArgs
 
 FEW_POSITIONS, FEWER_POSITIONS = 14 * 14, 8 * 8
-"""Maps so small that what a convolution does to its weights beforehand counts."""
+"""Maps so small that the time in which a convolution prepares its weights counts."""
 
 MANY_POSITIONS = 28 * 28
 

@@ -122,7 +122,7 @@ def tied_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, blocks
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, blocks: int) -> Tensor:
-    """Compute a tied linear map whose numbers are checked; only the input's shape is looked at."""
+    """Compute a tied linear map whose arguments are checked, except for the input's shape."""
     shape = x.shape
     rows, columns = weight.shape
     if not torch.jit.is_tracing() and (not shape or shape[-1] != columns * blocks):
@@ -146,13 +146,13 @@ def convolve(
     groups: int,
     blocks: int,
 ) -> Tensor:
-    """Compute a convolution whose numbers are checked, in the memory format of ``x``.
+    """Compute a convolution whose arguments are checked, in the memory format of ``x``.
 
-    On the path of every call: only shape and dtype of the input are looked at.
+    Every call comes here, so only the input's shape and dtype are checked.
 
-    While ``torch.export`` or ``torch.jit`` record the call, and so in ONNX files, ``view`` computes it: it stores
-    filters once, where exporters write out the repeated ones of ``grouped``. Sizes are symbols or tensors then, and
-    asking about one would fix the answer for every later input.
+    While ``torch.export`` or ``torch.jit`` record the call, and so in ONNX files, ``view`` computes it: it stores the
+    filters once, where exporters would write out the repeated ones of ``grouped``. Sizes are symbols or tensors then,
+    and a comparison would be recorded as a constant.
     """
     traced = torch.compiler.is_exporting() or torch.jit.is_tracing()
     fits = traced or (x.shape[1:2] == (weight.shape[1] * groups * blocks,) and x.dtype == weight.dtype)
@@ -189,7 +189,7 @@ def _checked_conv(
     groups: int,
     blocks: int,
 ) -> Tensor:
-    """Check a call of a function, which has not been built before, and compute it."""
+    """Check all arguments of a call, and compute it."""
     with _checks.named(f"tied_conv{spatial_dims}d"):
         _checks.check_blocks({}, groups=groups, blocks=blocks)
         _check_kinds(x, weight, bias)
@@ -204,17 +204,22 @@ def _checked_conv(
         return convolve(x, weight, bias, *geometry, groups, blocks)
 
 
-def check_geometry(dims: int, stride: Size, padding: Padding, dilation: Size) -> tuple[Any, Any, Any]:
-    """Check stride, padding and dilation of a call → one entry of each per dimension, or the padding's name."""
-    stride = _checks.per_dim("stride", stride, dims, minimum=1, error=RuntimeError)
-    dilation = _checks.per_dim("dilation", dilation, dims, minimum=1, error=RuntimeError)
+def check_geometry(
+    dims: int, stride: Size, padding: Padding, dilation: Size, *, error: type[Exception] = RuntimeError
+) -> tuple[Any, Any, Any]:
+    """Check stride, padding and dilation → one entry of each per dimension, or the padding's name.
+
+    ``error`` is as in :func:`tiedconv._checks.per_dim`.
+    """
+    strides = _checks.per_dim("stride", stride, dims, minimum=1, error=error)
+    dilation = _checks.per_dim("dilation", dilation, dims, minimum=1, error=error)
     if not isinstance(padding, str):
-        return stride, _checks.per_dim("padding", padding, dims, minimum=0, error=RuntimeError), dilation
+        return strides, _checks.per_dim("padding", padding, dims, minimum=0, error=error), dilation
     if padding not in ("same", "valid"):
-        raise RuntimeError(f'padding must be an int, a tuple of ints, "same" or "valid", got {padding!r}.')
-    if padding == "same" and any(s != 1 for s in stride):
-        raise RuntimeError(f'padding="same" needs stride 1, got stride={stride}. Give the padding as numbers.')
-    return stride, padding, dilation
+        raise error(f'padding must be an int, a tuple of ints, "same" or "valid", got {padding!r}.')
+    if padding == "same" and any(s != 1 for s in strides):
+        raise error(f'padding="same" needs stride 1, got stride={stride}. Give the padding as numbers.')
+    return strides, padding, dilation
 
 
 def _check_kinds(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:

@@ -32,7 +32,7 @@ def is_channels_last(x: Tensor) -> bool:
 
 
 def match_format(y: Tensor, like: Tensor) -> Tensor:
-    """Return ``y`` in the memory format of ``like`` (same rank), copied only where it is in the other one."""
+    """Return ``y`` in the memory format of ``like`` (same rank), copied only if it has another one."""
     if torch.jit.is_tracing():  # sizes are tensors then, and comparing them would be recorded as a constant
         channels, *space = like.stride()[1:]
         last = len(space) > 1 and channels < min(space)
@@ -61,7 +61,7 @@ def repeat_for_groups(weight: Tensor, *, groups: int, blocks: int) -> Tensor:
 def diagonal_blocks(weight: Tensor, *, groups: int, blocks: int) -> Tensor:
     """Weight (C_o, C_i/G, *kernel) → (G, B, C_o/(BG), C_i/(BG), *kernel): what maps each block of a group to itself.
 
-    What maps one block to another is left out, as a tied weight has none of it.
+    What maps one block to another is left out: a tied weight has no such entries.
     """
     square = weight.unflatten(0, (groups, blocks, -1)).unflatten(3, (blocks, -1))
     return square.diagonal(dim1=1, dim2=3).movedim(-1, 1)
@@ -81,9 +81,9 @@ def merge_groups(weight: Tensor, *, groups: int, to: int) -> Tensor:
 
 
 def side_by_side(weights: Sequence[Tensor], groups: Sequence[int]) -> tuple[Tensor, int]:
-    """Weights of grouped convolutions, equally wide, → weight and groups of the one that computes all of them.
+    """Weights of equally wide grouped convolutions → weight and groups of one convolution that computes all of them.
 
-    Convolution ``i`` has ``groups[i]`` groups. The groups of the one are as wide as all of those allow.
+    Convolution ``i`` has ``groups[i]`` groups. The groups of the result are as narrow as theirs allow.
     """
     common = math.gcd(*groups)
     merged = [merge_groups(w, groups=g, to=common) for w, g in zip(weights, groups, strict=True)]

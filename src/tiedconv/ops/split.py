@@ -30,7 +30,7 @@ def split_tied_conv2d(
     Args:
         x: :math:`(N, C_i, H, W)` or :math:`(C_i, H, W)`, in any memory format; :math:`N` may be 0.
         weights: one weight per split, :math:`(C_o / (s B_i),\; C_i / (s B_i G_i),\; k_H, k_W)`.
-        biases: one bias per split, :math:`(C_o / (s B_i))`, or none at all.
+        biases: one bias per split, :math:`(C_o / (s B_i))`. Default: no biases.
         stride, padding, dilation: as in ``F.conv2d``, the same for all splits.
         groups: one number of groups per split. Default: 1 each.
         blocks: one number of blocks per split.
@@ -70,7 +70,7 @@ def split_convolve(
     groups: Sequence[int],
     blocks: Sequence[int],
 ) -> Tensor:
-    """Compute a call whose numbers are checked; only the input is looked at."""
+    """Compute a call whose arguments are checked, except for the input."""
     traced = torch.jit.is_tracing()  # sizes are tensors then, and a comparison would be recorded as a constant
     if x.dim() != 4 or not (traced or x.shape[1] == _channels(weights, groups, blocks)):
         if not traced:
