@@ -13,7 +13,7 @@ def test_predict_reads_a_folder_of_images_in_any_mode_and_size(tmp_path):
     with pytest.warns(
         UserWarning, match=r"ImageFiles: 1 files of other suffixes \(1 \.txt: notes\.txt\) in .* not read"
     ):
-        images, paths = next(iter(Digits(predict_path=str(tmp_path)).predict_dataloader()))
+        images, paths, _ = next(iter(Digits(predict_path=str(tmp_path)).predict_dataloader()))
     assert images.shape == (2, 1, 16, 16)
     assert [p.removeprefix(str(tmp_path)) for p in paths] == ["/b.png", "/sub/a.jpg"]
     assert images[0].mean() > 0 > images[1].mean()
@@ -21,7 +21,7 @@ def test_predict_reads_a_folder_of_images_in_any_mode_and_size(tmp_path):
 
 def test_predict_reads_one_image(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "one.png")
-    _, paths = next(iter(Digits(predict_path=str(tmp_path / "one.png")).predict_dataloader()))
+    _, paths, _ = next(iter(Digits(predict_path=str(tmp_path / "one.png")).predict_dataloader()))
     assert paths == (str(tmp_path / "one.png"),)
 
 
@@ -33,13 +33,13 @@ def test_predict_takes_folders_with_an_images_name_and_linked_ones(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "photos" / "b.png")
     (root / "linked").symlink_to("../photos")
     (tmp_path / "photos" / "back").symlink_to("../root")  # a loop
-    _, paths = next(iter(Digits(predict_path=str(root)).predict_dataloader()))
+    _, paths, _ = next(iter(Digits(predict_path=str(root)).predict_dataloader()))
     assert [p.removeprefix(str(root)) for p in paths] == ["/album.jpg/a.png", "/linked/b.png"]
 
 
 def test_predict_falls_back_to_the_validation_images():
     data = Digits(batch_size=4)
-    images, numbers = next(iter(data.predict_dataloader()))
+    images, numbers, _ = next(iter(data.predict_dataloader()))
     assert numbers == ("0", "1", "2", "3")
     assert torch.equal(images[2], data.split(train=False)[2][0])
 

@@ -234,7 +234,7 @@ def test_validation_has_every_image_and_only_its_id(coco):
 
 def test_prediction_falls_back_to_the_validation_images_and_their_paths(coco, tmp_path):
     data = coco(content(thing(1)), content(thing(1), images=(5, 7)))
-    images, paths = next(iter(data.predict_dataloader()))
+    images, paths, _ = next(iter(data.predict_dataloader()))
     assert paths == [str(tmp_path / "val" / "5.png"), str(tmp_path / "val" / "7.png")]
     assert torch.equal(images[1], data.split(train=False)[1][0])
 
@@ -244,7 +244,7 @@ def test_prediction_reads_the_users_own_images_in_their_sizes(coco, tmp_path):
     mine.mkdir()
     Image.new("RGBA", (40, 30), (255, 0, 0)).save(mine / "a.png")
     Image.new("L", (9, 8), 51).save(mine / "b.png")
-    (images, paths), *others = coco(content(thing(1)), predict_path=str(mine)).predict_dataloader()
+    (images, paths, _), *others = coco(content(thing(1)), predict_path=str(mine)).predict_dataloader()
     assert others == []
     assert paths == [str(mine / "a.png"), str(mine / "b.png")]
     assert [image.shape for image in images] == [(3, 30, 40), (3, 8, 9)]

@@ -1,39 +1,58 @@
+import csv
 import json
 import os
 from types import SimpleNamespace
 
+import lightning as L
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from tiedconv.data import Digits
+from tiedconv.tasks import ClassificationTask
 from tiedconv.tasks.predictions import ClassWriter, DetectionWriter
 
 LATIN = os.fsdecode(b"caf\xe9.png")
+QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
 def trainer(folder, classes):
     return SimpleNamespace(
-        datamodule=SimpleNamespace(classes=classes), world_size=1, log_dir=None, default_root_dir=str(folder)
+        datamodule=SimpleNamespace(classes=classes),
+        world_size=1,
+        log_dir=None,
+        default_root_dir=str(folder),
+        strategy=SimpleNamespace(barrier=lambda: None),
     )
 
 
-def write_classes(folder, sources, classes=("cat", "dog")):
-    batch = {"source": sources, "probabilities": torch.tensor([[0.25, 0.75]] * len(sources))}
-    ClassWriter().write_on_epoch_end(trainer(folder, classes), None, [batch], [])
-    return (folder / "predictions.csv").read_text(encoding="utf-8").splitlines()
+def table(folder):
+    with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
 
 
-def test_names_that_are_no_utf8_are_written_out(tmp_path):
-    assert write_classes(tmp_path, ["a.png", LATIN], ["cat", LATIN])[1:] == [
-        r"a.png,caf\udce9.png,0.7500,cat,0.2500",
-        r"caf\udce9.png,caf\udce9.png,0.7500,cat,0.2500",
+def write_classes(folder, *batches, classes=("cat", "dog")):
+    writer, made = ClassWriter(), trainer(folder, classes)
+    writer.on_predict_start(made, None)
+    for sources in batches:
+        prediction = {"source": sources, "probabilities": torch.tensor([[0.25, 0.75]] * len(sources))}
+        writer.write_on_batch_end(made, None, prediction, None, (None, sources, []), 0, 0)
+        yield table(folder)
+
+
+def test_names_that_are_not_utf8_are_written_out(tmp_path):
+    (rows,) = write_classes(tmp_path, ["a.png", LATIN], classes=["cat", LATIN])
+    assert rows[1:] == [
+        ["a.png", r"caf\udce9.png", "0.7500", "cat", "0.2500"],
+        [r"caf\udce9.png", r"caf\udce9.png", "0.7500", "cat", "0.2500"],
     ]
 
 
-def test_half_a_table_is_no_file(tmp_path):
-    batch = {"source": ["a.png", "b.png"], "probabilities": torch.tensor([[0.25, 0.75]])}
-    with pytest.raises(ValueError, match="zip"):
-        ClassWriter().write_on_epoch_end(trainer(tmp_path, ["cat", "dog"]), None, [batch], [])
-    assert list(tmp_path.iterdir()) == []
+def test_the_table_is_there_after_every_batch_and_begins_anew_with_every_run(tmp_path):
+    for _ in range(2):
+        lengths = [len(rows) for rows in write_classes(tmp_path, ["a.png", "b, c.png"], ["d\ne.png"])]
+        assert lengths == [3, 4]
 
 
 @pytest.mark.parametrize("name", ["n" * 251, "日" * 80, os.fsdecode(b"\xe9" * 251)])
@@ -41,10 +60,33 @@ def test_pictures_of_the_longest_names_are_drawn(tmp_path, name):
     writer, made = DetectionWriter(), trainer(tmp_path, [LATIN])
     found = {"labels": torch.tensor([1]), "scores": torch.tensor([0.5]), "boxes": torch.tensor([[1.0, 1, 9, 9]])}
     writer.on_predict_start(made, None)
-    prediction = {"source": [f"mine/{name}.png"] * 2, "detections": [found] * 2}
-    writer.write_on_batch_end(made, None, prediction, None, [torch.zeros(2, 3, 16, 16)], 0, 0)
-    writer.on_predict_end(made, None)
-    listed = json.loads((tmp_path / "predictions.json").read_text())
-    assert [one["image"] for one in listed] == [f"mine/{name}.png"] * 2
+    sources = [f"mine/{name}.png"] * 2
+    for batch in range(2):
+        prediction = {"source": sources, "detections": [found] * 2}
+        writer.write_on_batch_end(made, None, prediction, None, (torch.zeros(2, 3, 16, 16), sources, []), 0, 0)
+        listed = json.loads((tmp_path / "predictions.json").read_text())  # whole after every batch
+        assert [one["image"] for one in listed] == sources * (batch + 1)
     assert {tmp_path / one["picture"] for one in listed} == set((tmp_path / "predictions").iterdir())
-    assert len(list((tmp_path / "predictions").iterdir())) == 2
+    assert len(list((tmp_path / "predictions").iterdir())) == 4
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_damaged_images_cost_no_other_predictions(tmp_path, workers):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(6):
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (16, 16), np.uint8)).save(photos / f"{i}.png")
+    whole = (photos / "1.png").read_bytes()
+    (photos / "1.png").write_bytes(whole[: len(whole) // 2])
+    for damaged in (2, 3):  # a batch of its own
+        (photos / f"{damaged}.png").write_text("no image" * (damaged - 2))
+    data = Digits(batch_size=2, num_workers=workers, predict_path=str(photos))
+    task = ClassificationTask("tiedresnet_tiny", num_classes=10, in_chans=1)
+    with pytest.raises(
+        OSError, match=r"3 of 6 images have no prediction, see .*failed\.txt\. The first: .*1\.png cannot"
+    ):
+        L.Trainer(**QUIET, default_root_dir=tmp_path).predict(task, data, return_predictions=False)
+    rows = table(tmp_path)
+    assert [row[0] for row in rows[1:]] == [str(photos / f"{i}.png") for i in (0, 4, 5)]
+    reasons = (tmp_path / "predictions-failed.txt").read_text().splitlines()
+    assert [reason.partition(" cannot")[0] for reason in reasons] == [str(photos / f"{i}.png") for i in (1, 2, 3)]

@@ -4,6 +4,7 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from PIL import Image, ImageOps
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ._listing import Listing
@@ -110,10 +111,13 @@ class ImageData(L.LightningDataModule):
     test_dataloader = val_dataloader
 
     def predict_dataloader(self) -> DataLoader[Any]:
+        """Return batches of images, their names or paths, and why others of the batch could not be read."""
         dataset = self.named() if self.predict_path is None else self.image_files(Path(self.predict_path))
-        return self._loader(dataset, shuffle=False)
+        return self._loader(_ReadableImages(dataset), shuffle=False, collate=partial(_readable, self.collate))
 
-    def _loader(self, dataset: Dataset[Any], *, shuffle: bool) -> DataLoader[Any]:
+    def _loader(
+        self, dataset: Dataset[Any], *, shuffle: bool, collate: Callable[[list[Any]], Any] | None = None
+    ) -> DataLoader[Any]:
         # Samplers of our own also for one process: torch's RandomSampler takes its order from the global generator.
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         # The same number of steps with any number of processes; a set smaller than one step is one, with repetitions.
@@ -129,7 +133,7 @@ class ImageData(L.LightningDataModule):
             sampler=sampler,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
-            collate_fn=self.collate,
+            collate_fn=collate or self.collate,
             drop_last=drop_last,
             generator=torch.Generator(),  # a loader's start draws a number, which must not come from the global one
         )
@@ -205,6 +209,29 @@ class _SeededImages(Dataset[Any]):
             random.setstate(python)
             np.random.set_state(numpy)
             torch.set_rng_state(pytorch)
+
+
+class _ReadableImages(Dataset[Any]):
+    """Images to predict for; in the place of one that cannot be read stands the reason, a str."""
+
+    def __init__(self, images: Dataset[Any]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)  # type: ignore[arg-type]  # every split has a length
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.images[index]
+        except OSError as error:
+            return str(error)
+
+
+def _readable(collate: Callable[[list[Any]], Any] | None, items: list[Any]) -> tuple[Any, Any, list[str]]:
+    """Return the images of a batch, their names, and the reasons in place of the others."""
+    read = [item for item in items if not isinstance(item, str)]
+    images, names = (collate or default_collate)(read) if read else ([], [])
+    return images, names, [item for item in items if isinstance(item, str)]
 
 
 def read_image(file: str | Path | IO[bytes], name: str, mode: str, transform: Transform) -> torch.Tensor:

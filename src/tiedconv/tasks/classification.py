@@ -139,7 +139,9 @@ class ClassificationTask(Task):
 
     test_step = validation_step
 
-    def predict_step(self, batch: tuple[Tensor, list[str]], batch_idx: int) -> dict[str, Any]:
+    def predict_step(self, batch: tuple[Tensor, list[str], list[str]], batch_idx: int) -> dict[str, Any]:
         """Class probabilities of a batch: ``{"source": names or paths, "probabilities": (N, num_classes)}``."""
-        images, sources = batch
+        images, sources, _ = batch
+        if not sources:  # none of the batch could be read
+            return {"source": [], "probabilities": torch.empty(0, self.hparams["num_classes"])}
         return {"source": list(sources), "probabilities": self(images).float().softmax(-1)}

@@ -179,11 +179,11 @@ class DetectionTask(Task):
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
 
-    def predict_step(self, batch: tuple[Images, list[str]], batch_idx: int) -> dict[str, Any]:
-        """Detections of at least ``min_score``: ``{"source": paths, "detections": one dict an image, on the CPU}``."""
-        images, sources = batch
+    def predict_step(self, batch: tuple[Images, list[str], list[str]], batch_idx: int) -> dict[str, Any]:
+        """Detections of at least ``min_score``: ``{"source": paths, "detections": one dict per image, on the CPU}``."""
+        images, sources, _ = batch
         found = []
-        for one in self(images):
+        for one in self(images) if sources else []:
             kept = one["scores"] >= self.min_score  # most are not, and masks are as large as the image
             found.append({name: value[kept].cpu() for name, value in one.items()})
         return {"source": sources, "detections": found}

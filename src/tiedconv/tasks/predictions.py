@@ -1,8 +1,8 @@
 """What ``tiedconv predict`` leaves behind: a table of classes, or pictures of detections."""
 
 import csv
-import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,54 +10,44 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from .._files import printable, write_whole
+from .._files import printable
 from ..report.drawing import draw_detections
 
 
-class ClassWriter(BasePredictionWriter):
-    """Write ``predictions.csv`` into the log folder: image, class, probability, best first, up to five a row."""
+class PredictionWriter(BasePredictionWriter):
+    """Write predictions batch by batch, so that neither an interruption nor a damaged image costs those made before.
 
-    def __init__(self) -> None:
-        super().__init__("epoch")
+    Images that could not be read are listed with the reason in ``predictions-failed.txt``, and end the run with an
+    error once all others are done. With several processes each has files of its own, such as ``predictions-rank0.csv``.
 
-    def write_on_epoch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        predictions: Sequence[Any],
-        batch_indices: Sequence[Any],
-    ) -> None:
-        classes = trainer.datamodule.classes  # type: ignore[attr-defined]
-        path = _output(trainer, "predictions", ".csv")
-        shown = min(5, len(classes))
-        table = io.StringIO()
-        writer = csv.writer(table)
-        writer.writerow(["image", *(f"{what}{i}" for i in range(1, shown + 1) for what in ("class", "probability"))])
-        for batch in predictions:
-            best = batch["probabilities"].topk(shown)
-            for source, values, indices in zip(batch["source"], *map(list, best), strict=True):
-                pairs = zip(indices.tolist(), values.tolist(), strict=True)
-                writer.writerow([source, *(x for i, p in pairs for x in (classes[i], f"{p:.4f}"))])
-        write_whole(path, printable(table.getvalue()))
-        print(f"Predictions: {path}")
-
-
-class DetectionWriter(BasePredictionWriter):
-    """Draw detections into the folder ``predictions`` of the log folder, and list them in ``predictions.json``.
-
-    The list has one entry an image: ``image``, its path, ``picture``, from the list's folder on, and ``detections``,
-    best first, each with ``class``, ``score`` (0-1) and ``box``, ``[x1, y1, x2, y2]`` in pixels of the image.
+    Raises:
+        OSError: at the end, if an image could not be read.
     """
+
+    suffix: str
 
     def __init__(self) -> None:
         super().__init__("batch")
-        self._listed: list[dict[str, Any]] = []
+
+    def begin(self, classes: Sequence[str]) -> None:
+        """Begin the file ``self.path``."""
+        raise NotImplementedError
+
+    def write(self, classes: Sequence[str], images: Sequence[Any], prediction: dict[str, Any]) -> None:
+        """Write what was found in a batch."""
+        raise NotImplementedError
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._listed = []
-        # Once and here: the folder is broadcast, and devices can have different numbers of batches.
-        self._path = _output(trainer, "predictions", ".json")
-        self._path.with_suffix("").mkdir(exist_ok=True)
+        rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
+        # Here, as the folder is broadcast, and devices can have different numbers of batches.
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"predictions{rank}{self.suffix}"
+        self.failed_path = folder / f"predictions-failed{rank}.txt"
+        self.failed_path.unlink(missing_ok=True)  # of an earlier run with the same folder
+        self.done = 0
+        self.failed: list[str] = []
+        self.begin(trainer.datamodule.classes)  # type: ignore[attr-defined]
 
     def write_on_batch_end(
         self,
@@ -69,31 +59,80 @@ class DetectionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        classes = trainer.datamodule.classes  # type: ignore[attr-defined]
-        for image, source, found in zip(batch[0], prediction["source"], prediction["detections"], strict=True):
-            # Numbered, as images of one name may come from several folders; cut, as a name is at most 255 bytes long.
-            picture = self._path.with_suffix("") / f"{len(self._listed):05d}-{Path(source).stem[:60]}.png"
-            draw_detections(image, found, classes, min_score=0).save(picture)
-            columns = zip(found["labels"].tolist(), found["scores"].tolist(), found["boxes"].tolist(), strict=True)
-            self._listed.append(
-                {
-                    "image": source,
-                    "picture": str(picture.relative_to(self._path.parent)),
-                    "detections": [
-                        {"class": classes[label - 1], "score": round(score, 4), "box": [round(v, 2) for v in box]}
-                        for label, score, box in columns
-                    ],
-                }
-            )
+        images, sources, reasons = batch
+        if reasons:
+            with self.failed_path.open("a", encoding="utf-8") as file:
+                file.writelines(f"{printable(reason)}\n" for reason in reasons)
+            self.failed += reasons
+        if sources:
+            self.write(trainer.datamodule.classes, images, prediction)  # type: ignore[attr-defined]
+            self.done += len(sources)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        write_whole(self._path, json.dumps(self._listed, indent=1))
-        print(f"Pictures:    {self._path.with_suffix('')}\nPredictions: {self._path}")
+        print(f"Predictions: {self.path}")
+        trainer.strategy.barrier()  # the error of one process ends the others
+        if self.failed:
+            raise OSError(
+                f"{len(self.failed)} of {self.done + len(self.failed)} images have no prediction, see "
+                f"{self.failed_path}. The first: {self.failed[0]}"
+            )
 
 
-def _output(trainer: L.Trainer, stem: str, suffix: str) -> Path:
-    """Return a path in the log folder, which is made; each of several processes has its own."""
-    rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
-    folder = Path(trainer.log_dir or trainer.default_root_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{stem}{rank}{suffix}"
+class ClassWriter(PredictionWriter):
+    """Write ``predictions.csv`` into the log folder: image, class, probability, best first, up to five per row."""
+
+    suffix = ".csv"
+
+    def begin(self, classes: Sequence[str]) -> None:
+        self.shown = min(5, len(classes))
+        heading = [f"{what}{i}" for i in range(1, self.shown + 1) for what in ("class", "probability")]
+        self.path.unlink(missing_ok=True)
+        self._append([["image", *heading]])
+
+    def write(self, classes: Sequence[str], images: Sequence[Any], prediction: dict[str, Any]) -> None:
+        rows = []
+        best = prediction["probabilities"].topk(self.shown)
+        for source, values, indices in zip(prediction["source"], *map(list, best), strict=True):
+            pairs = zip(indices.tolist(), values.tolist(), strict=True)
+            rows.append([source, *(x for i, p in pairs for x in (classes[i], f"{p:.4f}"))])
+        self._append(rows)
+
+    def _append(self, rows: Sequence[Sequence[str]]) -> None:
+        with self.path.open("a", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            csv.writer(file).writerows(rows)
+
+
+class DetectionWriter(PredictionWriter):
+    """Draw detections into the folder ``predictions`` of the log folder, and list them in ``predictions.json``.
+
+    The list has one entry per image: ``image``, its path, ``picture``, from the list's folder on, and ``detections``,
+    best first, each with ``class``, ``score`` (0-1) and ``box``, ``[x1, y1, x2, y2]`` in pixels of the image.
+    """
+
+    suffix = ".json"
+
+    def begin(self, classes: Sequence[str]) -> None:
+        self.path.with_suffix("").mkdir(exist_ok=True)
+        self.path.write_text("[\n]")
+
+    def write(self, classes: Sequence[str], images: Sequence[Any], prediction: dict[str, Any]) -> None:
+        entries: list[str] = []
+        for image, source, found in zip(images, prediction["source"], prediction["detections"], strict=True):
+            # Numbered, as images of one name may come from several folders; cut, as a name is at most 255 bytes long.
+            name = f"{self.done + len(entries):05d}-{Path(source).stem[:60]}.png"
+            picture = self.path.with_suffix("") / name
+            draw_detections(image, found, classes, min_score=0).save(picture)
+            columns = zip(found["labels"].tolist(), found["scores"].tolist(), found["boxes"].tolist(), strict=True)
+            entry = {
+                "image": source,
+                "picture": str(picture.relative_to(self.path.parent)),
+                "detections": [
+                    {"class": classes[label - 1], "score": round(score, 4), "box": [round(v, 2) for v in box]}
+                    for label, score, box in columns
+                ],
+            }
+            entries.append(json.dumps(entry))
+        # In place of the closing bracket, which is written again: the file is whole after every batch.
+        with self.path.open("r+") as file:
+            file.seek(file.seek(0, os.SEEK_END) - len("\n]"))
+            file.write(("," if self.done else "") + "\n" + ",\n".join(entries) + "\n]")
