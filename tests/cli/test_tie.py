@@ -68,7 +68,7 @@ def test_a_model_that_is_tied_already_is_refused(tmp_path):
         {
             "pytorch-lightning_version": "2.6.0",
             "state_dict": {},
-            "hyper_parameters": {"model": "resnet_tiny", "tied": 2},
+            "hyper_parameters": {"model": "resnet_tiny", "tied": 2, "optimization": {}},
         },
         tmp_path / "tied.ckpt",
     )

@@ -35,7 +35,7 @@ STATE = network().state_dict()
 LIGHTNING = {
     "pytorch-lightning_version": "2.5.0",
     "state_dict": {f"model.{key}": value for key, value in STATE.items()},
-    "hyper_parameters": {"model": "resnet18", "num_classes": 2},
+    "hyper_parameters": {"model": "resnet18", "num_classes": 2, "optimization": {}},
 }
 FILES = {
     "state.pt": saved(STATE),

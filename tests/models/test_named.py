@@ -124,7 +124,7 @@ def test_a_detectors_checkpoint_is_refused(tmp_path: Path) -> None:
     content = {
         "pytorch-lightning_version": "2.0",
         "state_dict": {"model.backbone.body.conv1.weight": torch.zeros(1)},
-        "hyper_parameters": {"backbone": "resnet_tiny", "num_classes": 3},
+        "hyper_parameters": {"backbone": "resnet_tiny", "num_classes": 3, "optimization": {}},
     }
     torch.save(content, tmp_path / "last.ckpt")
     message = r"last\.ckpt holds a detector, with the backbone resnet_tiny, and only classifiers can be loaded here\."

@@ -309,15 +309,26 @@ def test_tensors_without_dense_values_are_refused(tmp_path, odd):
     assert torch.equal(layer.bias, before)
 
 
-def test_keys_that_are_no_text_and_odd_hyper_parameters_are_refused(tmp_path):
+def test_keys_that_are_no_text_and_odd_arguments_are_refused(tmp_path):
     torch.save({1: torch.zeros(3)}, tmp_path / "keys.pth")
     with pytest.raises(ValueError, match=r"keys\.pth must hold a state dict, but its entry 1 is a Tensor"):
         read_weights(tmp_path / "keys.pth")
-    content = {"pytorch-lightning_version": "2.6.0", "state_dict": {"model.weight": torch.zeros(3)}}
-    for given, name in (([1], "hyper_parameters"), ({"model_kwargs": [1]}, "model_kwargs")):
-        torch.save({**content, "hyper_parameters": given}, tmp_path / "task.ckpt")
-        with pytest.raises(ValueError, match=rf"task\.ckpt has a list as {name}"):
-            read_weights(tmp_path / "task.ckpt")
+    given = {"optimization": {}, "model_kwargs": [1]}
+    torch.save(
+        {**foreign_lightning({"model.weight": torch.zeros(3)}), "hyper_parameters": given}, tmp_path / "task.ckpt"
+    )
+    with pytest.raises(ValueError, match=r"task\.ckpt has a list as model_kwargs"):
+        read_weights(tmp_path / "task.ckpt")
+
+
+@pytest.mark.parametrize("given", [argparse.Namespace(lr=0.1), {"backbone": "resnet18", "model": {"depth": 18}}, None])
+def test_arguments_of_another_projects_module_are_not_taken_for_ours(
+    given: Any, net: nn.Module, tmp_path: Path
+) -> None:
+    state = prefixed("model.", net.state_dict())
+    torch.save({**foreign_lightning(state), "hyper_parameters": given}, tmp_path / "task.ckpt")
+    twin = build_model("tiedresnet_tiny", checkpoint=tmp_path / "task.ckpt")
+    assert torch.equal(twin.state_dict()["fc.weight"], net.state_dict()["fc.weight"])
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])

@@ -80,11 +80,15 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     if 0 < len(weights) < len(found):
         other = next(key for key in found if not key.startswith("model."))
         warnings.warn(f"{path}: only what is under model is read, without {other} and the like.", stacklevel=3)
-    arguments = dict(_options(path, content, "hyper_parameters"))
-    kwargs = _options(path, arguments, "model_kwargs")
-    if kwargs:
-        arguments["model_kwargs"] = {k: v for k, v in kwargs.items() if k not in _FETCHING}
-    return weights or dict(found), arguments
+    weights, arguments = weights or dict(found), content.get("hyper_parameters")
+    if not isinstance(arguments, Mapping) or "optimization" not in arguments:
+        return weights, {}  # not of one of our tasks
+    kwargs = arguments.get("model_kwargs")
+    if kwargs is None:
+        return weights, dict(arguments)
+    if not isinstance(kwargs, Mapping):
+        raise ValueError(f"{path} has a {type(kwargs).__name__} as model_kwargs. {_READABLE}")  # noqa: TRY004
+    return weights, {**arguments, "model_kwargs": {k: v for k, v in kwargs.items() if k not in _FETCHING}}
 
 
 def _find_state(path: Path, content: Any) -> tuple[Any, str]:
@@ -93,7 +97,8 @@ def _find_state(path: Path, content: Any) -> tuple[Any, str]:
     for _ in range(2):  # some files have {"ema": {"module": ...}}
         if not isinstance(found, Mapping):
             return found, where
-        key = next((key for key in _PLACES if isinstance(found.get(key), Mapping) and found[key]), None)
+        held = (key for key in _PLACES if isinstance(found.get(key), Mapping))
+        key = next((key for key in held if found[key] or key not in _AVERAGES), None)
         if key is not None:
             found, where = found[key], f" under {key!r}"
             said = _AVERAGED if key in _AVERAGES else said
@@ -108,22 +113,13 @@ def _find_state(path: Path, content: Any) -> tuple[Any, str]:
     return found, where
 
 
-def _options(path: Path, holder: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    given = holder.get(name)
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        raise ValueError(f"{path} has a {type(given).__name__} as {name}. {_READABLE}")  # noqa: TRY004
-    return given
-
-
 def _read(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist. {_READABLE}")
     if not path.stat().st_size:
         raise ValueError(f"{path} is empty. {_READABLE}")
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             return load_file(path)
         with torch.serialization.safe_globals([argparse.Namespace]):  # the options in files of timm and torchvision
             return torch.load(path, map_location="cpu", weights_only=True)
