@@ -58,15 +58,15 @@ def truth(**changes):
 def test_whole_masks_are_taken(mask):
     content = truth(segmentation=encode_mask(mask))
     content["images"][0] |= dict(zip(("height", "width"), mask.shape, strict=True))
-    check_ground_truth("who", content, "segmentation")
+    check_ground_truth(content, "segmentation")
     content["annotations"][0]["segmentation"]["counts"] += "1"
     with pytest.raises(ValueError, match="annotation 1 has an RLE whose counts are not run lengths"):
-        check_ground_truth("who", content, "segmentation")
+        check_ground_truth(content, "segmentation")
 
 
 def test_outlines_far_away_are_refused():  # faster-coco-eval would walk along them for hours
     with pytest.raises(ValueError, match=r"annotation 1 must have as its segmentation .*, within a million pixels"):
-        check_ground_truth("who", truth(segmentation=[[0, 0, 10**9, 0, 2, 2]]), "segmentation")
+        check_ground_truth(truth(segmentation=[[0, 0, 10**9, 0, 2, 2]]), "segmentation")
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,9 @@ def test_outlines_far_away_are_refused():  # faster-coco-eval would walk along t
 )
 def test_run_lengths_that_fill_no_mask_are_refused(counts):  # faster-coco-eval loops without end over some
     content = truth(segmentation={"size": [7, 5], "counts": counts})
-    message = r"who: annotation 1 has an RLE whose counts are not run lengths of the 7 x 5 pixels of its image\. Encode"
+    message = r"^annotation 1 has an RLE whose counts are not run lengths of the 7 x 5 pixels of its image\. Encode"
     with pytest.raises(ValueError, match=message):
-        check_ground_truth("who", content, "segmentation")
+        check_ground_truth(content, "segmentation")
 
 
 @pytest.mark.parametrize(
@@ -96,13 +96,13 @@ def test_run_lengths_that_fill_no_mask_are_refused(counts):  # faster-coco-eval 
 )
 def test_values_of_another_kind_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        check_data_set("who", truth(**changes))
+        check_data_set(truth(**changes))
 
 
 def test_json_too_deep_is_none(tmp_path):
     (tmp_path / "a.json").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match="who: this is not JSON: maximum recursion depth"):
-        read_json("who", tmp_path / "a.json")
+    with pytest.raises(ValueError, match=r"^this is not JSON: maximum recursion depth"):
+        read_json(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize("size", [None, 7, "75", [5, 7]])
@@ -111,25 +111,23 @@ def test_a_mask_of_no_size_is_refused(size):
     with pytest.raises(
         ValueError, match=r"annotation 1 has a mask of size .*, but its image has height and width \[7, 5"
     ):
-        check_ground_truth("who", content, "segmentation")
+        check_ground_truth(content, "segmentation")
 
 
 @pytest.mark.parametrize("area", [-1, -1e-9, np.nan, np.inf, None, True])
 def test_areas_that_metrics_would_pass_over_are_refused(area):  # a missed object of negative area would cost nothing
-    with pytest.raises(
-        ValueError, match="who: annotation 1 must have as its area a finite number that is not negative"
-    ):
-        check_ground_truth("who", truth(area=area), None)
+    with pytest.raises(ValueError, match=r"^annotation 1 must have as its area a finite number that is not negative"):
+        check_ground_truth(truth(area=area), None)
 
 
 def test_the_area_of_a_box_that_reaches_beyond_its_image_is_taken():
-    check_data_set("who", truth(bbox=[-10, -10, 100, 100], area=10_000))
+    check_data_set(truth(bbox=[-10, -10, 100, 100], area=10_000))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_json_of_windows_is_read(tmp_path, encoding):
     (tmp_path / "a.json").write_bytes('{\r\n"name": "Gerät"\r\n}\r\n'.encode(encoding))
-    assert read_json("who", tmp_path / "a.json") == {"name": "Gerät"}
+    assert read_json(tmp_path / "a.json") == {"name": "Gerät"}
 
 
 def test_masks_have_pixels_where_decoding_finds_some():

@@ -1,11 +1,14 @@
-"""COCO's format, which data, metrics and results share: reading, checking, masks."""
+"""COCO's format, which data, metrics and results share: reading, checking, masks.
+
+The checks say what is wrong; callers put their own name and the file in front with :class:`~tiedconv._checks.named`.
+"""
 
 import json
 import math
 import reprlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,7 +70,7 @@ def _library() -> Any:
     return require("faster_coco_eval.core.mask", extra="detection")
 
 
-def read_json(where: str, path: Path) -> Any:
+def read_json(path: Path) -> Any:
     """Read a JSON file, with or without the byte-order mark that programs on Windows write.
 
     Raises:
@@ -76,43 +79,74 @@ def read_json(where: str, path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: this is not JSON: {error}. Give a file in COCO's format.") from None
+        raise ValueError(f"this is not JSON: {error}. Give a file in COCO's format.") from None
 
 
-def check_ground_truth(where: str, content: Any, masks: str | None) -> None:
-    """Check what metrics need of a data set in COCO's format, with masks under the key ``masks`` if that is given.
+def check_ground_truth(content: Any, masks: str | None) -> None:
+    """Check what metrics need of a data set in COCO's format.
+
+    Args:
+        content: what its JSON file holds.
+        masks: key of the annotations' masks. None: none are needed.
 
     Raises:
-        ValueError: starting with ``where``, with the entry and what is wrong with it.
+        ValueError: with the entry and what is wrong with it.
     """
-    _refuse(where, _faults_of_ground_truth(content, masks))
+    _check_parts(content)
+    rules = {**_ids(content), "bbox": _BOX, "area": _AREA, "iscrowd": _FLAG_OR_NONE}
+    _check_entries("annotations", content["annotations"], rules)
+    if masks:
+        check_masks(content["annotations"], content, masks)
 
 
-def check_data_set(where: str, content: Any) -> None:
+def check_data_set(content: Any) -> None:
     """Check what training needs of a data set in COCO's format, except for the masks.
 
     Raises:
-        ValueError: starting with ``where``, with the entry and what is wrong with it.
+        ValueError: with the entry and what is wrong with it.
     """
-    _refuse(where, _faults_of_data_set(content))
+    _check_parts(content)
+    images, annotations = content["images"], content["annotations"]
+    _check_entries("images", images, {"file_name": _TEXT, "height": _PIXELS, "width": _PIXELS})
+    _check_unique("images", images, "file_name")
+    _check_entries("categories", content["categories"], {"name": _TEXT})
+    rules = {"id": _INTEGER, **_ids(content), "bbox": _BOX, "area": _AREA_OR_NONE, "iscrowd": _FLAG_OR_NONE}
+    _check_entries("annotations", annotations, rules)
+    _check_unique("annotations", annotations, "id")
+    sizes = {image["id"]: (image["height"], image["width"]) for image in images}
+    for index, entry in enumerate(annotations):
+        height, width = sizes[entry["image_id"]]
+        # A box may reach beyond its image, and some tools take the area of the whole box.
+        if (entry.get("area") or 0) > max(height * width, entry["bbox"][2] * entry["bbox"][3]) * 1.01 + 1:
+            raise ValueError(
+                f"{_name('annotations', index, entry)} has the area {entry['area']}, but its image has only {height} x "
+                f"{width} pixels. Give areas in pixels of the image, or remove them: then those of the boxes are taken."
+            )
 
 
-def check_masks(where: str, annotations: Sequence[Mapping[str, Any]], content: Mapping[str, Any]) -> None:
-    """Check the masks of some annotations of a data set that :func:`check_data_set` has accepted.
+def check_masks(
+    annotations: Sequence[Mapping[str, Any]], content: Mapping[str, Any], key: str = "segmentation"
+) -> None:
+    """Check the masks of some annotations of a data set whose other entries have been accepted.
 
     Raises:
-        ValueError: starting with ``where``, with the annotation and what is wrong with its mask.
+        ValueError: with the annotation and what is wrong with its mask.
     """
-    _refuse(where, _faults_of_masks("annotations", annotations, "segmentation", content, _POLYGONS_OR_RLE))
+    _check_masks("annotations", annotations, {key: _POLYGONS_OR_RLE}, content)
 
 
-def check_results(where: str, content: Any, ground_truth: Mapping[str, Any], *, masks: bool) -> None:
+def check_results(content: Any, ground_truth: Mapping[str, Any], *, masks: bool) -> None:
     """Check detections in COCO's format, with masks if they are needed, against the data set that they belong to.
 
     Raises:
-        ValueError: starting with ``where``, with the entry and what is wrong with it.
+        ValueError: with the entry and what is wrong with it.
     """
-    _refuse(where, _faults_of_results(content, ground_truth, masks))
+    if not _is_list(content):
+        raise ValueError(f"results must be a list of detections, got a {type(content).__name__}.")
+    rules = {**_ids(ground_truth), "score": _NUMBER} | ({} if masks else {"bbox": _BOX})
+    _check_entries("results", content, rules)
+    if masks:
+        _check_masks("results", content, {"segmentation": _COMPRESSED_RLE}, ground_truth)
 
 
 def has_pixels(segmentation: Any, size: tuple[int, int]) -> bool:
@@ -134,67 +168,23 @@ def has_pixels(segmentation: Any, size: tuple[int, int]) -> bool:
     return bool(decode_mask(segmentation, size).any())  # slow, therefore only for the few that may be empty
 
 
-def _refuse(where: str, faults: Iterable[str]) -> None:
-    for fault in faults:
-        raise ValueError(f"{where}: {fault}")
-
-
-def _faults_of_ground_truth(content: Any, masks: str | None) -> Iterator[str]:
-    yield from _faults_of_parts(content)
-    rules = {**_ids(content), "bbox": _BOX, "area": _AREA, "iscrowd": _FLAG_OR_NONE}
-    yield from _faults_of_entries("annotations", content["annotations"], rules)
-    if masks:
-        yield from _faults_of_masks("annotations", content["annotations"], masks, content, _POLYGONS_OR_RLE)
-
-
-def _faults_of_data_set(content: Any) -> Iterator[str]:
-    yield from _faults_of_parts(content)
-    images, annotations = content["images"], content["annotations"]
-    yield from _faults_of_entries("images", images, {"file_name": _TEXT, "height": _PIXELS, "width": _PIXELS})
-    yield from _duplicates("images", images, "file_name")
-    yield from _faults_of_entries("categories", content["categories"], {"name": _TEXT})
-    rules = {"id": _INTEGER, **_ids(content), "bbox": _BOX, "area": _AREA_OR_NONE, "iscrowd": _FLAG_OR_NONE}
-    yield from _faults_of_entries("annotations", annotations, rules)
-    yield from _duplicates("annotations", annotations, "id")
-    sizes = {image["id"]: (image["height"], image["width"]) for image in images}
-    for index, entry in enumerate(annotations):
-        height, width = sizes[entry["image_id"]]
-        # A box may reach beyond its image, and some tools take the area of the whole box.
-        if (entry.get("area") or 0) > max(height * width, entry["bbox"][2] * entry["bbox"][3]) * 1.01 + 1:
-            yield (
-                f"{_name('annotations', index, entry)} has the area {entry['area']}, but its image has only {height} x "
-                f"{width} pixels. Give areas in pixels of the image, or remove them: then those of the boxes are taken."
-            )
-
-
-def _faults_of_parts(content: Any) -> Iterator[str]:
+def _check_parts(content: Any) -> None:
     parts = ("images", "annotations", "categories")
     if not isinstance(content, Mapping) or not all(isinstance(content.get(part), list) for part in parts):
-        yield (
+        raise ValueError(
             "the ground truth must be a dictionary with the lists images, annotations and categories. "
             "Give a data set in COCO's format."
         )
-        return
     for part in ("images", "categories"):
-        yield from _faults_of_entries(part, content[part], {"id": _INTEGER})
-        yield from _duplicates(part, content[part], "id")
+        _check_entries(part, content[part], {"id": _INTEGER})
+        _check_unique(part, content[part], "id")
 
 
-def _faults_of_results(content: Any, ground_truth: Mapping[str, Any], masks: bool) -> Iterator[str]:
-    if not _is_list(content):
-        yield f"results must be a list of detections, got a {type(content).__name__}."
-        return
-    rules = {**_ids(ground_truth), "score": _NUMBER} | ({} if masks else {"bbox": _BOX})
-    yield from _faults_of_entries("results", content, rules)
-    if masks:
-        yield from _faults_of_masks("results", content, "segmentation", ground_truth, _COMPRESSED_RLE)
-
-
-def _duplicates(part: str, entries: Sequence[Mapping[str, Any]], key: str) -> Iterator[str]:
-    value, count = next(iter(Counter(entry[key] for entry in entries).most_common(1)), (None, 0))
-    if count > 1:
-        times = "twice" if count == 2 else f"{count} times"
-        yield f"{key} {value} comes {times} in {part}. Give each its own."
+def _check_unique(part: str, entries: Sequence[Mapping[str, Any]], key: str) -> None:
+    for value, count in Counter(entry[key] for entry in entries).most_common(1):
+        if count > 1:
+            times = "twice" if count == 2 else f"{count} times"
+            raise ValueError(f"{key} {value} comes {times} in {part}. Give each its own.")
 
 
 class _Rule(NamedTuple):
@@ -212,13 +202,9 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any, limit: float = sys.float_info.max) -> bool:
     # Not math.isfinite, which fails for a whole number that no float can hold.
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-def _is_place(value: Any) -> bool:
-    return _is_number(value) and abs(value) <= FAR
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= limit
 
 
 def _is_area(value: Any) -> bool:
@@ -226,7 +212,7 @@ def _is_area(value: Any) -> bool:
 
 
 def _is_box(value: Any) -> bool:
-    return _is_list(value) and len(value) == 4 and all(map(_is_place, value)) and min(value[2:]) >= 0
+    return _is_list(value) and len(value) == 4 and all(_is_number(v, FAR) for v in value) and min(value[2:]) >= 0
 
 
 def _is_polygon(value: Any) -> bool:
@@ -234,13 +220,9 @@ def _is_polygon(value: Any) -> bool:
     if not _is_list(value) or len(value) % 2:
         return False
     if not set(map(type, value)) <= {int, float}:
-        return all(map(_is_place, value))  # such as numpy's numbers
+        return all(_is_number(v, FAR) for v in value)  # such as numpy's numbers
     # The sum finds what is not a number, which smallest and largest can pass over.
     return not value or bool(min(value) >= -FAR and max(value) <= FAR and sum(value) == sum(value))
-
-
-def _is_compressed_rle(value: Any) -> bool:
-    return isinstance(value, Mapping) and isinstance(value.get("counts"), str | bytes)
 
 
 def _is_polygons_or_rle(value: Any) -> bool:
@@ -259,7 +241,10 @@ _AREA = _Rule(_is_area, "a finite number that is not negative")
 _AREA_OR_NONE = _Rule(lambda value: value is None or _is_area(value), "a finite number that is not negative, or none")
 _FLAG_OR_NONE = _Rule(lambda value: value is None or (isinstance(value, int) and value in (0, 1)), "0, 1 or none")
 _BOX = _Rule(_is_box, "four finite numbers x, y, width, height within a million pixels, the last two not negative")
-_COMPRESSED_RLE = _Rule(_is_compressed_rle, "a compressed RLE: size, and counts as text")
+_COMPRESSED_RLE = _Rule(
+    lambda value: isinstance(value, Mapping) and isinstance(value.get("counts"), str | bytes),
+    "a compressed RLE: size, and counts as text",
+)
 _POLYGONS_OR_RLE = _Rule(
     _is_polygons_or_rle,
     "an RLE or a list of polygons of three points and more, [x1, y1, x2, y2, x3, y3, ...], within a million pixels",
@@ -279,46 +264,47 @@ def _ids(ground_truth: Mapping[str, Any]) -> dict[str, _Rule]:
     }
 
 
-def _faults_of_entries(part: str, entries: Sequence[Any], rules: Mapping[str, _Rule]) -> Iterator[str]:
+def _check_entries(part: str, entries: Sequence[Any], rules: Mapping[str, _Rule]) -> None:
     for index, entry in enumerate(entries):
         for key, (holds, words) in rules.items():
             value = entry.get(key) if isinstance(entry, Mapping) else None
             if not holds(value):
                 got = f"it is {reprlib.repr(value)}" if isinstance(entry, Mapping) and key in entry else "there is none"
-                yield f"{_name(part, index, entry)} must have as its {key} {words}; {got}. {_ADVICE}"
+                raise ValueError(
+                    f"{_name(part, index, entry)} must have as its {key} {words}; {got}. Correct the entry or leave it "
+                    "out, and check that all files belong to the same data set."
+                )
 
 
-_ADVICE = "Correct the entry or leave it out, and check that all files belong to the same data set."
-
-
-def _faults_of_masks(
-    part: str, entries: Sequence[Mapping[str, Any]], key: str, ground_truth: Mapping[str, Any], rule: _Rule
-) -> Iterator[str]:
-    """Check that a mask has the size of its image, without which it would silently match nothing."""
-    yield from _faults_of_entries(part, entries, {key: rule})
-    yield from _faults_of_entries("images", ground_truth["images"], {"height": _PIXELS, "width": _PIXELS})
+def _check_masks(
+    part: str, entries: Sequence[Mapping[str, Any]], rule: Mapping[str, _Rule], ground_truth: Mapping[str, Any]
+) -> None:
+    """Check that masks keep to a rule and have the size of their images, or they would silently match nothing."""
+    _check_entries(part, entries, rule)
+    _check_entries("images", ground_truth["images"], {"height": _PIXELS, "width": _PIXELS})
     sizes = {image["id"]: [image["height"], image["width"]] for image in ground_truth["images"]}
+    (key,) = rule
     for index, entry in enumerate(entries):
         mask: Any = entry[key]
-        expected = sizes[entry["image_id"]]
         if not isinstance(mask, Mapping):
             continue
+        height, width = expected = sizes[entry["image_id"]]
         size: Any = mask.get("size")
         if not _is_list(size) or list(size) != expected:
-            yield (
+            raise ValueError(
                 f"{_name(part, index, entry)} has a mask of size {size}, but its image has height "
                 f"and width {expected}. Encode masks at the size of the image."
             )
         runs = _run_lengths(mask.get("counts"))
-        if runs is None or runs.sum() != expected[0] * expected[1]:
-            yield (
-                f"{_name(part, index, entry)} has an RLE whose counts are not run lengths of the {expected[0]} x "
-                f"{expected[1]} pixels of its image. Encode the mask again."
+        if runs is None or runs.sum() != height * width:
+            raise ValueError(
+                f"{_name(part, index, entry)} has an RLE whose counts are not run lengths of the {height} x "
+                f"{width} pixels of its image. Encode the mask again."
             )
 
 
 def _run_lengths(counts: Any) -> Array | None:
-    """Return run lengths, compressed or not, as numbers. The library loops without end over some that are not any."""
+    """Return run lengths, compressed or not, as numbers; None if they are invalid: the library may loop over those."""
     if not isinstance(counts, str | bytes):
         if not _is_list(counts) or not all(type(n) is int and 0 <= n <= FAR**2 for n in counts):
             return None

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 from torchvision import datasets
 
+from .._checks import named
 from .._coco import encode_mask, read_json
 from .._files import write_whole
 from ._annotated import Annotated
@@ -79,7 +80,8 @@ class Cityscapes(DetectionData):
             raise FileNotFoundError(
                 f"Cityscapes: {file} does not exist. Call prepare_data, as trainers do; it writes it."
             )
-        return Annotated(read_json(f"Cityscapes: {file}", file), self.root / "leftImg8bit" / split, file)
+        with named(f"Cityscapes: {file}"):
+            return Annotated(read_json(file), self.root / "leftImg8bit" / split, file)
 
 
 def write_instances(root: Path, split: Split) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from .._checks import named
 from .._coco import read_json
 from ._annotated import Annotated
 from .detection import DetectionData
@@ -78,7 +79,8 @@ class Coco(DetectionData):
             raise FileNotFoundError(f"Coco: {file} does not exist. Set root and {part}_annotations to the JSON file.")
         if not folder.is_dir():
             raise FileNotFoundError(f"Coco: {folder} is not a folder. Set {part}_images to the folder of the images.")
-        return Annotated(read_json(f"Coco: {file}", file), folder, file)
+        with named(f"Coco: {file}"):
+            return Annotated(read_json(file), folder, file)
 
     def _find(self, train: bool) -> tuple[str, str]:
         """Return annotations and images of the first known layout that ``root`` has."""

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from .._checks import named
 from .._coco import Array, check_data_set, check_masks, decode_mask, has_pixels
 from ._annotated import Annotated, check_images, on_disk, open_image, size_of
 from ._listing import counted, few
@@ -97,7 +98,8 @@ class DetectionData(ImageData):
         if not train and self._val is not None:
             return self._val
         found = self.read(train)
-        check_data_set(f"{type(self).__name__}: {found.source}", found.annotations)
+        with named(f"{type(self).__name__}: {found.source}"):
+            check_data_set(found.annotations)
         # Some tools write no area, which metrics need.
         sized = [
             a if a.get("area") is not None else {**a, "area": a["bbox"][2] * a["bbox"][3]}
@@ -115,9 +117,9 @@ class DetectionData(ImageData):
 
     def _check_masks(self, found: Annotated, annotations: Sequence[Mapping[str, Any]]) -> None:
         try:
-            check_masks(f"{type(self).__name__}: {found.source}", annotations, found.annotations)
+            check_masks(annotations, found.annotations)
         except ValueError as error:
-            raise ValueError(f"{error} {_BOXES_ALONE}") from None
+            raise ValueError(f"{type(self).__name__}: {found.source}: {error} {_BOXES_ALONE}") from None
 
     def _warn_of_units(self, found: Annotated) -> None:
         """Warn where the boxes as a whole do not look like x, y, width and height in pixels."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from .._checks import named
 from .._coco import check_ground_truth, check_results, read_json
 from .._extras import require
 
@@ -21,12 +22,10 @@ METRICS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L")
 Kind = Literal["box", "mask"]
 """What a detection is compared by."""
 
-_KEYS: dict[Kind, str] = {"box": "bbox", "mask": "segmentation"}
-_LIBRARY_KINDS: dict[Kind, str] = {"box": "bbox", "mask": "segm"}
-_ALL_AREAS = [[0, 1e10]]
-_MAX_DETECTIONS = [100]  # per image and category, those with the highest scores
+_MASK_KEYS: dict[Kind, str | None] = {"box": None, "mask": "segmentation"}
 
 
+@named("coco_metrics")
 def coco_metrics(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: Kind) -> dict[str, float]:
     """Return COCO's six figures of average precision, fractions 0-1, by the names in :data:`METRICS`.
 
@@ -55,9 +54,11 @@ def coco_metrics(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str,
         >>> {name: round(value, 3) for name, value in coco_metrics(truth, found, "box").items()}
         {'AP': 0.7, 'AP50': 1.0, 'AP75': 1.0, 'AP_S': 0.7, 'AP_M': nan, 'AP_L': nan}
     """
-    evaluation = _prepare("coco_metrics", ground_truth, results, kind)
+    evaluation = _prepare(ground_truth, results, kind)
     evaluation.run()
-    return {name: _fraction(value) for name, value in zip(METRICS, evaluation.stats, strict=False)}
+    found = zip(METRICS, evaluation.stats, strict=False)
+    # The library writes -1 where there is nothing to find.
+    return {name: float(value) if value >= 0 else math.nan for name, value in found}
 
 
 class CocoMatches:
@@ -74,9 +75,10 @@ class CocoMatches:
     """
 
     def __init__(self, ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: Kind) -> None:
-        evaluation = _prepare("CocoMatches", ground_truth, results, kind, separate_eval=True)
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = _ALL_AREAS, ["all"]
-        evaluation.params.maxDets = _MAX_DETECTIONS
+        with named("CocoMatches"):
+            evaluation = _prepare(ground_truth, results, kind, separate_eval=True)
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+        evaluation.params.maxDets = [100]
         evaluation.evaluate()
         self._params = evaluation.params
         # One entry per category and image. The library keeps it for its own accumulation and has no public name for it.
@@ -134,10 +136,10 @@ def read_annotations(path: Path, kind: Kind = "box") -> dict[str, Any]:
     Raises:
         ValueError: if the file is not JSON, or an entry lacks what is needed.
     """
-    who = f"read_annotations: {path}"
-    _check_kind(who, kind)
-    content = read_json(who, path)
-    check_ground_truth(who, content, _mask_key(kind))
+    with named(f"read_annotations: {path}"):
+        _check_kind(kind)
+        content: dict[str, Any] = read_json(path)
+        check_ground_truth(content, _MASK_KEYS[kind])
     return content
 
 
@@ -152,20 +154,18 @@ def read_results(path: Path, ground_truth: Mapping[str, Any], kind: Kind = "box"
     Raises:
         ValueError: if the file is not JSON, or a detection lacks what is needed or belongs to another data set.
     """
-    who = f"read_results: {path}"
-    _check_kind(who, kind)
-    content = read_json(who, path)
-    check_results(who, content, ground_truth, masks=kind == "mask")
+    with named(f"read_results: {path}"):
+        _check_kind(kind)
+        content: list[dict[str, Any]] = read_json(path)
+        check_results(content, ground_truth, masks=kind == "mask")
     return content
 
 
-def _prepare(
-    who: str, ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: Kind, **options: Any
-) -> Any:
+def _prepare(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: Kind, **options: Any) -> Any:
     """Return the library's evaluation of copies: it writes into what it is given."""
-    _check_kind(who, kind)
-    check_ground_truth(who, ground_truth, _mask_key(kind))
-    check_results(who, results, ground_truth, masks=kind == "mask")
+    _check_kind(kind)
+    check_ground_truth(ground_truth, _MASK_KEYS[kind])
+    check_results(results, ground_truth, masks=kind == "mask")
     library = require("faster_coco_eval", extra="detection")
     truth = library.COCO(
         {
@@ -179,23 +179,12 @@ def _prepare(
         }
     )
     # Without the box of a mask: the library would take the area of the box for that of the mask.
-    keys = ("image_id", "category_id", "score", _KEYS[kind])
+    keys = ("image_id", "category_id", "score", _MASK_KEYS[kind] or "bbox")
     found = truth.loadRes([{key: entry[key] for key in keys} for entry in results])
-    return library.COCOeval_faster(truth, found, _LIBRARY_KINDS[kind], print_function=_say_nothing, **options)
+    called = {"box": "bbox", "mask": "segm"}[kind]
+    return library.COCOeval_faster(truth, found, called, print_function=lambda *_: None, **options)
 
 
-def _say_nothing(*_: Any) -> None:
-    pass
-
-
-def _fraction(value: float) -> float:
-    return float(value) if value >= 0 else math.nan  # the library writes -1 where there is nothing to find
-
-
-def _check_kind(who: str, kind: str) -> None:
-    if kind not in _KEYS:
-        raise ValueError(f"{who}: kind must be 'box' or 'mask', got {kind!r}.")
-
-
-def _mask_key(kind: Kind) -> str | None:
-    return _KEYS[kind] if kind == "mask" else None
+def _check_kind(kind: str) -> None:
+    if kind not in _MASK_KEYS:
+        raise ValueError(f"kind must be 'box' or 'mask', got {kind!r}.")

@@ -1,6 +1,6 @@
 """How much the objects of an image cover each other (paper, eq. 5)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -9,7 +9,8 @@ from torch import Tensor
 from torchvision.ops import box_convert
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
-from .._coco import check_ground_truth, decode_mask
+from .._checks import named
+from .._coco import check_ground_truth, check_masks, decode_mask
 
 Regions = Literal["boxes", "masks", "amodal"]
 """What of an object counts as its area: its box, its mask, or its mask with the parts that other objects cover."""
@@ -54,6 +55,7 @@ def occlusion_ratio(masks_or_boxes: Tensor) -> float:
     return min(1.0, covered[counts >= 2].sum().item() / total) if total else 0.0
 
 
+@named("occlusion_ratios")
 def occlusion_ratios(ground_truth: Mapping[str, Any], regions: Regions = "boxes") -> dict[int, float]:
     """Return the occlusion ratio of every image of a data set in COCO's format, by image id; crowds are left out.
 
@@ -67,11 +69,12 @@ def occlusion_ratios(ground_truth: Mapping[str, Any], regions: Regions = "boxes"
         ValueError: if an annotation lacks what is needed, with its id.
     """
     if regions not in _KEYS:
-        raise ValueError(f"occlusion_ratios: regions must be one of {', '.join(_KEYS)}, got {regions!r}.")
+        raise ValueError(f"regions must be one of {', '.join(_KEYS)}, got {regions!r}.")
     key = _KEYS[regions]
-    check_ground_truth("occlusion_ratios", ground_truth, masks=None)
+    check_ground_truth(ground_truth, masks=None)
     objects = without_crowds(ground_truth)
-    check_ground_truth("occlusion_ratios", {**ground_truth, "annotations": objects}, key)
+    if key:
+        check_masks(objects, ground_truth, key)
     by_image: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in ground_truth["images"]}
     for entry in objects:
         by_image[entry["image_id"]].append(entry)
@@ -80,11 +83,14 @@ def occlusion_ratios(ground_truth: Mapping[str, Any], regions: Regions = "boxes"
         entries = by_image[image["id"]]
         if len(entries) < 2:
             ratios[image["id"]] = 0.0
-        elif key is None:
+            continue
+        if key is None:
             boxes = torch.tensor([entry["bbox"] for entry in entries], dtype=torch.float64)
-            ratios[image["id"]] = occlusion_ratio(box_convert(boxes, "xywh", "xyxy"))
+            objects_of_image = box_convert(boxes, "xywh", "xyxy")
         else:
-            ratios[image["id"]] = occlusion_ratio(_decode([entry[key] for entry in entries], image))
+            masks = [decode_mask(entry[key], (image["height"], image["width"])) for entry in entries]
+            objects_of_image = torch.from_numpy(np.stack(masks)).view(torch.bool)
+        ratios[image["id"]] = occlusion_ratio(objects_of_image)
     return ratios
 
 
@@ -128,9 +134,3 @@ def _cells(starts: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
     edges = torch.cat([starts, ends]).unique()
     inside = (starts[:, None] <= edges[:-1]) & (edges[1:] <= ends[:, None])
     return edges.diff(), inside.double()
-
-
-def _decode(regions: Sequence[Any], image: Mapping[str, Any]) -> Tensor:
-    """Return polygons and RLEs as masks, (N, H, W)."""
-    decoded = [decode_mask(region, (image["height"], image["width"])) for region in regions]
-    return torch.from_numpy(np.stack(decoded)).view(torch.bool)
