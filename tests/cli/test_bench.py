@@ -49,7 +49,7 @@ def test_help_has_an_example(name, capsys):
 
 
 def test_unknown_benchmark_names_the_nearest():
-    with pytest.raises(SystemExit, match=r"'bench operator' is no subcommand\. Did you mean 'bench operators'\?"):
+    with pytest.raises(SystemExit, match=r"'bench operator' is not a subcommand\. Did you mean 'bench operators'\?"):
         main(["bench", "operator"])
 
 

@@ -63,11 +63,6 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"tiedconv {tiedconv.__version__}\n"
 
 
-def test_unknown_subcommand_names_the_nearest():
-    with pytest.raises(SystemExit, match=r"'compere' is no subcommand\. Did you mean 'compare'\?"):
-        main(["compere"])
-
-
 def test_mistakes_end_in_a_message_without_a_trace(tmp_path, capsys):
     with pytest.raises(SystemExit, match="tiedconv compare: no model is called 'resnet_tyni'"):
         main(["compare", "--models", "resnet_tyni", "--data", "Digits", "--output", str(tmp_path)])

@@ -2,8 +2,8 @@
 
 import os
 import sys
-from argparse import RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from argparse import ArgumentError, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import cleandoc, signature
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from .. import __version__
 from .._extras import MissingExtraError, naming_extra
+from ._mistakes import explain, plain
 
 
 class _Command(NamedTuple):
@@ -113,12 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if name not in _COMMANDS and name not in _TRAINING:
         near = get_close_matches(name, [*_COMMANDS, *_TRAINING])
-        sys.exit(
-            f"tiedconv: {name!r} is no subcommand."
-            + (f" Did you mean {near[0]!r}?" if near else "")
-            + "\n\n"
-            + _overview()
-        )
+        advice = f"Did you mean {near[0]!r}? " if near else ""
+        sys.exit(f"tiedconv: {name!r} is not a subcommand. {advice}`tiedconv --help` lists all.")
     try:
         from jsonargparse import set_parsing_settings
 
@@ -130,6 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run(None if arguments is None else given)  # Lightning reads the command line itself
         else:
             _call(name, rest)
+    except ArgumentError as error:
+        sys.exit(f"tiedconv {name}: {explain(name, str(error), _options(name))}")
     except KeyboardInterrupt:
         print(f"tiedconv {name}: interrupted. {_AFTER_INTERRUPT.get(name, '')}", file=sys.stderr)
         sys.exit(130)
@@ -140,31 +139,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(error, ModuleNotFoundError) and isinstance(missing := naming_extra(error), MissingExtraError):
             sys.exit(f"tiedconv {name}: {missing}")
         kind = "" if isinstance(error, (ValueError, RuntimeError, OSError)) else f"{type(error).__name__}: "
-        text = _plain(str(error)).removeprefix(f"{name.split()[0]}: ")  # which library functions put there too
+        text = plain(str(error)).removeprefix(f"{name.split()[0]}: ")  # which library functions put there too
         sys.exit(f"tiedconv {name}: {kind}{text}\n(TIEDCONV_TRACEBACK=1 shows where it was raised)")
-
-
-def _plain(text: str) -> str:
-    """Leave out what jsonargparse says around a mistake in the arguments of a class: what else it tried."""
-    before, heading, after = text.partition("\nErrors:\n")
-    if not heading or not before.startswith("Does not validate against any of the Union subtypes"):
-        return text
-    errors = after.partition("\nGiven value type:")[0].removeprefix("  - ").split("\n  - ")
-    told = [error for error in errors if not error.startswith(("Expected a <class 'NoneType'>", "Import path "))]
-    return "\n".join(told or errors)
 
 
 def _call(name: str, arguments: list[str]) -> None:
     """Parse the arguments of a function of ours and call it."""
     from jsonargparse import ArgumentParser  # here, so that a missing one ends in advice
 
-    command = _COMMANDS[name]
-    module, _, attribute = command.function.partition(".")
-    function = getattr(import_module(f".{module}", __package__), attribute)
+    command, function = _COMMANDS[name], _function(name)
     parser = ArgumentParser(
         prog=f"tiedconv {name}",
         description=f"{cleandoc(function.__doc__ or '').partition('Args:')[0]}example:\n  {command.example}",
         formatter_class=RawDescriptionHelpFormatter,
+        exit_on_error=False,  # it would print its usage, a page long
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_function_arguments(function, as_group=False)
@@ -174,6 +162,22 @@ def _call(name: str, arguments: list[str]) -> None:
     options = parser.instantiate(parser.parse_args(given))
     options.pop("config", None)
     function(**options.as_dict())
+
+
+def _function(name: str) -> Callable[..., None]:
+    module, _, attribute = _COMMANDS[name].function.partition(".")
+    function: Callable[..., None] = getattr(import_module(f".{module}", __package__), attribute)
+    return function
+
+
+def _options(name: str) -> list[str]:
+    """Return the options of a command, without dashes."""
+    if name in _COMMANDS:
+        return list(signature(_function(name)).parameters)
+    from lightning import Trainer
+
+    trainer = [f"trainer.{option}" for option in signature(Trainer).parameters]
+    return [*trainer, "config", "data", "model", "ckpt_path", "print_config", "seed_everything", "checkpoint.dirpath"]
 
 
 def _overview(start: str = "") -> str:

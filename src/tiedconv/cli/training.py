@@ -1,8 +1,11 @@
 """``tiedconv fit | validate | test | predict``: Lightning's command line on our tasks and data."""
 
 import pydoc
+import sys
 import warnings
+from argparse import ArgumentError
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from .. import data as tied_data
 from .._files import check_writable
-from ..data import ImageData
+from ..data import DetectionData, ImageData
 from ..tasks import Task, keep_checkpoints_whole, quiet_lightning
 from ..tasks.resume import LastCheckpoint
+from ._mistakes import no_class
 
 _DIGITS = "--config configs/digits/train.yaml"
 _LAST = "--ckpt_path runs/fit/version_0/checkpoints/last.ckpt"
@@ -43,6 +48,9 @@ class TrainingCLI(LightningCLI):
         )
         for name in ("num_classes", "in_chans"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(_with_task(sys.argv[1:] if args is None else args))
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would let the checkpoint's options win over the given ones without a word. Ours are what the user
@@ -92,6 +100,20 @@ class TrainingCLI(LightningCLI):
         return trainer
 
 
+def _with_task(arguments: Sequence[str]) -> list[str]:
+    """Add the task that the data is for, unless one is named or a recipe is given, which names it."""
+    given = dict(option.partition("=")[::2] for option in arguments)
+    follows = dict(pairwise(arguments))
+    data = pydoc.locate(name) if "." in (name := given.get("--data") or follows.get("--data", "")) else None
+    data = data or getattr(tied_data, name, None)
+    if name and data is None:
+        raise ArgumentError(None, no_class("data", name))
+    if {"-c", "--config", "--model"} & given.keys() or not (isinstance(data, type) and issubclass(data, ImageData)):
+        return list(arguments)
+    task = "DetectionTask" if issubclass(data, DetectionData) else "ClassificationTask"
+    return [arguments[0], "--model", task, *arguments[1:]]
+
+
 def _check_checkpoints(folder: Path, start: str | None) -> None:
     """Check that checkpoints can be written, and that they replace none of another training."""
     check_writable("checkpoint.dirpath", folder / "last.ckpt")
@@ -112,7 +134,11 @@ def run(arguments: Sequence[str] | None) -> None:
             subclass_mode_data=True,
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            parser_kwargs={"prog": "tiedconv", **{name: {"epilog": example} for name, example in EXAMPLES.items()}},
+            parser_kwargs={
+                "prog": "tiedconv",
+                "exit_on_error": False,
+                **{name: {"epilog": example, "exit_on_error": False} for name, example in EXAMPLES.items()},
+            },
             trainer_defaults={"default_root_dir": "runs"},
             args=None if arguments is None else list(arguments),
         )
