@@ -49,8 +49,8 @@ def test_one_model_is_told_by_depth():
 @pytest.mark.parametrize(
     ("random", "sentence"),
     [
-        ((True, True), " All weights are random: this says nothing about trained networks."),
-        ((False, True), " The weights of b are random: this says nothing about trained networks."),
+        ((True, True), " Random weights, not trained: a, b."),
+        ((False, True), " Random weights, not trained: b."),
         ((False, False), ""),
     ],
 )

@@ -14,9 +14,9 @@ from .. import __version__
 from .._files import printable
 from ..analysis.gradcam import grad_cam
 from ..models.inputs import as_seen
-from ..report.gradcam_plots import class_name
 from ..report.gradcam_report import ModelCams, write_gradcam
 from ..report.page import random_note
+from ..report.style import class_name
 from ._console import table_console
 from ._inputs import check_output, command, facts, load
 

@@ -2,19 +2,15 @@
 
 import math
 import statistics
-from itertools import zip_longest
-from typing import TYPE_CHECKING
 
 from ..analysis import Histogram
 from ..report import plots, style
 from ..report.occlusion_report import occlusion_figures, occlusion_note, occlusion_table
 from ..report.page import FigureWriter, grid, section
+from ..report.similarity_report import histogram_figures
+from ..report.style import class_name
 from ._finding import score
-from ._samples import class_name
 from .results import Comparison, ModelResult, metric_name
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def occlusion(comparison: Comparison, writer: FigureWriter) -> str:
@@ -68,7 +64,7 @@ def learning_curves(comparison: Comparison, writer: FigureWriter) -> str:
         is_share = name == "top1"
         losses = [value for runs in curves.values() for run in runs for value in run]
         log = not is_share and 0 < 10 * min(losses) < max(losses) < math.inf
-        ax = plots.plot_curves(curves, _narrow(), ylabel=ylabel, percent=is_share, log=log)
+        ax = plots.plot_curves(curves, style.new_axes(3.5, 2.5), ylabel=ylabel, percent=is_share, log=log)
         last = ", ".join(f"{m} {style.percent(round(v, 3)) if is_share else f'{v:.3f}'}" for m, v in means.items())
         figures.append(writer.write(ax, title=title, alt=f"{title} by epoch. After the last epoch: {last}."))
     note = "One run per model."
@@ -107,18 +103,9 @@ def confusion(comparison: Comparison, writer: FigureWriter) -> str:
 
 def similarity(comparison: Comparison, writer: FigureWriter) -> str:
     """Draw the filter similarities of each measured layer, first layers first, runs pooled."""
-    pooled = {model.label: _pooled(model) for model in comparison.models}
-    figures = []
-    for place, layers in enumerate(zip_longest(*pooled.values())):
-        names = list(dict.fromkeys(layer.layer for layer in layers if layer))
-        ax = plots.plot_similarity(dict(zip(pooled, layers, strict=True)), _narrow(0.17 * (len(pooled) - 2)))
-        means = ", ".join(f"{m} {s.mean:.2f}" for m, s in zip(pooled, layers, strict=True) if s and sum(s.counts))
-        title = " · ".join(names) if len(names) < 3 else f"Measured layer {place + 1}"
-        alt = f"Histogram of filter similarities in {', '.join(names)}. Means: {means or 'no pairs of filters'}."
-        figures.append(writer.write(ax, title=title, alt=alt))
     return section(
         "Filter similarity",
-        grid(figures),
+        grid(histogram_figures({model.label: _pooled(model) for model in comparison.models}, writer)),
         "Cosine similarity between the guided-backpropagation patterns of two filters of a layer, for every pair of "
         "examined filters; nearer to 0 is less redundant. The marks on the axis are the means.",
     )
@@ -130,15 +117,13 @@ def _pooled(model: ModelResult) -> list[Histogram]:
     for run in model.runs:
         for entry in run.details.get("similarity", []):
             layers.setdefault(entry["layer"], []).append(Histogram(**entry))
-    return [_sum(name, entries) for name, entries in layers.items()]
-
-
-def _sum(layer: str, entries: list[Histogram]) -> Histogram:
-    alike = [entry for entry in entries if entry.edges == entries[0].edges]
-    counts = [sum(bins) for bins in zip(*(entry.counts for entry in alike), strict=True)]
-    total = sum(counts)
-    mean = sum(entry.mean * sum(entry.counts) for entry in alike) / total if total else 0.0
-    return Histogram(layer, entries[0].edges, counts, mean)
+    pooled = []
+    for name, entries in layers.items():
+        counts = [sum(bins) for bins in zip(*(entry.counts for entry in entries), strict=True)]
+        total = sum(counts)
+        mean = sum(entry.mean * sum(entry.counts) for entry in entries) / total if total else 0.0
+        pooled.append(Histogram(name, entries[0].edges, counts, mean))
+    return pooled
 
 
 def _commonest_mistakes(matrix: list[list[int]], classes: list[str]) -> str:
@@ -149,11 +134,6 @@ def _commonest_mistakes(matrix: list[list[int]], classes: list[str]) -> str:
     listed = ", ".join(f"{class_name(classes, i)} → {class_name(classes, j)} ({n})" for n, i, j in top)
     wrong, images = sum(n for n, _, _ in mistakes), sum(map(sum, matrix))
     return f"{wrong} of {images} wrong. Most often: {listed}."
-
-
-def _narrow(extra_height: float = 0) -> "Axes":
-    """Return axes for figures that stand three in a row, where letters must stay legible; the height in inches."""
-    return style.new_axes(3.5, 2.5 + extra_height)
 
 
 def _runs(comparison: Comparison) -> int:

@@ -5,7 +5,7 @@ import binascii
 from html import escape
 
 from ..report.page import FigureWriter, grid, picture, section
-from ..report.style import NARROW
+from ..report.style import NARROW, class_name
 from .results import Comparison, Sample
 
 
@@ -52,11 +52,6 @@ def detections(comparison: Comparison, writer: FigureWriter) -> str:
         "Validation images, what is really there, and what the first run of each model finds with a score of at least "
         "0.5.",
     )
-
-
-def class_name(classes: list[str], index: int) -> str:
-    """Return the name of a class, or its index if it has none."""
-    return classes[index] if 0 <= index < len(classes) else f"class {index}"
 
 
 def _prediction(label: str, prediction: tuple[int, float], truth: int, classes: list[str]) -> str:

@@ -19,9 +19,10 @@ from ..data import ClassificationData
 from ..export import ExportedFile, deploy, open_onnx, to_onnx
 from ..metrics.counts import count
 from ..models import build_model
+from ..report.page import encoded
 from ..tasks import ClassificationTask
 from .results import Comparison, ModelResult, Sample
-from .runner import Adapter, Folders, Say, data_facts, default_device, encoded, rates, run_comparison
+from .runner import Adapter, Folders, Say, data_facts, default_device, rates, run_comparison
 from .training import OF_CLASSIFIERS, Budget, ModelSpec
 
 SAMPLES = 12
@@ -137,7 +138,8 @@ def _sample(data: ClassificationData, index: int) -> Sample:
     image, label = data.split(train=False)[index]
     mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
     picture = to_pil_image((image * std + mean).clamp(0, 1))
-    return Sample(encoded(picture, 160, "PNG"), int(label))
+    picture.thumbnail((160, 160))
+    return Sample(encoded(picture), int(label))
 
 
 def _measure(results: list[ModelResult], data: ClassificationData, budget: Budget) -> list[ModelResult]:

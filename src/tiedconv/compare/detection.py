@@ -21,10 +21,11 @@ from ..detection.backbone import Norm
 from ..metrics.coco import METRICS, Kind, coco_metrics
 from ..metrics.counts import count
 from ..report.drawing import draw_detections
+from ..report.page import encoded
 from ..tasks import DetectionTask
 from ..tasks.detection import coco_results
 from .results import Comparison, ModelResult, Sample, read_kept
-from .runner import Adapter, Folders, Say, data_facts, default_device, encoded, rates, run_comparison
+from .runner import Adapter, Folders, Say, data_facts, default_device, rates, run_comparison
 from .training import Budget, ModelSpec
 
 SAMPLES = 6
@@ -212,7 +213,8 @@ def _detect(task: DetectionTask, data: DetectionData, samples: Sequence[int]) ->
 
 
 def _jpeg(picture: Image.Image) -> str:
-    return encoded(picture, 480, "JPEG")
+    picture.thumbnail((480, 480))
+    return encoded(picture, "jpeg")
 
 
 def _train_step(model: nn.Module, images: list[Tensor], targets: list[dict[str, Any]]) -> Callable[[], object]:

@@ -1,17 +1,14 @@
 """The whole comparison: every model with every seed, then timings, ``results.json`` and the report."""
 
-import base64
-import io
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
-from PIL import Image
 
 from .._extras import require
 from .._files import write_whole
@@ -172,14 +169,6 @@ def rates(
     """Return the images per second of calls on ``images`` images each, measured in turns."""
     timings = interleaved(calls, rounds=10, device=device)
     return {label: Quartiles.of([images / s for s in timing.seconds]) for label, timing in timings.items()}
-
-
-def encoded(picture: Image.Image, size: int, kind: Literal["JPEG", "PNG"]) -> str:
-    """Return a picture of at most ``size`` pixels on a side in base64."""
-    picture.thumbnail((size, size))
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, quality=85)
-    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def default_device() -> torch.device:

@@ -1,7 +1,7 @@
 """Pictures of Grad-CAM heat maps: on one photo, and of several models side by side."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -90,10 +90,9 @@ def draw_cams(
     beside = min(count, max(1, _COLUMNS // width))
     height = rows * -(-count // beside)
     cell = _CELL * max(1, photos.shape[2] / photos.shape[3]) + _TITLE
-    figure = require("matplotlib.figure", extra="analysis").Figure(
-        figsize=(_CELL * width * beside, cell * height), layout="constrained"
-    )
-    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.04, hspace=0, wspace=0)
+    figure = style.new_figure(_CELL * width * beside, cell * height)
+    engine: Any = figure.get_layout_engine()
+    engine.set(w_pad=0.04, h_pad=0.04, hspace=0, wspace=0)
     axes = figure.subplots(height, width * beside, squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()
@@ -102,15 +101,10 @@ def draw_cams(
         plot_cam(photos[i], None, axes[row, column], title=style.short(names[i] if names else f"{i + 1}", 26) + "\n")
         for j, (label, cam) in enumerate(cams.items()):
             probability = style.percent(round(float(cam.probabilities[i]), 3))
-            explained = f"{style.short(class_name(classes, int(cam.targets[i])), 18)}, {probability}"
+            explained = f"{style.short(style.class_name(classes, int(cam.targets[i])), 18)}, {probability}"
             ax = axes[row + j // (width - 1), column + 1 + j % (width - 1)]
             plot_cam(images[label][i], cam.heat[i], ax, title=f"{style.short(label, 26)}\n{explained}")
     return figure
-
-
-def class_name(classes: Sequence[str], index: int) -> str:
-    """Return the name of a class, or its index if it has none."""
-    return classes[index] if index < len(classes) else f"class {index}"
 
 
 def _check(images: Mapping[str, Tensor], cams: Mapping[str, GradCam]) -> None:

@@ -1,20 +1,18 @@
 """Grad-CAM heat maps of several models as numbers in a file, as a picture, and as one HTML page."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from json import dumps
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
 from .._files import write_whole
 from ..analysis.gradcam import GradCam
 from . import page, style
-from .gradcam_plots import class_name, draw_cams, overlay, photo
+from .gradcam_plots import draw_cams, overlay, photo
+from .style import class_name
 
 _LARGEST_PNG = 60_000  # pixels of a side; matplotlib refuses 2^16
 
@@ -52,7 +50,7 @@ def write_gradcam(
         classes: names of the classes. None given: their indices.
         settings: more entries of the JSON file.
         command: what repeats it.
-        blocks: what it was measured with and on, a heading and facts each.
+        blocks: what it was measured with and on: headings, each with its facts.
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
@@ -104,22 +102,16 @@ def _line(model: ModelCams) -> tuple[str, str]:
 
 def _pictures(models: Sequence[ModelCams], i: int, name: str, classes: Sequence[str]) -> list[str]:
     first = models[0]
-    seen = _encoded(photo(first.images[i]))
+    seen = page.encoded(photo(first.images[i]))
     pictures = [page.picture(seen, title="Photo", alt=name, caption=f"As {first.label} sees it")]
     for model in models:
         probability = style.percent(round(float(model.cam.probabilities[i]), 3))
         pictures.append(
             page.picture(
-                _encoded(overlay(model.images[i], model.cam.heat[i])),
+                page.encoded(overlay(model.images[i], model.cam.heat[i])),
                 title=model.label,
                 alt=f"Heat map of {model.label} on {name}",
                 caption=f"{class_name(classes, int(model.cam.targets[i]))}, {probability}",
             )
         )
     return pictures
-
-
-def _encoded(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="png")
-    return base64.b64encode(buffer.getvalue()).decode()

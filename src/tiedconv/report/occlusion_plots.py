@@ -3,8 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
-from .._extras import require
-from ..analysis.occlusion import METRICS, Metric, OcclusionBin, OcclusionReport
+from ..analysis.occlusion import METRICS, Metric, OcclusionReport
 from . import style
 from .labels import label_ends
 
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def plot_occlusion(report: OcclusionReport, metric: Metric = "AP", ax: "Axes | None" = None) -> "Axes":
-    """Draw average precision against occlusion (paper, Fig. 7): a line a model, bars for the 95 % intervals.
+    """Draw average precision against occlusion (paper, Fig. 7): a line per model, bars for the 95 % intervals.
 
     The bins stand at equal distances, whatever their widths, with their limits and the number of their images below.
     The models of a bin stand side by side, so that no bar hides another. A bin without objects leaves a gap.
@@ -35,19 +34,17 @@ def plot_occlusion(report: OcclusionReport, metric: Metric = "AP", ax: "Axes | N
         for place, estimate in zip(places, estimates, strict=True):
             if estimate and estimate.low is not None and estimate.high is not None:
                 ax.vlines(place, estimate.low, estimate.high, color=look.colour, linewidth=1.2, alpha=0.75)
-        ax.plot(
-            places, values, color=look.colour, linestyle=look.dash, linewidth=1.6, marker=look.marker, markersize=4.5
-        )
+        ax.plot(places, values, **look.line, marker=look.marker, markersize=4.5)
         last = next((value for value in reversed(values) if not math.isnan(value)), None)
         if last is not None:
             ends[model.label] = (index, last)
-    what = {"box": "Box", "mask": "Mask"}[report.kind]
     intervals = ", with 95\u202f% intervals over images" if report.resamples else ""
-    style.tidy(ax, xlabel="Occlusion ratio r; number of images", ylabel=f"{what} {metric}{intervals}")
-    ticker = require("matplotlib.ticker", extra="analysis")
-    ax.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 5, 10]))
-    ax.yaxis.set_major_formatter(ticker.FuncFormatter(style.percent))
-    ax.set_xticks(range(len(report.bins)), [_name(bin_) for bin_ in report.bins])
+    style.tidy(
+        ax, xlabel="Occlusion ratio r; number of images", ylabel=f"{report.kind.capitalize()} {metric}{intervals}"
+    )
+    ax.locator_params(axis="y", nbins=5, steps=[1, 2, 5, 10])
+    ax.yaxis.set_major_formatter(style.percent)
+    ax.set_xticks(range(len(report.bins)), [f"{b.low:g}\u2013{b.high:g}\n{b.images:,}" for b in report.bins])
     ax.set_xlim(-0.5, len(report.bins) - 0.5)
     ax.margins(y=0.1)
     low, high = ax.get_ylim()
@@ -58,9 +55,7 @@ def plot_occlusion(report: OcclusionReport, metric: Metric = "AP", ax: "Axes | N
 
 def draw_occlusion(report: OcclusionReport) -> "Figure":
     """Return a new figure with both metrics side by side."""
-    figure = require("matplotlib.figure", extra="analysis").Figure(
-        figsize=(2 * _width(report), 3), layout="constrained"
-    )
+    figure = style.new_figure(2 * _width(report), 3)
     for metric, ax in zip(METRICS, figure.subplots(1, len(METRICS)), strict=True):
         plot_occlusion(report, metric, ax)
     return figure
@@ -69,7 +64,3 @@ def draw_occlusion(report: OcclusionReport) -> "Figure":
 def _width(report: OcclusionReport) -> float:
     """Return the inches that the names of the bins, and of the models beside them, take."""
     return 1.8 + 0.75 * max(4, len(report.bins))
-
-
-def _name(bin_: OcclusionBin) -> str:
-    return f"{bin_.low:g}\u2013{bin_.high:g}\n{bin_.images:,}"

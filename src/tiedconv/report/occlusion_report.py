@@ -22,7 +22,7 @@ def write_occlusion_report(
         report: from :func:`tiedconv.analysis.analyze_occlusion`.
         path: the HTML file; its folder exists.
         command: what repeats it.
-        blocks: what it was computed from, a heading and facts each.
+        blocks: what it was computed from: headings, each with its facts.
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.

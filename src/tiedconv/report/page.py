@@ -1,5 +1,6 @@
 """The frame that the reports share: one HTML file that needs nothing else, no script, no network, no second file."""
 
+import base64
 import io
 import re
 import warnings
@@ -11,6 +12,8 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Literal
+
+from PIL import Image
 
 from .._extras import require
 from .._files import printable, write_whole
@@ -28,7 +31,7 @@ def write_page(path: Path, title: str, lead: str, lines: Sequence[tuple[str, str
         path: the HTML file; its folder exists.
         title: headline, plain text.
         lead: what came out, in a sentence or two, plain text.
-        lines: below the lead one line a model or layer, its label and what is said of it, plain text. May be empty.
+        lines: below the lead one line per model or layer, its label and what is said of it, plain text. May be empty.
         sections: HTML of :func:`section`; empty ones are left out.
     """
     template = resources.files("tiedconv.analysis").joinpath("report.html.template").read_text(encoding="utf-8")
@@ -100,7 +103,7 @@ def thousands(value: float) -> str:
 
 
 def conditions(command: str, blocks: Mapping[str, Mapping[str, str]]) -> str:
-    """Return the command that repeats a report, and what it was done with, a card a block; all plain text."""
+    """Return the command that repeats a report, and what it was done with, a card per block; all plain text."""
     facts = "\n".join(
         f'<section class="card"><h3>{escape(title)}</h3><dl>'
         + "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in block.items())
@@ -109,6 +112,13 @@ def conditions(command: str, blocks: Mapping[str, Mapping[str, str]]) -> str:
     )
     line = f'<pre class="card" tabindex="0"><code>{escape(command)}</code></pre>'
     return f'{line}\n<div class="facts">\n{facts}\n</div>'
+
+
+def encoded(picture: Image.Image, kind: Literal["jpeg", "png"] = "png") -> str:
+    """Return a picture as the base64 text that :func:`picture` takes."""
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, quality=85)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def picture(encoded: str, *, title: str, alt: str, caption: str = "", kind: Literal["jpeg", "png"] = "png") -> str:

@@ -29,8 +29,8 @@ def plot_curves(
     """Draw what each model did over the epochs: the mean of its runs, in a band from the lowest to the highest.
 
     Args:
-        curves: for each model its runs, each a value an epoch. Epochs that not every run has reached are not drawn;
-            values that are not finite, of a training that diverged, leave a gap.
+        curves: for each model its runs, each with one value per epoch. Epochs that not every run has reached are not
+            drawn; values that are not finite, of a training that diverged, leave a gap.
         ax: where to draw. None: on a new figure.
         ylabel: what the values are, with the unit.
         percent: whether the values are fractions 0-1, to be labelled in per cent.
@@ -52,16 +52,16 @@ def plot_curves(
         if len(runs) > 1:
             low, high = [min(values) for values in by_epoch], [max(values) for values in by_epoch]
             ax.fill_between(epochs, low, high, color=look.colour, alpha=0.16, linewidth=0)
-        ax.plot(epochs, means, color=look.colour, linestyle=look.dash, linewidth=1.6)
+        ax.plot(epochs, means, **look.line)
         end = means[drawn[-1] - 1]
         ax.plot(drawn[-1], end, color=look.colour, marker=look.marker, markersize=4, clip_on=False)
         ends[label] = (index, end)
     style.tidy(ax, xlabel="Epoch", ylabel=ylabel)
-    ticker = require("matplotlib.ticker", extra="analysis")
-    ax.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
+    ax.locator_params(axis="x", nbins=6, integer=True)
     if percent:
-        ax.yaxis.set_major_formatter(ticker.FuncFormatter(style.percent))
+        ax.yaxis.set_major_formatter(style.percent)
     if log:
+        ticker = require("matplotlib.ticker", extra="analysis")
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_minor_locator(ticker.NullLocator())
@@ -98,9 +98,8 @@ def plot_tradeoff(
         )
         points[label] = (cost, mean, sd)
     style.tidy(ax, xlabel=xlabel, ylabel=ylabel, grid="both")
-    ticker = require("matplotlib.ticker", extra="analysis")
-    ax.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 5, 10]))
-    ax.yaxis.set_major_formatter(ticker.FuncFormatter(style.percent))
+    ax.locator_params(axis="y", nbins=5, steps=[1, 2, 5, 10])
+    ax.yaxis.set_major_formatter(style.percent)
     _log_costs(ax, [cost for cost, _, _ in points.values()])
     ax.margins(y=0.25)
     low, high = ax.get_ylim()
@@ -160,20 +159,12 @@ def plot_similarity(histograms: Mapping[str, Histogram | None], ax: "Axes | None
         shares = [count / total for count in histogram.counts]
         if len(histograms) < 4:
             ax.stairs(shares, histogram.edges, fill=True, color=look.colour, alpha=0.12, linewidth=0)
-        ax.stairs(
-            shares,
-            histogram.edges,
-            color=look.colour,
-            linestyle=look.dash,
-            linewidth=1.3,
-            label=f"model {index}",
-        )
+        ax.stairs(shares, histogram.edges, **look.line, label=f"model {index}")
         names.append(f"{style.short(label)}, mean {histogram.mean:.2f}")
         ax.plot(histogram.mean, 0, color=look.colour, marker=look.marker, markersize=5, clip_on=False, zorder=4)
     style.tidy(ax, xlabel="Cosine similarity of two filters", ylabel="Share of filter pairs")
-    ticker = require("matplotlib.ticker", extra="analysis")
-    ax.yaxis.set_major_locator(ticker.MaxNLocator(4, steps=[1, 2, 5, 10]))
-    ax.yaxis.set_major_formatter(ticker.FuncFormatter(style.percent))
+    ax.locator_params(axis="y", nbins=4, steps=[1, 2, 5, 10])
+    ax.yaxis.set_major_formatter(style.percent)
     ax.set_xlim(-1, 1)
     ax.set_xticks([-1, -0.5, 0, 0.5, 1], ["-1", "-0.5", "0", "0.5", "1"])
     ax.set_ylim(bottom=0)
@@ -208,7 +199,7 @@ def _log_costs(ax: "Axes", costs: Sequence[float]) -> None:
             ticker.LogLocator(subs=(1, 2, 5)) if wide else ticker.MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
         )
     ax.xaxis.set_minor_locator(ticker.NullLocator())
-    ax.xaxis.set_major_formatter(ticker.FuncFormatter(style.si))
+    ax.xaxis.set_major_formatter(style.si)
 
 
 def _name_cells(ax: "Axes", matrix: Sequence[Sequence[int]], names: Sequence[str]) -> None:

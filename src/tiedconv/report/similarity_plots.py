@@ -6,7 +6,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from .._extras import require
-from ..analysis.similarity import LayerSimilarity
+from ..analysis.similarity import Histogram, LayerSimilarity
 from . import style
 from .labels import label_ends
 from .plots import plot_similarity
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 _COLUMNS = 3
 
 
-def layer_name(layers: Sequence[LayerSimilarity | None]) -> str:
+def layer_name(layers: Sequence[LayerSimilarity | Histogram | None]) -> str:
     """Return what the layers at one depth of several models are called: all their names, each once."""
     return " · ".join(dict.fromkeys(layer.layer for layer in layers if layer))
 
 
 def plot_means(models: Mapping[str, Sequence[LayerSimilarity]], ax: "Axes | None" = None) -> "Axes":
-    """Draw the mean similarity over the depth, a line a model; layers of different models share a place by their order.
+    """Draw the mean similarity by depth, a line per model; layers of different models share a place by their order.
 
     Args:
         models: for each model its layers, first layers first. One without pairs leaves a gap.
@@ -36,16 +36,7 @@ def plot_means(models: Mapping[str, Sequence[LayerSimilarity]], ax: "Axes | None
     for index, (label, layers) in enumerate(models.items()):
         look = style.series(index)
         means = [layer.mean if layer.pairs().numel() else math.nan for layer in layers]
-        ax.plot(
-            range(len(means)),
-            means,
-            color=look.colour,
-            linestyle=look.dash,
-            linewidth=1.6,
-            marker=look.marker,
-            markersize=4.5,
-            clip_on=False,
-        )
+        ax.plot(range(len(means)), means, **look.line, marker=look.marker, markersize=4.5, clip_on=False)
         known = [mean for mean in means if not math.isnan(mean)]
         if known:
             ends[label] = (index, known[-1])
@@ -58,12 +49,12 @@ def plot_means(models: Mapping[str, Sequence[LayerSimilarity]], ax: "Axes | None
 
 
 def draw_similarity(models: Mapping[str, Sequence[LayerSimilarity]]) -> "Figure":
-    """Return a new figure with the histograms of all models, a panel a layer, first layers first (paper, Fig. 9).
+    """Return a new figure with the histograms of all models, a panel per layer, first layers first (paper, Fig. 9).
 
     Layers of different models share a panel by their place.
     """
     panels = list(zip_longest(*models.values()))
-    legend = 0.17 * len(models)  # inches, a line a model
+    legend = 0.17 * len(models)  # inches, a line per model
     figure, axes = _panels(len(panels), 3.5, 2.7 + legend)
     for ax, layers in zip(axes, panels, strict=True):
         histograms = {label: layer.histogram() if layer else None for label, layer in zip(models, layers, strict=True)}
@@ -111,7 +102,7 @@ def plot_matrix(layer: LayerSimilarity, ax: "Axes | None" = None) -> "Axes":
 
 
 def draw_matrices(layers: Sequence[LayerSimilarity]) -> "Figure":
-    """Return a new figure with a model's matrices, one :func:`plot_matrix` a layer."""
+    """Return a new figure with a model's matrices, one :func:`plot_matrix` per layer."""
     figure, axes = _panels(len(layers), 3.2, 3.1)
     for ax, layer in zip(axes, layers, strict=True):
         plot_matrix(layer, ax)
@@ -122,9 +113,7 @@ def draw_matrices(layers: Sequence[LayerSimilarity]) -> "Figure":
 def _panels(count: int, width: float, height: float) -> tuple["Figure", "list[Axes]"]:
     columns = min(count, _COLUMNS)
     rows = math.ceil(count / columns)
-    figure = require("matplotlib.figure", extra="analysis").Figure(
-        figsize=(columns * width, rows * height), layout="constrained"
-    )
+    figure = style.new_figure(columns * width, rows * height)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for unused in axes[count:]:
         unused.remove()

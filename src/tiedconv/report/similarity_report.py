@@ -8,7 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from ..analysis.similarity import LayerSimilarity
+from ..analysis.similarity import Histogram, LayerSimilarity
 from . import style
 from .page import (
     FigureWriter,
@@ -17,6 +17,7 @@ from .page import (
     grid,
     name,
     quiet_about_glyphs,
+    random_note,
     section,
     table,
     thousands,
@@ -44,22 +45,21 @@ def similarity_finding(models: Sequence[ModelSimilarity]) -> tuple[str, list[tup
     The mean of the layers' means ranks the models, over the layers that all of them have pairs in.
     """
     places = [layers for layers in zip_longest(*(model.layers for model in models)) if all(map(_has_pairs, layers))]
-    untrained = _untrained(models)
+    random = random_note(models)
     if not places:
-        return f"In no layer have all models two living filters, so there is nothing to compare.{untrained}", []
+        return f"In no layer have all models two living filters, so there is nothing to compare. {random}".strip(), []
     overall = [sum(layer.mean for layer in own) / len(own) for own in zip(*places, strict=True)]
     order = sorted(range(len(models)), key=lambda index: overall[index])
     first = models[order[0]].label
+    count = "1 layer" if len(places) == 1 else f"{len(places)} layers"
     if len(models) == 1:
         by_depth = [(layers[0].layer, f"{layers[0].mean:.3f}") for layers in places]
-        lead = f"Two filters of {first} have a mean similarity of {overall[0]:.3f} over {_layers(places)}.{untrained}"
-        return lead, by_depth
+        lead = f"Two filters of {first} have a mean similarity of {overall[0]:.3f} over {count}. {random}"
+        return lead.strip(), by_depth
     rest = ", ".join(f"{models[index].label} {overall[index]:.3f}" for index in order[1:])
-    lead = (
-        f"The filters of {first} are least alike: mean similarity {overall[order[0]]:.3f} over {_layers(places)}; "
-        f"{rest}.{untrained}"
-    )
-    return lead, [(layer_name(layers), _ranked(models, layers)) for layers in places]
+    lowest = f"{overall[order[0]]:.3f} over {count}"
+    lead = f"The filters of {first} are least alike: mean similarity {lowest}; {rest}. {random}"
+    return lead.strip(), [(layer_name(layers), _ranked(models, layers)) for layers in places]
 
 
 def similarity_json(models: Sequence[ModelSimilarity], settings: Mapping[str, Any]) -> str:
@@ -101,7 +101,7 @@ def write_similarity_report(
         models: at least one, with different labels.
         path: the HTML file; its folder exists.
         command: what repeats it.
-        blocks: what it was measured with and on, a heading and facts each.
+        blocks: what it was measured with and on: headings, each with its facts.
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
@@ -119,7 +119,7 @@ def write_similarity_report(
             ),
             section(
                 "Distribution",
-                grid(_histograms(models, writer)),
+                grid(histogram_figures({m.label: [layer.histogram() for layer in m.layers] for m in models}, writer)),
                 "Shares of the filter pairs by similarity, first layers first. The marks on the axis are the means.",
             ),
             *(
@@ -167,16 +167,15 @@ def _cell(layer: LayerSimilarity | None) -> str:
 
 def _means(models: Sequence[ModelSimilarity], writer: FigureWriter) -> str:
     ax = plot_means({model.label: model.layers for model in models})
-    alt = "Mean similarity by layer, a line a model: the numbers of the table."
+    alt = "Mean similarity by layer, a line per model: the numbers of the table."
     return grid([writer.write(ax, title="Mean similarity by layer, first layers first", alt=alt)])
 
 
-def _histograms(models: Sequence[ModelSimilarity], writer: FigureWriter) -> list[str]:
+def histogram_figures(models: Mapping[str, Sequence[Histogram]], writer: FigureWriter) -> list[str]:
+    """Draw each model's histograms, first layers first; layers of different models share a figure by their place."""
     figures = []
-    for layers in zip_longest(*(model.layers for model in models)):
-        histograms = {
-            model.label: layer.histogram() if layer else None for model, layer in zip(models, layers, strict=True)
-        }
+    for layers in zip_longest(*models.values()):
+        histograms = dict(zip(models, layers, strict=True))
         ax = plot_similarity(histograms, style.new_axes(3.5, 2.5 + 0.17 * (len(models) - 2)))
         title = layer_name(layers)
         means = ", ".join(f"{m} {h.mean:.2f}" for m, h in histograms.items() if h and sum(h.counts))
@@ -207,15 +206,3 @@ def _ranked(models: Sequence[ModelSimilarity], layers: Sequence[LayerSimilarity]
 
 def _has_pairs(layer: LayerSimilarity | None) -> bool:
     return layer is not None and layer.pairs().numel() > 0
-
-
-def _layers(places: Sequence[Any]) -> str:
-    return "1 layer" if len(places) == 1 else f"{len(places)} layers"
-
-
-def _untrained(models: Sequence[ModelSimilarity]) -> str:
-    names = [model.label for model in models if model.random]
-    if not names:
-        return ""
-    which = "All weights are" if len(names) == len(models) else f"The weights of {', '.join(names)} are"
-    return f" {which} random: this says nothing about trained networks."

@@ -1,6 +1,7 @@
-"""How the figures look: one colour, dash and marker a model, and little else than the data on the axes."""
+"""How the figures look: one colour, dash and marker per model, and little else than the data on the axes."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from .._files import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK, MUTED, RULE = "#1f2429", "#5c6670", "#d9dee3"
 NARROW = "\u202f"  # a space that does not break, before units and between groups of digits
@@ -28,6 +30,11 @@ class Series:
     dash: Any
     marker: str
 
+    @property
+    def line(self) -> dict[str, Any]:
+        """What ``Axes.plot`` takes to draw the model's line."""
+        return {"color": self.colour, "linestyle": self.dash, "linewidth": 1.6}
+
 
 def series(index: int) -> Series:
     """Return the style of the model at ``index``; from the seventh on colours return, with other dashes and markers."""
@@ -35,14 +42,19 @@ def series(index: int) -> Series:
     return Series(COLOURS[index % len(COLOURS)], _DASHES[shift % len(_DASHES)], _MARKERS[shift % len(_MARKERS)])
 
 
+def new_figure(width: float, height: float) -> "Figure":
+    """Return an empty figure (inches) that belongs to no global state."""
+    figure: Figure = require("matplotlib.figure", extra="analysis").Figure((width, height), layout="constrained")
+    return figure
+
+
 def new_axes(width: float = 4.2, height: float = 2.7) -> "Axes":
-    """Return the axes of a new figure (inches) that belongs to no global state."""
-    figure = require("matplotlib.figure", extra="analysis").Figure(figsize=(width, height), layout="constrained")
-    return figure.add_subplot()
+    """Return the axes of a new figure (inches)."""
+    return new_figure(width, height).add_subplot()
 
 
 def tidy(ax: "Axes", *, xlabel: str = "", ylabel: str = "", grid: str = "y") -> None:
-    """Take away the frame, set small grey ticks, and put the y label above the axis, where it reads without turning.
+    """Remove the frame, set small grey ticks, and put the y label above the axis, where it need not be turned.
 
     ``grid`` is ``"y"`` for horizontal rules, ``"both"`` for rules both ways, empty for none.
     """
@@ -62,7 +74,7 @@ def tidy(ax: "Axes", *, xlabel: str = "", ylabel: str = "", grid: str = "y") -> 
 def short(label: str, length: int = 22) -> str:
     """Cut a label in the middle, where long model names differ least, and make it one that matplotlib draws as it is.
 
-    It would read what stands between dollars as TeX, and fail on file names that are no UTF-8.
+    It would read what stands between dollars as TeX, and fail on file names that are not UTF-8.
     """
     label = printable(label)
     if len(label) > length:
@@ -71,7 +83,12 @@ def short(label: str, length: int = 22) -> str:
     return label.replace("$", r"\$")
 
 
-def si(value: float, position: int | None = None) -> str:
+def class_name(classes: Sequence[str], index: int) -> str:
+    """Return the name of a class, or its index if it has none."""
+    return classes[index] if index < len(classes) else f"class {index}"
+
+
+def si(value: float, position: float | None = None) -> str:
     """Write a count with the prefixes of the field: 883562 → ``884 k``, 1.2e7 → ``12 M``."""
     for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= 0.9995 * factor:
@@ -79,7 +96,7 @@ def si(value: float, position: int | None = None) -> str:
     return _three_digits(value)
 
 
-def percent(value: float, position: int | None = None) -> str:
+def percent(value: float, position: float | None = None) -> str:
     """Write a fraction in per cent, with a space that does not break: 0.975 → ``97.5 %``."""
     return f"{100 * value:.6g}{NARROW}%"
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from .._extras import require
 from ..analysis.summary import LayerSummary
 from . import style
 from .labels import label_ends
@@ -17,9 +16,9 @@ if TYPE_CHECKING:
 def plot_ranks(summaries: Mapping[str, Sequence[LayerSummary]], ax: "Axes | None" = None) -> "Axes":
     """Draw the effective rank of each layer over its channels, from the first layer to the last.
 
-    A point a layer, and for each model a line through the medians of every tenth of its depth: within a block, layers
-    that widen and layers that narrow differ by much. Depth is the place among the model's layers, so that models of
-    different depths can be compared. A layer measured on no more positions than it has channels is left out: what
+    One point per layer, and for each model a line through the medians of every tenth of its depth: within a block,
+    layers that widen and layers that narrow differ by much. Depth is the place among the model's layers, so that models
+    of different depths can be compared. A layer measured on no more positions than it has channels is left out: what
     bounds its rank are the images.
 
     Args:
@@ -37,15 +36,15 @@ def plot_ranks(summaries: Mapping[str, Sequence[LayerSummary]], ax: "Axes | None
         line = [tuple(map(statistics.median, zip(*tenth, strict=True))) for tenth in tenths if tenth]
         x, y = zip(*points, strict=True)
         ax.scatter(x, y, s=12, color=look.colour, marker=look.marker, alpha=0.5, linewidths=0)
-        ax.plot(*zip(*line, strict=True), color=look.colour, linestyle=look.dash, linewidth=1.6)
+        ax.plot(*zip(*line, strict=True), **look.line)
         ends[label] = (index, line[-1][1])
     _finish(ax, ends, "Effective rank, share of the channels")
-    ax.yaxis.set_major_formatter(require("matplotlib.ticker", extra="analysis").FuncFormatter(style.percent))
+    ax.yaxis.set_major_formatter(style.percent)
     return ax
 
 
 def plot_parameters(summaries: Mapping[str, Sequence[LayerSummary]], ax: "Axes | None" = None) -> "Axes":
-    """Draw how many parameters there are up to each layer, from the first to the last, a line a model.
+    """Draw how many parameters there are up to each layer, from the first to the last, a line per model.
 
     Only those of the layers that are summarised; a line ends at their sum, and norms are not in it.
 
@@ -59,11 +58,11 @@ def plot_parameters(summaries: Mapping[str, Sequence[LayerSummary]], ax: "Axes |
             continue
         look = style.series(index)
         sums = list(accumulate(layer.params for layer in layers))
-        ax.plot(_depths(layers), sums, color=look.colour, linestyle=look.dash, linewidth=1.6)
+        ax.plot(_depths(layers), sums, **look.line)
         ax.plot(1, sums[-1], color=look.colour, marker=look.marker, markersize=4, clip_on=False)
         ends[label] = (index, sums[-1])
     _finish(ax, ends, "Parameters up to this layer")
-    ax.yaxis.set_major_formatter(require("matplotlib.ticker", extra="analysis").FuncFormatter(style.si))
+    ax.yaxis.set_major_formatter(style.si)
     return ax
 
 
@@ -73,10 +72,9 @@ def _depths(layers: Sequence[LayerSummary]) -> list[float]:
 
 def _finish(ax: "Axes", ends: Mapping[str, tuple[int, float]], ylabel: str) -> None:
     style.tidy(ax, xlabel="Depth, from the first layer to the last", ylabel=ylabel)
-    ticker = require("matplotlib.ticker", extra="analysis")
-    ax.xaxis.set_major_locator(ticker.FixedLocator([0, 0.25, 0.5, 0.75, 1]))
-    ax.xaxis.set_major_formatter(ticker.FuncFormatter(style.percent))
-    ax.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 5, 10]))
+    ax.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    ax.xaxis.set_major_formatter(style.percent)
+    ax.locator_params(axis="y", nbins=5, steps=[1, 2, 5, 10])
     ax.set_xlim(0, 1.01)
     ax.set_ylim(bottom=0)
     label_ends(ax, ends)

@@ -7,7 +7,6 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
-from .._extras import require
 from .._files import write_whole
 from ..analysis.summary import LayerSummary
 from . import page, style
@@ -61,14 +60,14 @@ def write_summary(
         folder: where to.
         settings: more entries of the JSON file.
         command: what repeats it.
-        blocks: what it was measured with and on, a heading and facts each.
+        blocks: what it was measured with and on: headings, each with its facts.
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
     """
     write_whole(folder / "summary.json", summary_json(models, settings) + "\n")
     summaries = {model.label: model.layers for model in models}
-    figure = require("matplotlib.figure", extra="analysis").Figure(figsize=(12, 3.2), layout="constrained")
+    figure = style.new_figure(12, 3.2)
     left, right = figure.subplots(1, 2)
     plot_ranks(summaries, left)
     plot_parameters(summaries, right)
@@ -106,7 +105,7 @@ def summary_cells(layer: LayerSummary) -> list[str]:
     return [
         layer.name,
         layer.kind,
-        _listed(layer.blocks),
+        " ".join(map(str, layer.blocks)),
         "×".join(map(str, layer.shape)),
         style.si(layer.params),
         style.si(layer.macs),
@@ -118,11 +117,7 @@ def summary_cells(layer: LayerSummary) -> list[str]:
 def _row(layer: LayerSummary) -> list[str]:
     output = f"{layer.mean:.2g}<small>{layer.std:.2g}</small>"
     weights = f"{layer.weight_norm:.3g}<small>{layer.weight_std:.2g}</small>"
-    return [*map(escape, summary_cells(layer)), output, weights, _listed(layer.groups)]
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    return " ".join(map(str, numbers))
+    return [*map(escape, summary_cells(layer)), output, weights, " ".join(map(str, layer.groups))]
 
 
 def _line(model: ModelSummary) -> tuple[str, str]:
