@@ -22,6 +22,9 @@ def finding(comparison: Comparison) -> Finding:
     if not base.runs:
         return f"{base.label} has no finished run, so there is nothing to compare yet.", []
     lead = f"{base.label} reaches {score(comparison, base)} {metric_name(comparison.metric)}."
+    finished, planned = sum(len(m.runs) for m in comparison.models), len(comparison.models) * len(comparison.seeds)
+    if finished < planned:
+        lead += f" {finished} of {planned} runs are finished."
     if not others:
         return f"{lead} There is no other model to compare it with.", []
     return lead, [(model.label, _line(comparison, model, base)) for model in others]

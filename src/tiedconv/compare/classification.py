@@ -1,7 +1,7 @@
 """Compare classifiers: accuracy, confusion, filter similarity and sample predictions, speed and memory."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.util import find_spec
@@ -40,7 +40,7 @@ def compare(
     command: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> Comparison:
-    """Train several models alike and write ``results.json`` and ``report.html`` into ``output``.
+    """Train several models alike and write ``results.json`` and ``report.html`` into ``output``, after every run.
 
     Every run has a folder ``output/runs/<label>/seed-<seed>``. What is finished there is not trained again, what is
     unfinished goes on after its last whole epoch: call again after an interruption, or with more seeds or models.
@@ -54,7 +54,7 @@ def compare(
         output: folder of the results.
         title: headline of the report; default: the models' labels and the data set.
         command: the command line that repeats it, printed in the report.
-        say: called with a line of progress after each run.
+        say: called with lines of progress: what is done, and about how long the other runs take.
 
     Raises:
         ValueError: if there is no model or seed, one is given twice, or ``output`` holds runs with other settings.
@@ -98,14 +98,18 @@ class _Classifiers(Adapter):
         }
         return {"top1": hits[:, 0].double().mean().item(), "top5": hits.any(1).double().mean().item()}, details
 
-    def summarize(self, folders: Folders, say: Say) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         facts = {**data_facts(self.data), "input": " x ".join(map(str, self.data.input_size))}
         samples = [_sample(self.data, i) for i in self.examples(SAMPLES)]
         images = len(self.data.split(train=False))  # type: ignore[arg-type]  # every split has a length
         return {"conditions": {"Data": facts}, "samples": samples, "images": images}
 
-    def measure(self, results: list[ModelResult], folders: Folders, say: Say) -> list[ModelResult]:
-        return _measure_deployed(_measure(results, self.data, self.budget), self.data, say)
+    def complete(self, comparison: Comparison, folders: Folders, say: Say) -> Iterator[Comparison]:
+        say("measuring speed and memory")
+        comparison = replace(comparison, models=_measure(comparison.models, self.data, self.budget))
+        yield comparison
+        say("measuring the speed of the deployed networks")
+        yield replace(comparison, models=_measure_deployed(comparison.models, self.data, say))
 
 
 def _builder(model: ModelSpec | ModelResult, data: ClassificationData) -> Callable[[], torch.nn.Module]:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -141,22 +141,27 @@ class _Detectors(Adapter):
         metrics = {name: None if math.isnan(value) else value for name, value in scores.items()}
         return metrics, {"pictures": pictures}
 
-    def summarize(self, folders: Folders, say: Say) -> dict[str, Any]:
-        say("sorting the images by how much objects cover each other")
-        truth = self.data.ground_truth()
-        amodal = all("amodal_segmentation" in annotation for annotation in truth["annotations"])
-        found = {label: map(_found, places) for label, places in folders.items()}
-        occlusion = analyze_occlusion(truth, found, kind=self.kinds[0], regions="amodal" if amodal else "boxes")
+    def facts(self) -> dict[str, Any]:
         real, names = self.data.with_targets(), self.data.classes
         pictures = (_jpeg(draw_detections(*real[index], names)) for index in self.examples(SAMPLES))
         facts = {**data_facts(self.data), "classes": ", ".join(names) if len(names) <= 20 else str(len(names))}
         return {
             "conditions": {"Data": facts, "Detector": _printable(self.detector)},
             "samples": [Sample(picture) for picture in pictures],
-            "occlusion": occlusion,
         }
 
-    def measure(self, results: list[ModelResult], folders: Folders, say: Say) -> list[ModelResult]:
+    def complete(self, comparison: Comparison, folders: Folders, say: Say) -> Iterator[Comparison]:
+        say("sorting the images by how much objects cover each other")
+        truth = self.data.ground_truth()
+        amodal = all("amodal_segmentation" in annotation for annotation in truth["annotations"])
+        found = {label: map(_found, places) for label, places in folders.items()}
+        occlusion = analyze_occlusion(truth, found, kind=self.kinds[0], regions="amodal" if amodal else "boxes")
+        comparison = replace(comparison, occlusion=occlusion)
+        yield comparison
+        say("measuring speed")
+        yield replace(comparison, models=self._measure(comparison.models, folders))
+
+    def _measure(self, results: list[ModelResult], folders: Folders) -> list[ModelResult]:
         """Add throughput on one batch of training images, in float32, with the weights of the first seed."""
         device = default_device()
         images, targets = next(iter(self.data.train_dataloader()))
@@ -168,12 +173,10 @@ class _Detectors(Adapter):
             saved = torch.load(folders[spec.label][0] / "checkpoint.ckpt", device, weights_only=True)
             task.load_state_dict(saved["state_dict"])
             models[spec.label] = task.model
-
-        training = {label: _train_step(model.train(), images, targets) for label, model in models.items()}
-        trained = rates(training, len(images), device)
-        detected = rates(
-            {label: inference(model.eval(), images) for label, model in models.items()}, len(images), device
-        )
+        steps = {label: _train_step(model.train(), images, targets) for label, model in models.items()}
+        trained = rates(steps, len(images), device)
+        steps = {label: inference(model.eval(), images) for label, model in models.items()}
+        detected = rates(steps, len(images), device)
         return [
             replace(r, train_images_per_s=trained[r.label], inference_images_per_s=detected[r.label]) for r in results
         ]
@@ -201,11 +204,10 @@ def _detect(task: DetectionTask, data: DetectionData, samples: Sequence[int]) ->
     """Return the detections on the validation images in COCO's format, and those on the samples as pictures."""
     results: list[dict[str, Any]] = []
     pictures = []
-    categories = data.category_ids
     place = 0
     for images, abouts in data.val_dataloader():
         for image, about, found in zip(images, abouts, task([i.to(task.device) for i in images]), strict=True):
-            results += coco_results(about["image_id"], found, categories)
+            results += coco_results(about["image_id"], found, data.category_ids)
             if place in samples:
                 pictures.append(_jpeg(draw_detections(image, found, data.classes, min_score=_DRAWN)))
             place += 1

@@ -1,9 +1,11 @@
 """The whole comparison: every model with every seed, then timings, ``results.json`` and the report."""
 
 import shlex
+import statistics
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,9 +21,12 @@ from ..data import ImageData
 from ..models import check_model
 from ..report.occlusion_plots import draw_occlusion
 from ..tasks import Task
+from ._finding import NOTHING
 from .report import write_report
 from .results import Comparison, ModelResult, Run, metric_name, read_run, to_json
 from .training import Budget, History, ModelSpec, check_same_run, describe_run, split_sizes, train
+
+_RESULT = "result.json"  # in a run's folder
 
 Say = Callable[[str], None]
 Folders = Mapping[str, Sequence[Path]]
@@ -62,12 +67,12 @@ class Adapter(ABC):
         """Return metrics and details of a trained model, as in :class:`Run`. May write more into the run's folder."""
 
     @abstractmethod
-    def summarize(self, folders: Folders, say: Say) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """Return more fields of :class:`Comparison`: ``samples``, ``conditions`` on data and detector, and others."""
 
     @abstractmethod
-    def measure(self, results: list[ModelResult], folders: Folders, say: Say) -> list[ModelResult]:
-        """Add speed to the results, and what else is measured once per model."""
+    def complete(self, comparison: Comparison, folders: Folders, say: Say) -> Iterator[Comparison]:
+        """Add speed, and what else is measured after the trainings; yield what there is after every part."""
 
     def examples(self, count: int) -> list[int]:
         """Return the places of ``count`` validation images, evenly spaced."""
@@ -79,6 +84,8 @@ def run_comparison(
 ) -> Comparison:
     """Train every model with every seed, or go on with it, and write ``results.json`` and ``report.html``.
 
+    Both are written after every run, with what is finished.
+
     Args:
         adapter: models, data, and what to do with them.
         seeds, output, title, command, say: as in :func:`tiedconv.compare.compare`.
@@ -88,33 +95,41 @@ def run_comparison(
     require("matplotlib", extra="analysis")  # before the training, not after it
     data.prepare_data()
     data.setup("fit")
-    results = [adapter.describe(spec) for spec in models]
-    folders = {spec.label: [output / "runs" / spec.label / f"seed-{seed}" for seed in seeds] for spec in models}
-    runs: dict[str, list[Run]] = {spec.label: [] for spec in models}
-    steps = [(place, seed, spec) for place, seed in enumerate(seeds) for spec in models]
-    for number, (place, seed, spec) in enumerate(steps, start=1):
-        say(f"[{number}/{len(steps)}] {spec.label}, seed {seed}")
-        run = train_run(adapter, spec, seed, folders[spec.label][place])
-        reached = f"{metric_name(adapter.metrics[0])} {run.metrics[adapter.metrics[0]] or 0:.2%}"
-        say(f"      {reached} after {run.seconds:.0f} s of training")
-        runs[spec.label].append(run)
-    found = adapter.summarize(folders, say)
+    results = {spec.label: adapter.describe(spec) for spec in models}
+    facts = adapter.facts()
     budget = {**_printable(adapter.budget, data), "seeds": ", ".join(map(str, seeds))}
-    conditions = {**found.pop("conditions"), "Budget": budget, "Machine": describe_machine(default_device())}
+    conditions = {**facts.pop("conditions"), "Budget": budget, "Machine": describe_machine(default_device())}
     comparison = Comparison(
         title=title,
         command=shlex.join(command),
         conditions=conditions,
         seeds=list(seeds),
-        models=[replace(result, runs=runs[result.label]) for result in results],
+        models=list(results.values()),
         metrics=adapter.metrics,
         classes=list(data.classes),
-        **found,
+        **facts,
     )
-    _write(comparison, output)  # before the timing, which can fail or be stopped
-    say("measuring speed")
-    comparison = replace(comparison, models=adapter.measure(comparison.models, folders, say))
-    _write(comparison, output)
+    folders = {spec.label: [output / "runs" / spec.label / f"seed-{seed}" for seed in seeds] for spec in models}
+    steps = [(place, seed, spec) for place, seed in enumerate(seeds) for spec in models]
+    unfinished = {folder for places in folders.values() for folder in places if not (folder / _RESULT).exists()}
+    for number, (place, seed, spec) in enumerate(steps, start=1):
+        say(f"[{number}/{len(steps)}] {spec.label}, seed {seed}")
+        folder = folders[spec.label][place]
+        run = train_run(adapter, spec, seed, folder)
+        results[spec.label].runs.append(run)  # the comparison has the same results
+        reached = run.metrics[comparison.metric]
+        line = f"{metric_name(comparison.metric)} {NOTHING if reached is None else f'{reached:.2%}'}"
+        line += f" after {run.seconds:.0f} s of training"
+        if folder in unfinished:
+            unfinished.remove(folder)
+            _write(comparison, output)  # after every run, so that it can be watched
+        if unfinished:
+            usual = statistics.fmean(run.seconds for result in results.values() for run in result.runs)
+            line += f", about {timedelta(seconds=round(usual * len(unfinished)))} left for {len(unfinished)} more"
+        say(f"      {line}")
+    for measured in adapter.complete(comparison, folders, say):
+        comparison = measured
+        _write(comparison, output)
     return comparison
 
 
@@ -128,7 +143,7 @@ def train_run(adapter: Adapter, spec: ModelSpec, seed: int, folder: Path) -> Run
         KeyboardInterrupt: if the user stopped it; the next call goes on.
     """
     check_same_run(folder, {**describe_run(spec, adapter.data, adapter.budget), **adapter.settings})
-    result = folder / "result.json"
+    result = folder / _RESULT
     if result.exists():
         return read_run(result)
     L.seed_everything(seed, verbose=False)
