@@ -3,7 +3,7 @@ r"""A data set of your own: one class around any torch Dataset, for Lightning's 
     python examples/own_dataset.py    # about half a minute on two cores; --quick takes seconds
 
     cd examples                       # the same class by name: Python must find the module
-    PYTHONPATH=. tiedconv fit --data own_dataset.ShapesData --model ClassificationTask \
+    PYTHONPATH=. tiedconv fit --data own_dataset.ShapesData \
         --model.model tiedresnet_tiny --model.optimization.optimizer adamw \
         --model.optimization.lr 0.003 --trainer.max_epochs 5
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -19,6 +19,7 @@ from .. import data as tied_data
 from .._files import check_writable
 from ..data import DetectionData, ImageData
 from ..tasks import Task, keep_checkpoints_whole, quiet_lightning
+from ..tasks.progress import Outlook, progress_bar
 from ..tasks.resume import LastCheckpoint
 from ._mistakes import no_class
 
@@ -92,6 +93,12 @@ class TrainingCLI(LightningCLI):
             # Every line is written at once: those that a kill takes along, a resume does not write again.
             table = CSVLogger(root, self.subcommand, tensorboard.version, flush_logs_every_n_steps=1)
             kwargs["logger"] = [table, tensorboard]
+        callbacks = self._get(self.config_init, "trainer.callbacks") or []
+        if self._get(self.config_init, "trainer.enable_progress_bar") is not False and not any(
+            isinstance(callback, ProgressBar) for callback in callbacks
+        ):
+            callbacks = [*callbacks, progress_bar()]
+        kwargs["callbacks"] = [*callbacks, Outlook()]
         trainer = keep_checkpoints_whole(super().instantiate_trainer(**kwargs))
         best = trainer.checkpoint_callback
         if isinstance(best, ModelCheckpoint):

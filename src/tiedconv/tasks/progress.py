@@ -1,0 +1,172 @@
+"""What a training says of itself: what a step will need, and plain lines where there is no terminal for a bar."""
+
+import os
+import time
+import warnings
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from torch import Tensor, nn
+
+from .._meta import on_meta
+
+_EVERY = 60.0  # seconds from line to line
+
+
+def progress_bar(**options: Any) -> ProgressBar:
+    """Return a bar in a terminal or notebook, where ``options`` are rich's, and elsewhere :class:`PlainProgress`."""
+    console = Console()
+    return RichProgressBar(**options) if console.is_terminal or console.is_jupyter else PlainProgress()
+
+
+class PlainProgress(ProgressBar):
+    """Print a line per epoch, and one per minute of an epoch or an evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+        self._start = self._last = self._began = 0.0
+        self._first_epoch = self._done_before = 0
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._began = time.monotonic()
+        self._first_epoch = trainer.current_epoch
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        loop = trainer.fit_loop
+        self._begin(loop.batch_idx + 1 if loop.restarted_mid_epoch else 0)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._is_due():
+            what = f"epoch {trainer.current_epoch + 1}, step"
+            self._say_step(what, batch_idx + 1, self.total_train_batches, f", loss {outputs['loss'].item():.4g}")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        epoch, last = trainer.current_epoch + 1, trainer.max_epochs
+        left = ""
+        if last is not None and last > epoch:
+            seconds = (time.monotonic() - self._began) / (epoch - self._first_epoch) * (last - epoch)
+            left = f", {_duration(seconds)} left"
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in trainer.callback_metrics.items())
+        self._say(f"epoch {epoch}{f' of {last}' if last and last > 0 else ''}: {metrics}{left}")
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begin()
+
+    on_test_start = on_predict_start = on_validation_start
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._is_due():
+            others = {"test": trainer.num_test_batches, "predict": trainer.num_predict_batches}
+            what = "test" if trainer.testing else "predict" if trainer.predicting else "validate"
+            total = others.get(what, trainer.num_val_batches)[dataloader_idx]
+            self._say_step(f"{what}, batch", batch_idx + 1, total)
+
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
+
+    def _begin(self, done: int = 0) -> None:
+        self._start = self._last = time.monotonic()
+        self._done_before = done
+
+    def _is_due(self) -> bool:
+        if time.monotonic() - self._last < _EVERY:
+            return False
+        self._last = time.monotonic()
+        return True
+
+    def _say_step(self, what: str, done: int, total: float, more: str = "") -> None:
+        seconds = (self._last - self._start) / max(1, done - self._done_before)
+        left = f", {_duration(seconds * (total - done))} left" if total < float("inf") else ""
+        self._say(f"{what} {done} of {total}{more}, {seconds:.2g} s per step{left}")
+
+    def _say(self, line: str) -> None:
+        if self._enabled:
+            print(line, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes} min" if minutes < 120 else f"{seconds / 3600:.1f} h"
+
+
+class Outlook(L.Callback):
+    """Say before the first step how many there are and what memory one needs; warn if the device has less."""
+
+    @rank_zero_only
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        batch = trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        steps = f"{trainer.num_training_batches} steps per epoch of {batch} images"
+        image = pl_module.example_input_array
+        if not isinstance(image, Tensor):  # those of detectors differ in size
+            print(steps, flush=True)
+            return
+        try:
+            fixed, per_image = step_memory(pl_module.model, image)  # type: ignore[arg-type]  # every task has one
+        except Exception as error:  # no reason not to train
+            print(f"{steps}; what memory they need is not known: {error}", flush=True)
+            return
+        need, have = fixed + batch * per_image, _memory(pl_module.device)
+        print(f"{steps}, about {need / 1e9:.1f} GB in float32", flush=True)
+        if trainer.precision == "32-true" and have and need > have:
+            fitting = max(1, int(0.8 * (have - fixed) / per_image))
+            warnings.warn(
+                f"a step of {batch} images needs about {need / 1e9:.1f} GB, and {pl_module.device} has "
+                f"{have / 1e9:.1f} GB. Give --data.batch_size {2 ** (fitting.bit_length() - 1)} or less, or smaller "
+                "images.",
+                stacklevel=2,
+            )
+
+
+def step_memory(model: nn.Module, image: Tensor) -> tuple[int, int]:
+    """Return the bytes that a train step in float32 needs: whatever the batch, and per image.
+
+    The first are weights, gradients and the momentum of SGD, the second what the backward pass keeps of the forward
+    pass; what kernels need for a moment comes on top, a tenth or so. Nothing is computed.
+
+    Args:
+        model: any module that takes images.
+        image: one image, (1, C, H, W).
+    """
+    copied = on_meta(model).train()
+    weights = [parameter.untyped_storage() for parameter in copied.parameters()]
+    kept = {id(storage): storage for storage in weights}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[id(storage)] = storage
+        return tensor
+
+    images = 2  # norms refuse to train on a single value per channel
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        copied(torch.empty(images, *image.shape[1:], device="meta"))
+    fixed = sum(storage.nbytes() for storage in weights)
+    return 3 * fixed, (sum(storage.nbytes() for storage in kept.values()) - fixed) // images
+
+
+def _memory(device: torch.device) -> int:
+    """Return the bytes of memory that a device has, or 0 if nothing says it."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    if device.type == "cpu" and hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 0

@@ -1,0 +1,57 @@
+import re
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+
+from tiedconv.data import Digits
+from tiedconv.tasks import ClassificationTask, progress
+from tiedconv.tasks.progress import Outlook, PlainProgress, progress_bar, step_memory
+
+QUIET = {"accelerator": "cpu", "logger": False, "enable_model_summary": False, "enable_checkpointing": False}
+FEW = {"limit_train_batches": 3, "limit_val_batches": 2, "num_sanity_val_steps": 0, "max_epochs": 2}
+
+
+@pytest.fixture
+def training():
+    return ClassificationTask("tiedresnet_tiny", 10, 1), Digits(batch_size=4, num_workers=0)
+
+
+def test_epochs_and_minutes_get_a_line_each_where_no_terminal_is(training, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_EVERY", 0.0)
+    bar = progress_bar()
+    assert isinstance(bar, PlainProgress)
+    trainer = L.Trainer(**QUIET, **FEW, callbacks=[bar], default_root_dir=tmp_path)
+    trainer.fit(*training)
+    trainer.test(*training)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("epoch", "validate,", "test,"))]
+    expected = []
+    for epoch in (1, 2):
+        expected += [rf"epoch {epoch}, step {i} of 3, loss \d\S*, \S+ s per step, \d+ s left" for i in (1, 2, 3)]
+        expected += [rf"validate, batch {i} of 2, \S+ s per step, \d+ s left" for i in (1, 2)]
+        expected += [
+            rf"epoch {epoch} of 2: .*val/top1 0.*train/loss \d\S*, lr \S+" + (", .* left" if epoch < 2 else "")
+        ]
+    expected += [rf"test, batch {i} of \d+, .*" for i in range(1, len(lines) - len(expected) + 1)]
+    for pattern, line in zip(expected, lines, strict=True):
+        assert re.fullmatch(pattern, line), line
+    assert lines[-1].startswith("test,")
+
+
+def test_what_backward_keeps_is_counted_once():
+    """Each convolution keeps its input, which the ReLU before it keeps as its output; the last ReLU keeps its own."""
+    convs = [nn.Conv2d(8, 8, 3, padding=1, bias=False) for _ in range(2)]
+    model = nn.Sequential(convs[0], nn.ReLU(inplace=True), convs[1], nn.ReLU(inplace=True))
+    fixed, per_image = step_memory(model, torch.zeros(1, 8, 16, 16))
+    assert fixed == 3 * 2 * 4 * 8 * 8 * 9
+    assert per_image == 3 * 4 * 8 * 16 * 16
+
+
+def test_a_batch_too_large_for_the_machine_is_said_before_the_first_step(training, monkeypatch, capsys):
+    fixed, per_image = step_memory(training[0].model, torch.zeros(1, 1, 8, 8))
+    monkeypatch.setattr(progress, "_memory", lambda device: fixed + 3 * per_image)
+    trainer = L.Trainer(**QUIET, **{**FEW, "max_epochs": 1}, callbacks=[Outlook()], enable_progress_bar=False)
+    with pytest.warns(UserWarning, match=r"a step of 4 images needs about .* GB\. Give --data\.batch_size 2 or less"):
+        trainer.fit(*training)
+    assert "3 steps per epoch of 4 images, about 0.0 GB in float32\n" in capsys.readouterr().out
