@@ -123,7 +123,7 @@ def test_the_parts_of_pages_show_names_as_text(tmp_path, given_):
 def test_drawings_show_names_as_text(tmp_path, label, title):
     drawn = plots.plot_curves({label: [[0.1, 0.5]], "other": [[0.2, 0.3]]})
     with page.quiet_about_glyphs():
-        figure = page.FigureWriter().write(drawn, title=title, alt=label, caption=title)
+        figure = page.plot(drawn, title=title, alt=label, caption=title)
     page.write_page(tmp_path / "evil.html", "a", "b", [], [figure])
     read = Reader(tmp_path / "evil.html")
     assert squeezed(title) in squeezed(read.text)

@@ -31,9 +31,8 @@ def axes(label="a"):
 
 def test_a_page_holds_what_it_was_given_and_nothing_from_elsewhere(tmp_path):
     file = tmp_path / "r.html"
-    writer = page.FigureWriter()
     table = page.table("numbers", [("model", ""), ("time", "ms")], [[page.name(0, "resnet"), "3"]])
-    figures = [writer.write(axes(), title=f"figure {n}", alt="curve", caption="a caption") for n in range(2)]
+    figures = [page.plot(axes(), title=f"figure {n}", alt="curve", caption="a caption") for n in range(2)]
     conditions = page.conditions("tiedconv x --y z", {"Data": {"images": "5"}})
     sections = [page.section("Numbers", table, "a note"), page.section("Empty", ""), page.grid(figures), conditions]
     page.write_page(file, "A title", "A lead.", [("one", "first")], sections)
@@ -66,7 +65,7 @@ def test_plain_text_is_escaped_everywhere(place, tmp_path):
     sections = [
         page.section(given("section"), page.table(given("table"), [(given("table"), given("table"))], []), "note"),
         page.name(0, given("name")),
-        page.FigureWriter().write(axes(given("figure")), title=given("figure"), alt=given("figure")),
+        page.plot(axes(given("figure")), title=given("figure"), alt=given("figure")),
         page.picture("AAAA", title=given("picture"), alt=given("picture"), caption=given("picture")),
         page.conditions(given("name"), {given("name"): {given("name"): given("name")}}),
     ]
@@ -82,7 +81,7 @@ def test_a_figure_of_several_axes_is_drawn_whole_and_follows_the_theme():
     figure.clear()
     for ax, label in zip(figure.subplots(1, 2), ("left", "right"), strict=True):
         plots.plot_curves({label: [[0.1, 0.2]]}, ax)
-    written = page.FigureWriter().write(figure, title="two", alt="two curves")
+    written = page.plot(figure, title="two", alt="two curves")
     assert ">left<" in written
     assert ">right<" in written
     assert "var(--s0)" in written

@@ -6,22 +6,22 @@ import statistics
 from ..analysis import Histogram
 from ..report import plots, style
 from ..report.occlusion_report import occlusion_figures, occlusion_note, occlusion_table
-from ..report.page import FigureWriter, grid, section
+from ..report.page import grid, plot, section
 from ..report.similarity_report import histogram_figures
 from ..report.style import class_name
 from ._finding import score
 from .results import Comparison, ModelResult, metric_name
 
 
-def occlusion(comparison: Comparison, writer: FigureWriter) -> str:
+def occlusion(comparison: Comparison) -> str:
     """Draw average precision by how much objects cover each other."""
     if comparison.occlusion is None:
         return ""
-    content = grid(occlusion_figures(comparison.occlusion, writer)) + occlusion_table(comparison.occlusion)
+    content = grid(occlusion_figures(comparison.occlusion)) + occlusion_table(comparison.occlusion)
     return section("Average precision under occlusion", content, occlusion_note(comparison.occlusion, "seeds"))
 
 
-def tradeoffs(comparison: Comparison, writer: FigureWriter) -> str:
+def tradeoffs(comparison: Comparison) -> str:
     """Draw the metric against parameters and against MACs."""
     called = metric_name(comparison.metric)
     of = " of the backbone" if any(model.detector_params for model in comparison.models) else ""
@@ -38,14 +38,14 @@ def tradeoffs(comparison: Comparison, writer: FigureWriter) -> str:
             for m in comparison.models
             if m.label in costs
         )
-        figures.append(writer.write(ax, title=title, alt=f"{title}, one point per model. {read}."))
+        figures.append(plot(ax, title=title, alt=f"{title}, one point per model. {read}."))
     note = f"{_capital(called)} of the single run."
     if _runs(comparison) > 1:
         note = f"Mean {called} over the runs; bars show one standard deviation."
     return section("Accuracy against cost", grid(figures), f"{note} The cost axes are logarithmic.")
 
 
-def learning_curves(comparison: Comparison, writer: FigureWriter) -> str:
+def learning_curves(comparison: Comparison) -> str:
     """Draw what was logged of the epochs: validation accuracy, validation loss and training loss."""
     figures = []
     for name, title, ylabel in (
@@ -66,7 +66,7 @@ def learning_curves(comparison: Comparison, writer: FigureWriter) -> str:
         log = not is_share and 0 < 10 * min(losses) < max(losses) < math.inf
         ax = plots.plot_curves(curves, style.new_axes(3.5, 2.5), ylabel=ylabel, percent=is_share, log=log)
         last = ", ".join(f"{m} {style.percent(round(v, 3)) if is_share else f'{v:.3f}'}" for m, v in means.items())
-        figures.append(writer.write(ax, title=title, alt=f"{title} by epoch. After the last epoch: {last}."))
+        figures.append(plot(ax, title=title, alt=f"{title} by epoch. After the last epoch: {last}."))
     note = "One run per model."
     if _runs(comparison) > 1:
         note = "Mean over the runs, in a band from the lowest to the highest run."
@@ -75,7 +75,7 @@ def learning_curves(comparison: Comparison, writer: FigureWriter) -> str:
     return section("Learning curves", grid(figures), note)
 
 
-def confusion(comparison: Comparison, writer: FigureWriter) -> str:
+def confusion(comparison: Comparison) -> str:
     """Draw each classifier's confusion matrix, summed over its runs."""
     figures = []
     for model in comparison.models:
@@ -84,7 +84,7 @@ def confusion(comparison: Comparison, writer: FigureWriter) -> str:
             continue
         total = [[sum(cells) for cells in zip(*rows, strict=True)] for rows in zip(*matrices, strict=True)]
         figures.append(
-            writer.write(
+            plot(
                 plots.plot_confusion(total, comparison.classes),
                 title=model.label,
                 alt=f"Confusion matrix of {model.label}.",
@@ -101,11 +101,11 @@ def confusion(comparison: Comparison, writer: FigureWriter) -> str:
     return section("Confusion", grid(figures), note)
 
 
-def similarity(comparison: Comparison, writer: FigureWriter) -> str:
+def similarity(comparison: Comparison) -> str:
     """Draw the filter similarities of each measured layer, first layers first, runs pooled."""
     return section(
         "Filter similarity",
-        grid(histogram_figures({model.label: _pooled(model) for model in comparison.models}, writer)),
+        grid(histogram_figures({model.label: _pooled(model) for model in comparison.models})),
         "Cosine similarity between the guided-backpropagation patterns of two filters of a layer, for every pair of "
         "examined filters; nearer to 0 is less redundant. The marks on the axis are the means.",
     )

@@ -4,12 +4,12 @@ import base64
 import binascii
 from html import escape
 
-from ..report.page import FigureWriter, grid, picture, section
+from ..report.page import grid, picture, section
 from ..report.style import NARROW, class_name
 from .results import Comparison, Sample
 
 
-def predictions(comparison: Comparison, writer: FigureWriter) -> str:
+def predictions(comparison: Comparison) -> str:
     """Show what the first run of each classifier takes the samples for."""
     first = [(model.label, model.runs[0].details.get("predictions", [])) for model in comparison.models if model.runs]
     cards = []
@@ -33,7 +33,7 @@ def predictions(comparison: Comparison, writer: FigureWriter) -> str:
     )
 
 
-def detections(comparison: Comparison, writer: FigureWriter) -> str:
+def detections(comparison: Comparison) -> str:
     """Show what the first run of each detector finds in the samples, beside what is there."""
     shown = [(model.label, model.runs[0].details.get("pictures", [])) for model in comparison.models if model.runs]
     figures = []

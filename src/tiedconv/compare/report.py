@@ -5,7 +5,6 @@ from pathlib import Path
 
 from ..bench import Quartiles
 from ..report.page import (
-    FigureWriter,
     conditions,
     name,
     quiet_about_glyphs,
@@ -37,14 +36,13 @@ def write_report(comparison: Comparison, path: Path) -> None:
     """
     if not comparison.models:
         raise ValueError("write_report: the comparison has no models. Compare at least one.")
-    writer = FigureWriter()
     with quiet_about_glyphs():
-        sections = [write(comparison, writer) for write in _SECTIONS]
+        sections = [write(comparison) for write in _SECTIONS]
     lead, lines = finding(comparison)
     write_page(path, comparison.title, lead, lines, sections)
 
 
-def _results(comparison: Comparison, writer: FigureWriter) -> str:
+def _results(comparison: Comparison) -> str:
     models = comparison.models
     detectors = any(model.detector_params for model in models)
     columns: list[Column] = [
@@ -97,7 +95,7 @@ def _results_note(comparison: Comparison) -> str:
     return " ".join(parts)
 
 
-def _runs(comparison: Comparison, writer: FigureWriter) -> str:
+def _runs(comparison: Comparison) -> str:
     rows = [(name(i, model.label), run) for i, model in enumerate(comparison.models) for run in model.runs]
     runs = [run for _, run in rows]
     # Results by the objects' size are in the table of the models.
@@ -113,7 +111,7 @@ def _runs(comparison: Comparison, writer: FigureWriter) -> str:
     return section("Every run", _table("Every run", [label for label, _ in rows], columns))
 
 
-def _conditions(comparison: Comparison, writer: FigureWriter) -> str:
+def _conditions(comparison: Comparison) -> str:
     return section("How to repeat it", conditions(comparison.command, comparison.conditions))
 
 
@@ -146,7 +144,7 @@ def _spread(spread: Quartiles | None) -> str:
     return f"{median}<small>{q1}–{q3}</small>"
 
 
-_SECTIONS: tuple[Callable[[Comparison, FigureWriter], str], ...] = (
+_SECTIONS: tuple[Callable[[Comparison], str], ...] = (
     _results,
     _figures.occlusion,
     _figures.tradeoffs,

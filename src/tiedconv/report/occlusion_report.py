@@ -7,7 +7,7 @@ from pathlib import Path
 from ..analysis.occlusion import METRICS, Estimate, ModelOcclusion, OcclusionBin, OcclusionReport
 from . import style
 from .occlusion_plots import plot_occlusion
-from .page import FigureWriter, conditions, grid, name, quiet_about_glyphs, section, table, thousands, write_page
+from .page import conditions, grid, name, plot, quiet_about_glyphs, section, table, thousands, write_page
 from .style import NARROW
 
 _ENOUGH_IMAGES = 10  # a bin with fewer is in the table, not in the finding
@@ -29,7 +29,7 @@ def write_occlusion_report(
     """
     lines = [(model.label, gain) for model in report.models[1:] if (gain := occlusion_gain(report, model))]
     with quiet_about_glyphs():
-        content = grid(occlusion_figures(report, FigureWriter())) + occlusion_table(report)
+        content = grid(occlusion_figures(report)) + occlusion_table(report)
     sections = [
         section("By occlusion ratio", content, occlusion_note(report, "runs")),
         section("How to repeat it", conditions(command, blocks)),
@@ -49,7 +49,7 @@ def occlusion_gain(report: OcclusionReport, model: ModelOcclusion) -> str:
     )
 
 
-def occlusion_figures(report: OcclusionReport, writer: FigureWriter) -> list[str]:
+def occlusion_figures(report: OcclusionReport) -> list[str]:
     """Draw both metrics."""
     figures = []
     for metric in METRICS:
@@ -59,7 +59,7 @@ def occlusion_figures(report: OcclusionReport, writer: FigureWriter) -> list[str
             for model in report.models
         )
         alt = f"{metric} by occlusion ratio, bins {', '.join(map(occlusion_range, report.bins))}. {read}."
-        figures.append(writer.write(ax, title=f"{metric} by occlusion ratio", alt=alt))
+        figures.append(plot(ax, title=f"{metric} by occlusion ratio", alt=alt))
     return figures
 
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -127,16 +128,25 @@ def picture(encoded: str, *, title: str, alt: str, caption: str = "", kind: Lite
     return _figure(image, title, caption)
 
 
-class FigureWriter:
-    """Writes plots as ``<figure>`` elements with ids unique in one page and colours that follow the page's theme."""
+def plot(drawn: "Axes | Figure", *, title: str, alt: str, caption: str = "") -> str:
+    """Return a whole plot as a ``<figure>`` with inline SVG; title, alt and caption are plain text.
 
-    def __init__(self) -> None:
-        self._count = 0
-
-    def write(self, drawn: "Axes | Figure", *, title: str, alt: str, caption: str = "") -> str:
-        """Return the whole figure as inline SVG with its title, text alternative and caption; all are plain text."""
-        self._count += 1
-        return _figure(_svg(drawn, f"f{self._count}-", alt), title, caption)
+    Its colours follow the page's theme. Its ids are unique in a page if title and alt together are.
+    """
+    matplotlib = require("matplotlib", extra="analysis")
+    prefix = f"f{sha256(f'{title} {alt}'.encode(errors='replace')).hexdigest()[:12]}-"
+    buffer = io.StringIO()
+    # Text stays text, in the page's font; the salt makes the same figure the same bytes.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}):
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        drawn.figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)  # type: ignore[union-attr]
+    text = buffer.getvalue()
+    head, body = re.fullmatch(r".*?<svg ([^>]*)>(.*)</svg>\s*", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    view = re.search(r'viewBox="[^"]*"', head)
+    body = re.sub(r'\bid="', f'id="{prefix}', body).replace("xlink:href=", "href=")
+    body = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}", body)
+    svg = f'<svg {view[0] if view else ""} role="img" aria-label="{escape(alt)}">{_themed(body)}</svg>'
+    return _figure(svg, title, caption)
 
 
 @contextmanager
@@ -150,21 +160,6 @@ def quiet_about_glyphs() -> Iterator[None]:
 def _figure(content: str, title: str, caption: str) -> str:
     below = f"<p>{escape(caption)}</p>" if caption else ""
     return f'<figure class="card"><figcaption><h3>{escape(title)}</h3>{below}</figcaption>{content}</figure>'
-
-
-def _svg(drawn: "Axes | Figure", prefix: str, alt: str) -> str:
-    matplotlib = require("matplotlib", extra="analysis")
-    buffer = io.StringIO()
-    # Text stays text, in the page's font; the salt makes the same figure the same bytes.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}):
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        drawn.figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)  # type: ignore[union-attr]
-    text = buffer.getvalue()
-    head, body = re.fullmatch(r".*?<svg ([^>]*)>(.*)</svg>\s*", text, re.DOTALL).groups()  # type: ignore[union-attr]
-    view = re.search(r'viewBox="[^"]*"', head)
-    body = re.sub(r'\bid="', f'id="{prefix}', body).replace("xlink:href=", "href=")
-    body = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}", body)
-    return f'<svg {view[0] if view else ""} role="img" aria-label="{escape(alt)}">{_themed(body)}</svg>'
 
 
 def _themed(svg: str) -> str:

@@ -11,11 +11,11 @@ from typing import Any
 from ..analysis.similarity import Histogram, LayerSimilarity
 from . import style
 from .page import (
-    FigureWriter,
     ReportedModel,
     conditions,
     grid,
     name,
+    plot,
     quiet_about_glyphs,
     random_note,
     section,
@@ -107,25 +107,24 @@ def write_similarity_report(
         ModuleNotFoundError: if matplotlib is not installed.
     """
     lead, lines = similarity_finding(models)
-    writer = FigureWriter()
     with quiet_about_glyphs():
         sections = [
             section(
                 "Mean similarity by depth",
-                _table(models) + _means(models, writer),
+                _table(models) + _means(models),
                 "Mean cosine similarity between the guided-backpropagation patterns of two filters of a layer, over "
                 "every pair of examined filters; nearer to 0 is less redundant. A dead filter has no pattern on any "
                 "image and is in no pair.",
             ),
             section(
                 "Distribution",
-                grid(histogram_figures({m.label: [layer.histogram() for layer in m.layers] for m in models}, writer)),
+                grid(histogram_figures({m.label: [layer.histogram() for layer in m.layers] for m in models})),
                 "Shares of the filter pairs by similarity, first layers first. The marks on the axis are the means.",
             ),
             *(
                 section(
                     f"Each filter with each other: {model.label}",
-                    grid(_matrices(model, writer)),
+                    grid(_matrices(model)),
                     "Filters in the order of their channels. Blue: alike; white: unlike; orange: opposite."
                     + (" The weights are random." if model.random else ""),
                 )
@@ -165,13 +164,13 @@ def _cell(layer: LayerSimilarity | None) -> str:
     return f"{mean}<small>{thousands(layer.pairs().numel())} pairs, {layer.dead} dead</small>"
 
 
-def _means(models: Sequence[ModelSimilarity], writer: FigureWriter) -> str:
+def _means(models: Sequence[ModelSimilarity]) -> str:
     ax = plot_means({model.label: model.layers for model in models})
     alt = "Mean similarity by layer, a line per model: the numbers of the table."
-    return grid([writer.write(ax, title="Mean similarity by layer, first layers first", alt=alt)])
+    return grid([plot(ax, title="Mean similarity by layer, first layers first", alt=alt)])
 
 
-def histogram_figures(models: Mapping[str, Sequence[Histogram]], writer: FigureWriter) -> list[str]:
+def histogram_figures(models: Mapping[str, Sequence[Histogram]]) -> list[str]:
     """Draw each model's histograms, first layers first; layers of different models share a figure by their place."""
     figures = []
     for layers in zip_longest(*models.values()):
@@ -180,13 +179,13 @@ def histogram_figures(models: Mapping[str, Sequence[Histogram]], writer: FigureW
         title = layer_name(layers)
         means = ", ".join(f"{m} {h.mean:.2f}" for m, h in histograms.items() if h and sum(h.counts))
         alt = f"Histogram of filter similarities in {title}. Means: {means or 'no pairs of filters'}."
-        figures.append(writer.write(ax, title=title, alt=alt))
+        figures.append(plot(ax, title=title, alt=alt))
     return figures
 
 
-def _matrices(model: ModelSimilarity, writer: FigureWriter) -> list[str]:
+def _matrices(model: ModelSimilarity) -> list[str]:
     return [
-        writer.write(
+        plot(
             plot_matrix(layer),
             title=layer.layer,
             alt=f"Similarity of {len(layer.channels)} filters of {layer.layer} with each other, mean {layer.mean:.2f}.",

@@ -71,15 +71,12 @@ def write_summary(
     left, right = figure.subplots(1, 2)
     plot_ranks(summaries, left)
     plot_parameters(summaries, right)
-    writer = page.FigureWriter()
     with page.quiet_about_glyphs():
         figure.savefig(folder / "summary.png", dpi=150)
-        ranks = writer.write(
+        ranks = page.plot(
             plot_ranks(summaries), title="How much of the channels is used", alt="Effective rank by depth."
         )
-        parameters = writer.write(
-            plot_parameters(summaries), title="Where the parameters are", alt="Parameters by depth."
-        )
+        parameters = page.plot(plot_parameters(summaries), title="Where the parameters are", alt="Parameters by depth.")
     head = [(title, "") for title in HEAD] + [("output", "mean, std"), ("weights", "norm, std"), ("groups", "")]
     sections = [page.section("By depth", page.grid([ranks, parameters]), _DEPTH)]
     for index, model in enumerate(models):
