@@ -49,7 +49,7 @@ def test_what_backward_keeps_is_counted_once():
 
 
 def test_a_batch_too_large_for_the_machine_is_said_before_the_first_step(training, monkeypatch, capsys):
-    fixed, per_image = step_memory(training[0].model, torch.zeros(1, 1, 8, 8))
+    fixed, per_image = step_memory(training[0].model, torch.zeros(1, *training[1].input_size))
     monkeypatch.setattr(progress, "_memory", lambda device: fixed + 3 * per_image)
     trainer = L.Trainer(**QUIET, **{**FEW, "max_epochs": 1}, callbacks=[Outlook()], enable_progress_bar=False)
     with pytest.warns(UserWarning, match=r"a step of 4 images needs about .* GB\. Give --data\.batch_size 2 or less"):
