@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import resource
 from types import SimpleNamespace
 
 import lightning as L
@@ -70,6 +71,33 @@ def test_pictures_of_the_longest_names_are_drawn(tmp_path, name):
     assert len(list((tmp_path / "predictions").iterdir())) == 4
 
 
+@pytest.mark.parametrize("kind", [ClassWriter, DetectionWriter])
+def test_a_batch_that_finds_the_disk_full_leaves_the_file_as_it_was(tmp_path, kind):
+    writer, made = kind(), trainer(tmp_path, ["cat", "dog"])
+    found = {"labels": torch.tensor([1]), "scores": torch.tensor([0.5]), "boxes": torch.tensor([[1.0, 1, 9, 9]])}
+
+    def write(name):
+        prediction = {"source": [name], "probabilities": torch.tensor([[0.25, 0.75]]), "detections": [found]}
+        writer.write_on_batch_end(made, None, prediction, None, (torch.zeros(1, 3, 16, 16), [name], []), 0, 0)
+        return writer.path.read_bytes()
+
+    writer.on_predict_start(made, None)
+    before = write("a.png")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write("b" * 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert writer.path.read_bytes() == before
+    assert write("c.png") != before
+    if kind is DetectionWriter:
+        assert [one["image"] for one in json.loads(writer.path.read_text())] == ["a.png", "c.png"]
+    else:
+        assert [row[0] for row in table(tmp_path)[1:]] == ["a.png", "c.png"]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_damaged_images_cost_no_other_predictions(tmp_path, workers):
     photos = tmp_path / "photos"
@@ -80,13 +108,16 @@ def test_damaged_images_cost_no_other_predictions(tmp_path, workers):
     (photos / "1.png").write_bytes(whole[: len(whole) // 2])
     for damaged in (2, 3):  # a batch of its own
         (photos / f"{damaged}.png").write_text("no image" * (damaged - 2))
+    (photos / "7.png").mkdir()
+    (photos / "7.png" / "two\nlines.png").write_text("no image")
     data = Digits(batch_size=2, num_workers=workers, predict_path=str(photos))
     task = ClassificationTask("tiedresnet_tiny", num_classes=10, in_chans=1)
     with pytest.raises(
-        OSError, match=r"3 of 6 images have no prediction, see .*failed\.txt\. The first: .*1\.png cannot"
+        OSError, match=r"4 of 7 images have no prediction, see .*failed\.txt\. The first: .*1\.png cannot"
     ):
         L.Trainer(**QUIET, default_root_dir=tmp_path).predict(task, data, return_predictions=False)
     rows = table(tmp_path)
     assert [row[0] for row in rows[1:]] == [str(photos / f"{i}.png") for i in (0, 4, 5)]
     reasons = (tmp_path / "predictions-failed.txt").read_text().splitlines()
-    assert [reason.partition(" cannot")[0] for reason in reasons] == [str(photos / f"{i}.png") for i in (1, 2, 3)]
+    failed = [str(photos / name) for name in ("1.png", "2.png", "3.png", r"7.png/two\nlines.png")]
+    assert [reason.partition(" cannot")[0] for reason in reasons] == failed

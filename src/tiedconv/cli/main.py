@@ -94,6 +94,7 @@ _AFTER_INTERRUPT = {
     "bench models": _ROWS_ARE_KEPT,
     "compare": "What was finished is kept; the same command goes on from there.",
     "tie": "Finished epochs are kept; the same command goes on from there.",
+    "predict": "The predictions made so far are in its folder, the newest in runs/predict.",
     "fit": "If an epoch was finished, go on with --ckpt_path and the last.ckpt in the checkpoints folder of this run.",
 }
 

@@ -246,7 +246,7 @@ def read_image(file: str | Path | IO[bytes], name: str, mode: str, transform: Tr
                 raise ValueError(f"{image.width} x {image.height} pixels are too thin, {_THINNEST} to 1 is allowed")
             return transform(upright(in_mode(image, mode)))
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and more
-        reason = str(error) or type(error).__name__  # a MemoryError says nothing
+        reason = str(error).rstrip(".") or type(error).__name__  # a MemoryError says nothing
         raise OSError(f"{name} cannot be read as an image: {reason}. Replace the file or take it out.") from error
 
 
@@ -314,7 +314,7 @@ class ImageFiles(Dataset[tuple[torch.Tensor, str]]):
     def __init__(self, path: Path, transform: Transform, *, channels: int) -> None:
         if not path.exists():
             raise FileNotFoundError(f"ImageFiles: {path} does not exist. Give an image file or a folder of images.")
-        found = [path] if path.is_file() else sorted(_files_below(path))
+        found = [path] if path.is_file() else sorted(files_below(path))
         listing = Listing(path.parent if path.is_file() else path)
         self.paths = [p for p in found if listing.is_image(str(p))]
         if not self.paths:
@@ -331,7 +331,7 @@ class ImageFiles(Dataset[tuple[torch.Tensor, str]]):
         return read_image(path, str(path), self.mode, self.transform), str(path)
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path) -> Iterator[Path]:
     """Yield the files below a folder, each folder's once: a link may lead back up."""
     seen = set()
     for place, folders, files in os.walk(folder, followlinks=True):

@@ -1,6 +1,7 @@
 """What ``tiedconv predict`` leaves behind: a table of classes, or pictures of detections."""
 
 import csv
+import io
 import json
 import os
 from collections.abc import Sequence
@@ -17,14 +18,17 @@ from ..report.drawing import draw_detections
 class PredictionWriter(BasePredictionWriter):
     """Write predictions batch by batch, so that neither an interruption nor a damaged image costs those made before.
 
-    Images that could not be read are listed with the reason in ``predictions-failed.txt``, and end the run with an
-    error once all others are done. With several processes each has files of its own, such as ``predictions-rank0.csv``.
+    Images that could not be read are listed with the reason in ``predictions-failed.txt``, one per line, and end the
+    run with an error once all others are done. With several processes each has files of its own, such as
+    ``predictions-rank0.csv``.
 
     Raises:
-        OSError: at the end, if an image could not be read.
+        OSError: at the end, if an image could not be read; at once, if the disk is full. What was written before stays
+            whole.
     """
 
     suffix: str
+    end = b""  # what closes the file
 
     def __init__(self) -> None:
         super().__init__("batch")
@@ -36,6 +40,18 @@ class PredictionWriter(BasePredictionWriter):
     def write(self, classes: Sequence[str], images: Sequence[Any], prediction: dict[str, Any]) -> None:
         """Write what was found in a batch."""
         raise NotImplementedError
+
+    def append(self, content: bytes) -> None:
+        """Write ``content`` before the end of ``self.path``, or leave the file as it was."""
+        with self.path.open("r+b", buffering=0) as file:
+            end = file.seek(-len(self.end), os.SEEK_END)
+            try:
+                _write(file, content + self.end)
+            except BaseException:  # a full disk, Ctrl-C
+                file.seek(end)
+                _write(file, self.end)
+                file.truncate()
+                raise
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
@@ -62,7 +78,7 @@ class PredictionWriter(BasePredictionWriter):
         images, sources, reasons = batch
         if reasons:
             with self.failed_path.open("a", encoding="utf-8") as file:
-                file.writelines(f"{printable(reason)}\n" for reason in reasons)
+                file.writelines(printable(reason).replace("\n", "\\n") + "\n" for reason in reasons)
             self.failed += reasons
         if sources:
             self.write(trainer.datamodule.classes, images, prediction)  # type: ignore[attr-defined]
@@ -86,8 +102,7 @@ class ClassWriter(PredictionWriter):
     def begin(self, classes: Sequence[str]) -> None:
         self.shown = min(5, len(classes))
         heading = [f"{what}{i}" for i in range(1, self.shown + 1) for what in ("class", "probability")]
-        self.path.unlink(missing_ok=True)
-        self._append([["image", *heading]])
+        self.path.write_bytes(_rows([["image", *heading]]))
 
     def write(self, classes: Sequence[str], images: Sequence[Any], prediction: dict[str, Any]) -> None:
         rows = []
@@ -95,11 +110,7 @@ class ClassWriter(PredictionWriter):
         for source, values, indices in zip(prediction["source"], *map(list, best), strict=True):
             pairs = zip(indices.tolist(), values.tolist(), strict=True)
             rows.append([source, *(x for i, p in pairs for x in (classes[i], f"{p:.4f}"))])
-        self._append(rows)
-
-    def _append(self, rows: Sequence[Sequence[str]]) -> None:
-        with self.path.open("a", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            csv.writer(file).writerows(rows)
+        self.append(_rows(rows))
 
 
 class DetectionWriter(PredictionWriter):
@@ -110,10 +121,11 @@ class DetectionWriter(PredictionWriter):
     """
 
     suffix = ".json"
+    end = b"\n]"
 
     def begin(self, classes: Sequence[str]) -> None:
         self.path.with_suffix("").mkdir(exist_ok=True)
-        self.path.write_text("[\n]")
+        self.path.write_bytes(b"[" + self.end)
 
     def write(self, classes: Sequence[str], images: Sequence[Any], prediction: dict[str, Any]) -> None:
         entries: list[str] = []
@@ -132,7 +144,15 @@ class DetectionWriter(PredictionWriter):
                 ],
             }
             entries.append(json.dumps(entry))
-        # In place of the closing bracket, which is written again: the file is whole after every batch.
-        with self.path.open("r+") as file:
-            file.seek(file.seek(0, os.SEEK_END) - len("\n]"))
-            file.write(("," if self.done else "") + "\n" + ",\n".join(entries) + "\n]")
+        self.append((("," if self.done else "") + "\n" + ",\n".join(entries)).encode())
+
+
+def _rows(rows: Sequence[Sequence[str]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _write(file: io.FileIO, content: bytes) -> None:
+    while content:  # a nearly full disk takes a part
+        content = content[file.write(content) :]
