@@ -256,10 +256,8 @@ def test_every_context_block_is_trained() -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "convnext_atto"])
 def test_context_blocks_need_bottlenecks(name: str) -> None:
-    message = (
-        rf"needs the bottlenecks of a ResNet, which {name} has not\. Choose a ResNet, ResNeXt or tied one, or leave"
-    )
-    with pytest.raises(ValueError, match=f"FPNBackbone: context_blocks {message} context_blocks out"):
+    message = rf"which {name} does not have\. Choose a ResNet, ResNeXt or tied one, or leave context_blocks out"
+    with pytest.raises(ValueError, match=f"FPNBackbone: context_blocks needs the bottlenecks of a ResNet, {message}"):
         small(name, context_blocks=2)
 
 

@@ -28,7 +28,7 @@ from .results import Comparison, ModelResult, Sample, read_kept
 from .runner import Adapter, Folders, Say, data_facts, default_device, rates, run_comparison
 from .training import Budget, ModelSpec
 
-SAMPLES = 6
+_SAMPLES = 6
 _FOUND = "detections.json"  # in a run's folder, in COCO's format
 _DRAWN = 0.5  # score from which on a detection is drawn
 
@@ -126,7 +126,7 @@ class _Detectors(Adapter):
     def describe(self, spec: ModelSpec) -> ModelResult:
         model: Any = self.task(spec).model
         size = model.transform.min_size[-1]
-        body = count(_FirstMap(model.backbone.body), (3, size, size))
+        body = count(model.backbone.body, (3, size, size))
         params = sum(p.numel() for p in model.parameters())
         return ModelResult(spec.label, spec.name, spec.kwargs, body.params, body.macs, detector_params=params)
 
@@ -134,7 +134,7 @@ class _Detectors(Adapter):
         return self.detector.task(spec, self.data, self.budget)
 
     def evaluate(self, task: DetectionTask, folder: Path) -> tuple[dict[str, float | None], dict[str, Any]]:
-        results, pictures = _detect(task, self.data, self.examples(SAMPLES))
+        results, pictures = _detect(task, self.data, self.examples(_SAMPLES))
         write_whole(folder / _FOUND, json.dumps(results))
         truth = self.data.ground_truth()
         scores = {f"{k}_{name}": value for k in self.kinds for name, value in coco_metrics(truth, results, k).items()}
@@ -143,7 +143,7 @@ class _Detectors(Adapter):
 
     def facts(self) -> dict[str, Any]:
         real, names = self.data.with_targets(), self.data.classes
-        pictures = (_jpeg(draw_detections(*real[index], names)) for index in self.examples(SAMPLES))
+        pictures = (_jpeg(draw_detections(*real[index], names)) for index in self.examples(_SAMPLES))
         facts = {**data_facts(self.data), "classes": ", ".join(names) if len(names) <= 20 else str(len(names))}
         return {
             "conditions": {"Data": facts, "Detector": _printable(self.detector)},
@@ -182,18 +182,6 @@ class _Detectors(Adapter):
         ]
 
 
-class _FirstMap(nn.Module):
-    """A network that returns several maps, made to return one tensor, which counting takes."""
-
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-
-    def forward(self, x: Tensor) -> Tensor:
-        first: Tensor = self.body(x)[0]
-        return first
-
-
 def _found(folder: Path) -> list[dict[str, Any]]:
     """Return the detections of a run."""
     return read_kept(folder / _FOUND, list, f"Remove {folder / 'result.json'}: the detections are then made again")
@@ -205,9 +193,9 @@ def _detect(task: DetectionTask, data: DetectionData, samples: Sequence[int]) ->
     results: list[dict[str, Any]] = []
     pictures = []
     place = 0
-    for images, abouts in data.val_dataloader():
-        for image, about, found in zip(images, abouts, task([i.to(task.device) for i in images]), strict=True):
-            results += coco_results(about["image_id"], found, data.category_ids)
+    for images, records in data.val_dataloader():
+        for image, record, found in zip(images, records, task([i.to(task.device) for i in images]), strict=True):
+            results += coco_results(record["image_id"], found, data.category_ids)
             if place in samples:
                 pictures.append(_jpeg(draw_detections(image, found, data.classes, min_score=_DRAWN)))
             place += 1

@@ -37,8 +37,8 @@ class FPNBackbone(nn.Module):
             is the stem, 2 the stem and ``layer1``. Fixed batch norms use their running statistics. Default: none.
         norm: ``"batch"`` trains batch norms, ``"frozen"`` fixes all of them, statistics, scale and shift, and
             ``"sync"`` takes statistics over all devices.
-        context_blocks: put a global context block with so many blocks (1: GCB, 2 or more: TiedGCB) at the end of
-            every bottleneck of stages c3 to c5, as in the paper's Table 4. Default: none.
+        context_blocks: put a global context module with this many blocks (1: GCB, 2 or more: TiedGCB) at the end
+            of every bottleneck of stages c3 to c5, as in the paper's Table 4. Default: none.
         weights: file with the weights of a classifier of the same name, see :func:`pretrained_from`.
         model_kwargs: more arguments for ``timm.create_model``; a Swin needs ``{"strict_img_size": False}``.
 
@@ -173,8 +173,8 @@ def _add_global_context(stage: nn.Module, name: str, blocks: int) -> None:
     bottlenecks: list[Any] = [m for m in stage.modules() if all(hasattr(m, part) for part in parts)]
     if not bottlenecks:
         raise ValueError(
-            f"FPNBackbone: context_blocks needs the bottlenecks of a ResNet, which {name} has not. Choose a ResNet, "
-            "ResNeXt or tied one, or leave context_blocks out."
+            f"FPNBackbone: context_blocks needs the bottlenecks of a ResNet, which {name} does not have. Choose a "
+            "ResNet, ResNeXt or tied one, or leave context_blocks out."
         )
     for bottleneck in bottlenecks:
         context = TiedGlobalContext(bottleneck.bn3.num_features, reduction=4, blocks=blocks)

@@ -14,7 +14,7 @@ _SMALLEST_SIDE = 480  # pixels; smaller images are enlarged by a whole factor, o
 def draw_detections(
     image: Tensor, detections: Mapping[str, Tensor], classes: Sequence[str], *, min_score: float = 0.5
 ) -> Image.Image:
-    """Return the image with its detections, a colour a class, the best ones on top.
+    """Return the image with its detections, one colour per class, the best ones on top.
 
     Args:
         image: (3, H, W) in 0-1.
@@ -39,7 +39,8 @@ def draw_detections(
     for i in order:
         draw.rectangle([factor * v for v in boxes[i]], outline=colours[i], width=line)
     for i in order:  # after all boxes, so that none crosses a label
-        name = _name(classes, int(detections["labels"][i]))
+        label = int(detections["labels"][i])
+        name = classes[label - 1] if 1 <= label <= len(classes) else f"class {label}"
         _label(draw, f"{name} {scores[i]:.2f}" if scores else name, boxes[i], factor, font, colours[i])
     return picture
 
@@ -68,7 +69,3 @@ def _label(
         top = max(0, factor * box[1])
     draw.rectangle([left, top, left + width + 6, top + height + 4], fill=colour)
     draw.text((left + 3, top + 1), text, fill="white", font=font)
-
-
-def _name(classes: Sequence[str], label: int) -> str:
-    return classes[label - 1] if 1 <= label <= len(classes) else f"class {label}"

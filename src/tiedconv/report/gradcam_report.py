@@ -49,7 +49,7 @@ def write_gradcam(
         photos: names of the photos.
         classes: names of the classes. None given: their indices.
         settings: more entries of the JSON file.
-        command: what repeats it.
+        command: the command line that repeats it.
         blocks: what it was measured with and on: headings, each with its facts.
 
     Raises:

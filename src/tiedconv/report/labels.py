@@ -1,4 +1,4 @@
-"""Where names stand in a figure: beside the line or the point that they name, and off each other."""
+"""Where names stand in a figure: beside the line or the point that they name, without overlap."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING

@@ -21,7 +21,7 @@ def write_occlusion_report(
     Args:
         report: from :func:`tiedconv.analysis.analyze_occlusion`.
         path: the HTML file; its folder exists.
-        command: what repeats it.
+        command: the command line that repeats it.
         blocks: what it was computed from: headings, each with its facts.
 
     Raises:

@@ -100,7 +100,7 @@ def write_similarity_report(
     Args:
         models: at least one, with different labels.
         path: the HTML file; its folder exists.
-        command: what repeats it.
+        command: the command line that repeats it.
         blocks: what it was measured with and on: headings, each with its facts.
 
     Raises:

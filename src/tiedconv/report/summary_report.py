@@ -59,7 +59,7 @@ def write_summary(
         models: at least one, with different labels.
         folder: where to.
         settings: more entries of the JSON file.
-        command: what repeats it.
+        command: the command line that repeats it.
         blocks: what it was measured with and on: headings, each with its facts.
 
     Raises:
