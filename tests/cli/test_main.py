@@ -1,5 +1,7 @@
 import json
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -94,3 +96,63 @@ def test_a_command_runs_without_options(few_rows, capsys):
 def test_a_flag_may_have_its_value_beside_it(few_rows, capsys):
     main(["figures", "--json", "true"])  # alone it is tested where its output is
     assert capsys.readouterr().out.startswith(("[", "{"))
+
+
+@pytest.fixture
+def received(monkeypatch):
+    """What `tiedconv list` is called with, after its options were exchanged for ones that are lists."""
+    calls = []
+
+    def command(
+        names: Sequence[str] = (),
+        seeds: list[int] | None = None,
+        files: Sequence[Path | None] = (),
+        size: tuple[int, int, int] | None = None,
+        quick: bool = False,
+    ) -> None:
+        """Do nothing."""
+        calls.append({"names": names, "seeds": seeds, "files": files, "size": size, "quick": quick})
+
+    monkeypatch.setattr("tiedconv.cli.main._function", lambda name: command)
+    return calls
+
+
+NOTHING = {"names": [], "seeds": None, "files": [], "size": None, "quick": False}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (["--names", "a, 5 ,hf-hub:b/c"], {"names": ["a", "5", "hf-hub:b/c"]}),
+        (["--names=a=b", "--quick"], {"names": ["a=b"], "quick": True}),
+        (["--names", "[a, b]"], {"names": ["a", "b"]}),
+        (["--seeds", "3"], {"seeds": [3]}),
+        (["--seeds=-1,2"], {"seeds": [-1, 2]}),
+        (["--files", "a.ckpt,,b.ckpt,"], {"files": [Path("a.ckpt"), None, Path("b.ckpt"), None]}),
+        (["--size", "3,8,9"], {"size": (3, 8, 9)}),
+    ],
+)
+def test_lists_are_written_with_commas(line, expected, received):
+    main(["list", *line])
+    assert received == [{**NOTHING, **expected}]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["--seeds", "1,x"], r"--seeds: expected int, got x"),
+        (["--names", "a,"], r"--names: expected str, got None"),
+        (["--size", "3,8"], r"--size: Expected a tuple with 3 elements, got \['3', '8'\]"),
+        (["--names", "--quick"], r"--names: expected one argument"),
+        (["--names"], r"--names: expected one argument"),
+    ],
+)
+def test_what_a_list_cannot_hold_is_said_in_one_line(line, message, received):
+    with pytest.raises(SystemExit, match=rf"^tiedconv list: {message}$"):
+        main(["list", *line])
+
+
+def test_a_config_file_has_lists_of_yaml(tmp_path, received):
+    (tmp_path / "list.yaml").write_text("names: [a, b]\nfiles: [a.ckpt, null]\n")
+    main(["list", "--config", str(tmp_path / "list.yaml")])
+    assert received == [{**NOTHING, "names": ["a", "b"], "files": [Path("a.ckpt"), None]}]

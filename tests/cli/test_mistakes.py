@@ -11,7 +11,7 @@ FOLDER = "--data ImageFolder --data.root photos"
     [
         ("fitt", "tiedconv: 'fitt' is not a subcommand. Did you mean 'fit'?"),
         ("fit", "tiedconv fit: fit needs --data and --model."),
-        ("fit --data", "tiedconv fit: argument --data: expected one argument"),
+        ("fit --data", "tiedconv fit: --data: expected one argument"),
         ("fit --data ImageFolder", "tiedconv fit: ImageFolder needs --data.root."),
         ("fit --data ImageFoldr", "tiedconv fit: --data 'ImageFoldr' is not the name of a class. Did you mean ImageF"),
         ("fit --data COCO", "tiedconv fit: --data 'COCO' is not the name of a class. Known are CIFAR10, "),

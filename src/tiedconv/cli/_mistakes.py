@@ -67,11 +67,12 @@ def plain(text: str) -> str:
     useful = [e for e in errors if e and not e.startswith(("Expected a <class 'NoneType'>", "Import path "))]
     message = "; ".join(dict.fromkeys(useful or filter(None, errors)))
     value = re.search(r"Given value: (.+)", text)
-    return f"{message}, got {value[1]}" if value and re.match(r"Expected a [^,]*$", message) else message
+    return f"{message}, got {value[1]}" if value and re.match(r"Expected a (?!.*Got value)[^,]*$", message) else message
 
 
 def _in_one_line(text: str) -> str:
     text = re.sub(r'(Parser key "[\w.]+"|Problem with given class_path \S+):\s*', "", text)
+    text = re.sub(r"^argument (--[\w.]+)(/\S+)?:", r"\1:", text)
     text = re.sub(r"Expected a typing.Literal\[(.+?)\]", r"expected one of \1", text)
     text = re.sub(r"[Ee]xpected an? <class '(?:\w+\.)*(\w+)'>", r"expected \1", text)
     return " ".join(text.replace(". Got value:", ", got").split())

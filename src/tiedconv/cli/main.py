@@ -3,12 +3,14 @@
 import os
 import sys
 from argparse import ArgumentError, RawDescriptionHelpFormatter
+from collections import deque
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import cleandoc, signature
-from itertools import zip_longest
-from typing import NamedTuple
+from json import dumps
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, get_args, get_origin
 
 from .. import __version__
 from .._extras import MissingExtraError, naming_extra
@@ -157,12 +159,31 @@ def _call(name: str, arguments: list[str]) -> None:
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_function_arguments(function, as_group=False)
-    flags = {f"--{p.name}" for p in signature(function).parameters.values() if p.annotation is bool}
-    pairs = zip_longest(arguments, arguments[1:])
-    given = [f"{a}=true" if a in flags and after not in ("true", "false") else a for a, after in pairs]
-    options = parser.instantiate(parser.parse_args(given))
+    options = parser.instantiate(parser.parse_args(_spelled_out(arguments, function)))
     options.pop("config", None)
     function(**options.as_dict())
+
+
+def _spelled_out(arguments: Sequence[str], function: Callable[..., None]) -> list[str]:
+    """Write ``--flag`` as ``--flag=true``, and ``--option a,,b`` of a list as ``--option=["a", null, "b"]``."""
+    types = {f"--{p.name}": p.annotation for p in signature(function).parameters.values()}
+    written, todo = [], deque(arguments)
+    while todo:
+        argument = todo.popleft()
+        option, equals, value = argument.partition("=")
+        if types.get(option) is bool and not equals and (not todo or todo[0] not in ("true", "false")):
+            argument = f"{option}=true"
+        elif _is_list(types.get(option)) and (equals or (todo and not todo[0].startswith("--"))):
+            value = value if equals else todo.popleft()
+            elements = [element.strip() or None for element in value.split(",")]
+            argument = f"{option}={value if value.startswith('[') else dumps(elements)}"
+        written.append(argument)
+    return written
+
+
+def _is_list(annotation: Any) -> bool:
+    kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    return all(kind is NoneType or get_origin(kind) in (list, tuple, Sequence) for kind in kinds)
 
 
 def _function(name: str) -> Callable[..., None]:
