@@ -12,6 +12,8 @@ from .shards import index_shards, write_shards
 from .streaming import StreamedImages
 from .torchvision_sets import CIFAR10, CIFAR100, FashionMNIST
 from .voc import Voc
+from .voc_folder import VocFolder
+from .yolo import Yolo
 
 __all__ = [
     "CIFAR10",
@@ -29,6 +31,8 @@ __all__ = [
     "SceneOptions",
     "StreamedImages",
     "Voc",
+    "VocFolder",
+    "Yolo",
     "index_shards",
     "write_shards",
 ]

@@ -4,7 +4,7 @@ import functools
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from PIL import ExifTags, Image
 
 from ._listing import counted
-from ._looks import look_at_files
+from ._looks import look_at_files, named_image
 from .base import in_mode, upright
 
 
@@ -24,7 +24,40 @@ class Annotated(NamedTuple):
     source: Path
 
 
-def size_of(record: Mapping[str, Any]) -> tuple[int, int]:
+Size = tuple[int, int]  # width and height in pixels
+
+
+def in_coco_form(
+    images: Iterable[tuple[str, Size, list[dict[str, Any]]]], categories: Mapping[int, str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return a data set in COCO's form, images and annotations numbered from 1.
+
+    Args:
+        images: file name, size and annotations of each image, the latter without ``id`` and ``image_id``.
+        categories: names of the classes by their ids.
+    """
+    records: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, (name, (width, height), objects) in enumerate(images, start=1):
+        records.append({"id": number, "file_name": name, "width": width, "height": height})
+        annotations += [{"id": i, "image_id": number, **one} for i, one in enumerate(objects, len(annotations) + 1)]
+    named = [{"id": i, "name": name} for i, name in categories.items()]
+    return {"images": records, "annotations": annotations, "categories": named}
+
+
+def lines_of(path: Path) -> list[str]:
+    """Return the lines of a text file, without spaces around them and without the marks that Windows writes.
+
+    Raises:
+        ValueError: if it is not a text in UTF-8.
+    """
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text in UTF-8: {error}. Save it as such.") from None
+
+
+def size_of(record: Mapping[str, Any]) -> Size:
     """Return the width and height that annotations give for an image."""
     return record["width"], record["height"]
 
@@ -39,7 +72,7 @@ def on_disk(folder: Path, name: str) -> str:
     place = folder
     parts = name.replace("\\", "/").split("/")
     for part in parts:
-        if not os.path.exists(place / part) and place.is_dir():
+        if not os.path.exists(place / part) and os.path.isdir(place):
             part = _listed(place, place.stat().st_mtime_ns).get(part.lower(), part)
         place /= part
     return str(place.relative_to(folder)) if os.path.exists(place) and not name.startswith("/") else name
@@ -107,7 +140,17 @@ def _orientation(file: Image.Image) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def _is_turned(found: Annotated, record: Mapping[str, Any], stored: tuple[int, int], orientation: int) -> bool:
+def upright_size(path: Path) -> Size:
+    """Return the size of an image that is turned upright, from the beginning of its file.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    with named_image(path), Image.open(path) as file:
+        return file.size[::-1] if _orientation(file) in _SIDEWAYS else file.size
+
+
+def _is_turned(found: Annotated, record: Mapping[str, Any], stored: Size, orientation: int) -> bool:
     """Whether an image is turned upright, as in prediction: always, unless only as stored it has the annotated size.
 
     Raises:

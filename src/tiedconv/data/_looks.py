@@ -4,9 +4,9 @@ import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,19 @@ def look_at_files(
             memory.parent.mkdir(parents=True, exist_ok=True)
             write_whole(memory, json.dumps(kinds))
     return kinds
+
+
+@contextmanager
+def named_image(path: str | Path) -> Iterator[None]:
+    """Name an image file that cannot be read.
+
+    Raises:
+        OSError: for whatever is raised in the ``with`` block.
+    """
+    try:
+        yield
+    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and more
+        raise OSError(f"{path} cannot be read as an image: {error}. Replace the file or take it out.") from error
 
 
 def _memory(folder: Path, names: Sequence[str], about: Sequence[Any]) -> Path:

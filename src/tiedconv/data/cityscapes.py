@@ -13,7 +13,7 @@ from torchvision import datasets
 from .._checks import named
 from .._coco import encode_mask, read_json
 from .._files import write_whole
-from ._annotated import Annotated
+from ._annotated import Annotated, Size, in_coco_form
 from .detection import DetectionData
 
 Split = Literal["train", "val"]
@@ -95,19 +95,15 @@ def write_instances(root: Path, split: Split) -> None:
     if file.exists():
         return
     folder = root / "leftImg8bit" / split
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
     files = _files(root, split)
     rank_zero_info(f"Cityscapes: writing {file} from {len(files)} images, once. A thousand take some minutes.")
-    for number, (image, numbered) in enumerate(files, start=1):
-        ids = _read(numbered)
-        height, width = ids.shape
-        name = image.relative_to(folder).as_posix()
-        images.append({"id": number, "file_name": name, "width": width, "height": height})
-        for one in _instances(ids):
-            annotations.append({"id": len(annotations) + 1, "image_id": number, **one})
-    categories = [{"id": i, "name": name} for i, name in _CLASSES.items()]
-    write_whole(file, json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+
+    def read() -> Iterator[tuple[str, Size, list[dict[str, Any]]]]:
+        for image, numbered in files:
+            ids = _read(numbered)
+            yield image.relative_to(folder).as_posix(), (ids.shape[1], ids.shape[0]), list(_instances(ids))
+
+    write_whole(file, json.dumps(in_coco_form(read(), _CLASSES)))
 
 
 def _files(root: Path, split: Split) -> list[tuple[Path, Path]]:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from torchvision import datasets
 
 from ._listing import Listing, few, is_hidden
-from ._looks import look_at_files
+from ._looks import look_at_files, named_image
 from .base import Transform, read_image
 from .classification import ClassificationData
 
@@ -173,11 +173,8 @@ class ImageNet(ImageFolder):
 
 
 def _check_file(paths: list[str], index: int) -> str:
-    path = paths[index]
-    try:
-        Image.open(path).close()
-    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and more
-        raise OSError(f"{path} cannot be read as an image: {error}. Replace the file or take it out.") from error
+    with named_image(paths[index]):
+        Image.open(paths[index]).close()
     return ""
 
 
