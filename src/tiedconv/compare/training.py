@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from .._files import check_writable, write_whole
 from ..data import ImageData
 from ..tasks import Optimization, Task, keep_checkpoints_whole, quiet_lightning
+from ..tasks.progress import progress_bar
 from .results import read_kept
 
 OF_CLASSIFIERS = {"train_loss": "train/loss", "val_loss": "val/loss", "top1": "val/top1"}
@@ -114,7 +115,7 @@ def train(task: Task, data: ImageData, budget: Budget, folder: Path, history: "H
             precision=budget.precision,  # type: ignore[arg-type]  # Lightning checks the name
             devices=1,
             logger=False,
-            callbacks=[history, checkpoint, RichProgressBar(leave=False)],
+            callbacks=[history, checkpoint, progress_bar(leave=False)],
             enable_model_summary=False,
             num_sanity_val_steps=0,
             **options,
