@@ -112,7 +112,7 @@ def test_rows_of_an_interrupted_run_are_kept(tmp_path, monkeypatch, capsys):
     [
         (["--rounds", "1"], "rounds must be at least 2, for a spread, got rounds=1"),
         (["--threads", "0"], "threads must be at least 1, got threads=0"),
-        (["--blocks", "2,x"], "blocks must be whole numbers separated by commas, got '2,x'"),
+        (["--blocks", "2,x"], "--blocks: expected int, got x"),
         (["--blocks", "3"], "in_channels=16 is not divisible by blocks"),
         (["--device", "abacus"], "device must be cpu, cuda or cuda:<number>, got 'abacus'"),
         (["--device", "meta"], "device must be cpu, cuda or cuda:<number>, got 'meta'"),
@@ -183,12 +183,12 @@ def test_the_package_that_an_engine_lacks_is_named_before_anything_is_measured(m
     ("options", "message"),
     [
         ("--models resnet_tyni", "no model is called 'resnet_tyni'"),
-        ("--engines eager,fast", "engines must be among eager, compiled, onnxruntime, openvino, got 'fast'"),
+        ("--engines eager,fast", "--engines: expected one of 'eager', 'compiled', 'onnxruntime', 'openvino', got fast"),
         (
             "--engines openvino --dtype bfloat16",
             "openvino is measured in float32 on the CPU, got dtype=bfloat16",
         ),
-        ("--quantities ,", "quantities must name at least one, each once, got none"),
+        ("--quantities train,train", "quantities must name at least one, each once, got train, train"),
         ("--device cuda:99", "device=cuda:99, but torch sees"),
         ("--plot models.xyz", r"cannot draw --plot models\.xyz"),
     ],

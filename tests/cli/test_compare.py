@@ -63,7 +63,7 @@ def test_compare_trains_prints_and_writes_a_report_and_goes_on_with_another_seed
         (["--models", "resnet_tiny", "--seeds", "[1, 1]"], "seeds has 1 twice"),
         (["--models", "resnet_tiny", "--seeds", "-1"], "seeds must be whole numbers from 0 to 4294967295, got -1"),
         (["--models", "resnet_tiny", "--seeds", "0,4294967296"], "from 0 to 4294967295, got 4294967296"),
-        (["--models", "resnet_tiny", "--seeds", "1,x"], "seeds must be whole numbers separated by commas, got '1,x'"),
+        (["--models", "resnet_tiny", "--seeds", "1,x"], "--seeds: expected int, got x"),
         (["--models", "[{name: resnet_tiny, kwargs: {wide: 1}}]"], r"resnet_tiny does not take kwargs=\{'wide': 1\}"),
     ],
 )

@@ -1,9 +1,9 @@
 """``tiedconv bench operators`` and ``tiedconv bench models``."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from rich.box import SIMPLE
@@ -23,7 +23,7 @@ from ._console import table_console
 
 def operators(
     sweep: Sweep = "resnet",
-    blocks: int | str | list[int] = "",
+    blocks: Sequence[int] = (),
     batch: int | None = None,
     kernel: Literal[1, 3] | None = None,
     memory_format: Literal["contiguous", "channels_last", "both"] = "both",
@@ -59,7 +59,7 @@ def operators(
     """
     place = _check(device, threads, rounds, json, plot)
     formats: list[MemoryFormat] = ["contiguous", "channels_last"] if memory_format == "both" else [memory_format]
-    todo = cases(sweep, blocks=_numbers(blocks), batch=batch, kernel=kernel, memory_formats=formats)
+    todo = cases(sweep, blocks=blocks, batch=batch, kernel=kernel, memory_formats=formats)
     options = {"sweep": sweep, "batch": todo[0].batch, "train": train, "dtype": dtype, "rounds": rounds}
     rows: list[OperatorRow] = []
     results = Results("operators", describe_machine(place), options, rows)
@@ -74,11 +74,17 @@ def operators(
 
 
 def models(
-    models: str | list[str] = "resnet50,tiedresnet50_4s16w,tiedresnet50_lite,tiedresnet50_s,tiedresnet50",
-    engines: str | list[str] = "eager",
-    memory_formats: str | list[str] = "channels_last",
+    models: Sequence[str] = (
+        "resnet50",
+        "tiedresnet50_4s16w",
+        "tiedresnet50_lite",
+        "tiedresnet50_s",
+        "tiedresnet50",
+    ),
+    engines: Sequence[Engine] = ("eager",),
+    memory_formats: Sequence[MemoryFormat] = ("channels_last",),
     dtype: Precision = "float32",
-    quantities: str | list[str] = "latency,throughput,train,memory",
+    quantities: Sequence[Quantity] = ("latency", "throughput", "train", "memory"),
     batch: int = 8,
     image_size: int = 224,
     device: str = "cpu",
@@ -116,11 +122,11 @@ def models(
     """
     place = _check(device, threads, rounds, json, plot)
     chosen = ModelOptions(
-        models=_names(models),
-        engines=cast(list[Engine], _names(engines)),
-        memory_formats=cast(list[MemoryFormat], _names(memory_formats)),
+        models=models,
+        engines=engines,
+        memory_formats=memory_formats,
         dtype=dtype,
-        quantities=cast(list[Quantity], _names(quantities)),
+        quantities=quantities,
         batch=batch,
         image_size=image_size,
         rounds=rounds,
@@ -155,19 +161,6 @@ def _check(device: str, threads: int | None, rounds: int, json: Path | None, plo
         check_writable("plot", plot)
     keep_freed_memory()
     return check_device(device)
-
-
-def _numbers(given: int | str | list[int]) -> list[int]:
-    if isinstance(given, int):
-        return [given]
-    try:
-        return [int(number) for number in (filter(None, given.split(",")) if isinstance(given, str) else given)]
-    except ValueError:
-        raise ValueError(f"blocks must be whole numbers separated by commas, got {given!r}.") from None
-
-
-def _names(given: str | list[str]) -> list[str]:
-    return [name.strip() for name in (given.split(",") if isinstance(given, str) else given) if name.strip()]
 
 
 def _progress(todo: list[Any]) -> Iterable[Any]:

@@ -1,6 +1,7 @@
 """``tiedconv compare``."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from ._console import table_console
 
 
 def compare(
-    models: str | list[str | ModelSpec],
+    models: list[str | ModelSpec],
     data: ClassificationData | DetectionData,
     detector: Detector = Detector(),
     budget: Budget = Budget(),
-    seeds: int | str | list[int] = "0,1,2",
+    seeds: Sequence[int] = (0, 1, 2),
     output: Path = Path("runs/compare"),
     title: str = "",
 ) -> None:
@@ -37,37 +38,27 @@ def compare(
             OcclusionScenes or Coco.
         detector: with data of detection, what the models are the backbones of.
         budget: epochs, optimiser and schedule, the same for every model.
-        seeds: every model is trained once with each; numbers separated by commas, or a list in a config file.
+        seeds: every model is trained once with each; separated by commas.
         output: folder of results.json, report.html and the runs.
         title: headline of the report.
     """
     console = table_console()
-    given = models.split(",") if isinstance(models, str) else models
-    specs = [ModelSpec(model.strip()) if isinstance(model, str) else model for model in given]
+    specs = [ModelSpec(model) if isinstance(model, str) else model for model in models]
     options: dict[str, Any] = {
         "title": title,
         "command": ["tiedconv", *sys.argv[1:]],
         "say": lambda line: console.print(line, highlight=False, markup=False),
     }
     if isinstance(data, DetectionData):
-        comparison = compare_detectors(specs, data, detector, budget, _seeds(seeds), output, **options)
+        comparison = compare_detectors(specs, data, detector, budget, list(seeds), output, **options)
     else:
         if detector != Detector():
             raise ValueError(f"detector is for data of detection, got {type(data).__name__}. Leave it out.")
-        comparison = compare_classifiers(specs, data, budget, _seeds(seeds), output, **options)
+        comparison = compare_classifiers(specs, data, budget, list(seeds), output, **options)
     console.print(_table(comparison))
     console.print(
         f"Numbers: {output / 'results.json'}\nReport:  {output / 'report.html'}", highlight=False, markup=False
     )
-
-
-def _seeds(given: int | str | list[int]) -> list[int]:
-    if isinstance(given, int):
-        return [given]
-    try:
-        return [int(seed) for seed in (given.split(",") if isinstance(given, str) else given)]
-    except ValueError:
-        raise ValueError(f"seeds must be whole numbers separated by commas, got {given!r}.") from None
 
 
 def _table(comparison: Comparison) -> Table:
