@@ -55,3 +55,12 @@ def test_a_batch_too_large_for_the_machine_is_said_before_the_first_step(trainin
     with pytest.warns(UserWarning, match=r"a step of 4 images needs about .* GB\. Give --data\.batch_size 2 or less"):
         trainer.fit(*training)
     assert "3 steps per epoch of 4 images, about 0.0 GB in float32\n" in capsys.readouterr().out
+
+
+def test_a_container_has_the_memory_that_it_is_allowed(tmp_path):
+    cpu, limit = torch.device("cpu"), tmp_path / "memory.max"
+    built_in = progress._memory(cpu, limit)
+    assert built_in > 2**20
+    for text, expected in (("max\n", built_in), ("1048576\n", 2**20), (f"{2**60}\n", built_in)):
+        limit.write_text(text)
+        assert progress._memory(cpu, limit) == expected

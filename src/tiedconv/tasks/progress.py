@@ -1,8 +1,9 @@
-"""What a training says of itself: what a step will need, and plain lines where there is no terminal for a bar."""
+"""What a training prints: what a step will need, and plain lines where there is no terminal for a progress bar."""
 
 import os
 import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -163,10 +164,12 @@ def step_memory(model: nn.Module, image: Tensor) -> tuple[int, int]:
     return 3 * fixed, (sum(storage.nbytes() for storage in kept.values()) - fixed) // images
 
 
-def _memory(device: torch.device) -> int:
-    """Return the bytes of memory that a device has, or 0 if nothing says it."""
+def _memory(device: torch.device, limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
+    """Return the bytes of memory that a device has, within the ``limit`` of a container on the CPU; 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
-    if device.type == "cpu" and hasattr(os, "sysconf"):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return 0
+    if device.type != "cpu" or not hasattr(os, "sysconf"):
+        return 0
+    built_in = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    allowed = limit.read_text().strip() if limit.is_file() else "max"
+    return built_in if allowed == "max" else min(built_in, int(allowed))
