@@ -194,7 +194,7 @@ def test_missing_checkpoint_is_named(fit):
 
 def test_weights_alone_are_no_checkpoint(fit):
     torch.save({"fc.weight": torch.zeros(2)}, "weights.ckpt")
-    with pytest.raises(SystemExit, match=r"weights.ckpt is no checkpoint of `tiedconv fit`.*Give a last.ckpt"):
+    with pytest.raises(SystemExit, match=r"weights.ckpt is not a checkpoint of `tiedconv fit`.*Give a last.ckpt"):
         fit("--ckpt_path=weights.ckpt")
 
 

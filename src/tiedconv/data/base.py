@@ -57,7 +57,7 @@ class ImageData(L.LightningDataModule):
     """
 
     classes: Any  # names, a sequence of str; a property where files say them
-    collate: Callable[[list[Any]], Any] | None = None  # how a batch is made of items; None stacks them, as torch does
+    collate: Callable[[list[Any]], Any] | None = None  # makes a batch of items; None stacks them, as torch does
 
     def __init__(self, batch_size: int, num_workers: int, predict_path: str | None) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class ImageData(L.LightningDataModule):
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:
-        """Build both splits before training: what is wrong with either is said then, and not after an epoch."""
+        """Build both splits before training, so that an error in either comes before the first epoch."""
         if stage == "fit":
             self.split(train=True)
             self.split(train=False)
@@ -174,7 +174,7 @@ class _TrainingLoader(DataLoader[Any]):
         yield from super().__iter__()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: Lightning counts the batches, and takes a loader without this method for not resumable."""
+        """Return nothing: Lightning counts the batches, but warns of a loader without this method."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -192,7 +192,7 @@ class _SeededImages(Dataset[Any]):
         return len(self.split)  # type: ignore[arg-type]  # every split has a length
 
     def order(self, generator: torch.Generator) -> list[int]:
-        """Return all indices in a random order: of the split's own kind, where it has one."""
+        """Return all indices in a random order: the split's own, if it has one."""
         if hasattr(self.split, "order"):
             return self.split.order(generator)
         return torch.randperm(len(self), generator=generator).tolist()

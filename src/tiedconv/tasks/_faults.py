@@ -1,4 +1,4 @@
-"""What stops a training from outside or inside, in words that say what to do."""
+"""Faults that stop a training, in words that say what to do."""
 
 import errno
 import math
@@ -15,16 +15,15 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 def explained_faults() -> Iterator[None]:
     """Turn what Lightning and torch raise in a training into what a user can act on.
 
-    What a thread that writes logs raises is raised by the training, too; of the thread there is a line, and no trace.
+    A thread that writes logs reports an OSError in one line without a trace: the training raises the same error.
 
     Raises:
-        KeyboardInterrupt: for Ctrl-C and SIGTERM. Lightning makes exit codes of them, of the latter one that says that
-            all went well.
-        RuntimeError: if a process that trains or loads images died, or memory ran out, with what helps.
-        OSError: if the disk is full, the same.
+        KeyboardInterrupt: for Ctrl-C and SIGTERM. Lightning turns both into exit codes, SIGTERM into that of success.
+        RuntimeError: if a process that trains or loads images died, or memory ran out, with advice.
+        OSError: if the disk is full, with advice.
     """
     hook = threading.excepthook
-    threading.excepthook = lambda failed: _say(failed) if issubclass(failed.exc_type, OSError) else hook(failed)
+    threading.excepthook = lambda failed: _print(failed) if issubclass(failed.exc_type, OSError) else hook(failed)
     try:
         yield
     except SystemExit as stop:
@@ -50,17 +49,17 @@ def check_finite(losses: Mapping[str, float], epoch: int) -> None:
         return
     raise RuntimeError(
         f"The training diverged in epoch {epoch}: {', '.join(f'{name} {value}' for name, value in losses.items())}. "
-        "The checkpoints of before are kept. Lower the learning rate, warm up or clip gradients, in a new folder."
+        "Earlier checkpoints are kept. Lower the learning rate, warm up or clip gradients, in a new folder."
     )
 
 
-def _say(failed: threading.ExceptHookArgs) -> None:
+def _print(failed: threading.ExceptHookArgs) -> None:
     name = failed.thread.name if failed.thread else "a thread"
     print(f"{name}: {failed.exc_value}", file=sys.stderr)
 
 
 def _explained(error: Exception) -> Exception | None:
-    """Return what to raise for ``error``, None if it speaks for itself."""
+    """Return what to raise in place of ``error``, or None to raise it as it is."""
     first, _, rest = str(error).partition("\n")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return OSError(f"{error}. The disk is full. Make room and go on from the last checkpoint.")
@@ -77,7 +76,7 @@ def _explained(error: Exception) -> Exception | None:
         return RuntimeError(message or kind)
     if first.startswith("DataLoader worker"):
         return RuntimeError(
-            f"{first.rstrip(' .')}. It loaded images; most often memory is short. Lower data.num_workers, or set it to "
+            f"{first.rstrip(' .')}. It loaded images; usually memory is short. Lower data.num_workers, or set it to "
             "0 to see what happens there, and go on from the last checkpoint."
         )
     return None

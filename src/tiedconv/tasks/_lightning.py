@@ -1,4 +1,4 @@
-"""Lightning's voice, turned down."""
+"""Lightning without the messages that no user can act on."""
 
 import logging
 import warnings
@@ -10,7 +10,7 @@ from ._faults import explained_faults
 _NOISE = (
     ".*isinstance\\(treespec, LeafSpec\\)",  # Lightning calls what torch deprecates
     ".*recommended to use `self.log\\('lr'",  # the same on every device
-    "Found .* module\\(s\\) in eval mode at the start of training",  # norms that are fixed on purpose
+    "Found .* module\\(s\\) in eval mode at the start of training",  # norms that are frozen on purpose
     "You're using the WeightAveraging callback with a model that overrides",  # ours overrides it for FSDP alone
 )
 _ADVICE = (

@@ -41,7 +41,7 @@ class Task(L.LightningModule):
                 "--trainer.strategy.data_parallel_size, the number of all devices, and "
                 "--trainer.strategy.tensor_parallel_size=1."
             )
-        # fully_shard takes no weights in channels_last; in that format it is the images that count.
+        # fully_shard takes no weights in channels_last; for speed it is the format of the images that counts.
         self.model.to(memory_format=torch.contiguous_format)
         # One all-gather for each child and one for what is left: the parameters of one child at a time are whole.
         for child in [*self.model.children(), self.model]:
@@ -49,7 +49,7 @@ class Task(L.LightningModule):
                 fully_shard(child, mesh=mesh["data_parallel"])
 
     def _gather(self, whole: bool) -> None:
-        """Gather sharded parameters once for an evaluation, in which processes can have unlike numbers of batches."""
+        """Gather sharded parameters once for an evaluation: processes can have different numbers of batches."""
         for module in self.model.modules():
             if isinstance(module, FSDPModule):
                 module.set_reshard_after_forward(not whole, recurse=False)
@@ -93,7 +93,7 @@ class Task(L.LightningModule):
         return configured
 
     def on_train_start(self) -> None:
-        # Another number of epochs or learning rate than the checkpoint's counts: it was given.
+        # The options that were given count, not those of the checkpoint.
         restore_options(self.trainer.optimizers[0], self._options)
         fit_loop = self.trainer.fit_loop
         self._follow_schedule(fit_loop.batch_idx + 1 if fit_loop.restarted_mid_epoch else 0)

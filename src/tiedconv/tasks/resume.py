@@ -1,4 +1,4 @@
-"""All that going on from a checkpoint needs, but the order of images, which is a matter of the data (`data.base`).
+"""Resuming from a checkpoint, except for the order of images, which the data repeats (`data.base`).
 
 A checkpoint is written whole or not at all, holds finite weights, and is read only where it fits: the same network and
 optimiser, the same data, and in the middle of an epoch the same order of images. The given options count, not its own.
@@ -47,7 +47,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except OSError as error:
             part = part_of(whole)
             if part.is_file():
-                part.unlink()  # it takes the space that is lacking
+                part.unlink()  # it takes space that the next one needs
             raise OSError(
                 f"The checkpoint {path} cannot be written: {error.strerror or error}. Those written before are whole. "
                 "Make room or correct the folder, and go on from the last one."
@@ -62,8 +62,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             checkpoint = super().load_checkpoint(path, map_location, weights_only)
         except pickle.UnpicklingError as error:
             raise ValueError(
-                f"{path} is no checkpoint, or holds Python objects beside numbers; reading those could run any code, "
-                "so it is read with weights_only=True. Give a checkpoint of `tiedconv fit`."
+                f"{path} is not a checkpoint, or holds Python objects besides numbers; reading those could run any "
+                "code, so it is read with weights_only=True. Give a checkpoint of `tiedconv fit`."
             ) from error
         except FileNotFoundError as error:
             raise FileNotFoundError(
@@ -77,7 +77,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from error
         if not isinstance(checkpoint, Mapping) or "pytorch-lightning_version" not in checkpoint:
             raise ValueError(
-                f"{path} is no checkpoint of `tiedconv fit`: it holds weights alone, or something else. Give a "
+                f"{path} is not a checkpoint of `tiedconv fit`: it holds weights alone, or something else. Give a "
                 "last.ckpt or another .ckpt of a folder named checkpoints."
             )
         return checkpoint
@@ -86,7 +86,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class LastCheckpoint(ModelCheckpoint):
     """``last.ckpt``, written after every epoch, and where ``max_steps`` or ``max_time`` end a training inside one.
 
-    Lightning would write the latter when it has counted the epoch as done, and a resume would leave its rest out.
+    Lightning would write the latter after counting the epoch as done, and a resume would skip the rest of it.
     """
 
     def __init__(self, dirpath: str | Path | None) -> None:
@@ -100,18 +100,17 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 def keep_checkpoints_whole(trainer: L.Trainer) -> L.Trainer:
-    """Make a trainer use :class:`AtomicCheckpointIO`, unless the user gave it a way of their own."""
+    """Make a trainer use :class:`AtomicCheckpointIO`, unless the user gave it another one."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
     return trainer
 
 
 def save_state(task: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-    """Add to a checkpoint what it is of.
+    """Add to a checkpoint which data it was trained on.
 
     Raises:
-        RuntimeError: if the weights are not finite, as the last step's update can make them: they must not replace good
-            ones.
+        RuntimeError: if the weights are not finite, as the last step can make them: they must not replace good ones.
     """
     check_finite({"sum of the weights": _sum_of_weights(task)}, task.current_epoch)
     if task._trainer is not None:
@@ -119,15 +118,15 @@ def save_state(task: L.LightningModule, checkpoint: dict[str, Any]) -> None:
 
 
 def load_state(task: L.LightningModule, checkpoint: dict[str, Any], optimizer: str) -> None:
-    """Check a checkpoint, and take out of it what the given options replace or what would lead to other files.
+    """Check a checkpoint, and remove from it what the given options replace and what names other files.
 
     Args:
-        task: what is to go on, not yet changed.
+        task: the task that resumes, not yet changed.
         checkpoint: as it was read.
-        optimizer: name of the optimiser that was given.
+        optimizer: name of the given optimiser.
 
     Raises:
-        ValueError: if it does not fit the network, the data or the optimiser, or holds weights that are not finite.
+        ValueError: if it does not fit the network, the data or the optimiser, or its weights are not finite.
     """
     _check_same_network(task, checkpoint)
     _check_finite_weights(checkpoint)
@@ -138,11 +137,11 @@ def load_state(task: L.LightningModule, checkpoint: dict[str, Any], optimizer: s
     _check_same_data(checkpoint, task.trainer, fitting=fitting)
     if fitting:
         _check_same_optimizer(checkpoint, optimizer)
-        checkpoint["lr_schedulers"] = []  # the rate follows from the step's number and the given options
+        checkpoint["lr_schedulers"] = []  # the rate follows from the given options and the place in the epoch
 
 
 def options_of(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """Return what the groups of a new optimiser have of the given options."""
+    """Return the given options, as the groups of a new optimiser have them."""
     return [{name: group[name] for name in _OPTIONS if name in group} for group in optimizer.param_groups]
 
 
@@ -153,7 +152,7 @@ def restore_options(optimizer: Optimizer, options: Sequence[Mapping[str, Any]]) 
 
 
 def _sum_of_weights(model: nn.Module) -> float:
-    """Sum weights and statistics, sharded ones over all devices, so that all learn alike whether one is not finite."""
+    """Sum weights and statistics, sharded ones over all devices, so that all devices see the same."""
     total = 0.0
     for weight in [*model.parameters(), *model.buffers()]:
         if weight.is_floating_point():
@@ -163,9 +162,9 @@ def _sum_of_weights(model: nn.Module) -> float:
 
 
 def _forget_other_folders(checkpoint: Mapping[str, Any], path: str | Path) -> None:
-    """Take out of the checkpoint at ``path`` the names of files that are not beside it.
+    """Remove from the checkpoint at ``path`` the names of files that are not beside it.
 
-    Lightning deletes what a checkpoint says are its older ones, folders too, and somebody else may have written it.
+    Lightning deletes the older checkpoints that it names, folders too, and somebody else may have written it.
     """
     folder = Path(path).resolve().parent
 
@@ -183,14 +182,14 @@ def _forget_other_folders(checkpoint: Mapping[str, Any], path: str | Path) -> No
 
 
 def _check_finite_weights(checkpoint: Mapping[str, Any]) -> None:
-    """Raise ValueError if a checkpoint holds weights that are not finite: of a training that diverged elsewhere."""
+    """Raise ValueError if a checkpoint holds weights that are not finite, as a diverged training may have left it."""
     for name, value in (checkpoint.get("state_dict") or {}).items():
         if value.is_floating_point() and not value.isfinite().all():
             raise ValueError(f"The checkpoint holds numbers that are not finite, in {name}. Give another one.")
 
 
 def _check_same_network(task: L.LightningModule, checkpoint: Mapping[str, Any]) -> None:
-    """Raise ValueError unless ``checkpoint`` is of the network of ``task``; say in which options the two differ."""
+    """Raise ValueError unless ``checkpoint`` is of the network of ``task``, naming the options that differ."""
     if "state_dict" not in checkpoint:  # a sharded one, which its strategy has loaded already
         return
     difference = describe_difference(task.state_dict(), checkpoint["state_dict"])
@@ -209,7 +208,7 @@ def _check_same_network(task: L.LightningModule, checkpoint: Mapping[str, Any]) 
 
 
 def _describe_data(trainer: L.Trainer) -> dict[str, Any]:
-    """Return what a checkpoint says about the data: classes, None if unknown, and what their order depends on."""
+    """Return what a checkpoint says about the data: classes, if known, and what the order of images depends on."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     classes = getattr(data, "classes", None)
     return {
@@ -220,11 +219,11 @@ def _describe_data(trainer: L.Trainer) -> dict[str, Any]:
 
 
 def _check_same_data(checkpoint: Mapping[str, Any], trainer: L.Trainer, *, fitting: bool) -> None:
-    """Check that the data are those of a checkpoint, as far as it says so.
+    """Check that the data are those of a checkpoint, as far as it names them.
 
     Raises:
-        ValueError: if their classes are others; or, in the middle of an epoch, seed or images a step, on which it
-            depends which images were trained on already.
+        ValueError: if the classes differ; or, in the middle of an epoch, the seed or the images per step, which decide
+            which images were trained on already.
     """
     there = checkpoint.get("tiedconv")
     if there is None or trainer.datamodule is None:  # type: ignore[attr-defined]
