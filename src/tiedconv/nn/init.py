@@ -1,0 +1,60 @@
+"""Initialisation that tied layers want and others do not."""
+
+import torch
+from torch import nn
+
+from .conv import TiedConv1d, TiedConv2d, TiedConv3d
+from .linear import TiedLinear
+from .split import SplitTiedConv2d
+
+
+def break_symmetry_(model: nn.Module, spread: float = 0.3) -> int:
+    """Scatter the scales of the norms behind tied layers, so that blocks differ from the start.
+
+    The blocks of a tied layer are exact copies, and norms that all start at one hardly tell them apart. Each scale is
+    multiplied by a number drawn evenly from ``1 - spread`` to ``1 + spread``. It costs nothing in the trained network.
+    Not in the paper. Call it before the training, on random weights.
+
+    A norm is behind a tied layer if it is the next module of the model with a scale per output channel of that layer,
+    in the order of ``model.modules()``.
+
+    Args:
+        model: changed in place.
+        spread: half the width of the interval, 0-1.
+
+    Returns:
+        How many norms were changed.
+
+    Raises:
+        ValueError: if ``spread`` is not in (0, 1], or there is no norm behind a tied layer.
+
+    Example:
+        >>> from tiedconv.nn import TiedConv2d
+        >>> model = nn.Sequential(TiedConv2d(8, 8, 3, blocks=2), nn.BatchNorm2d(8), nn.ReLU())
+        >>> break_symmetry_(model)
+        1
+        >>> bool(model[1].weight.std() > 0.05)
+        True
+    """
+    if not 0 < spread <= 1:
+        raise ValueError(f"break_symmetry_: spread must be in (0, 1], got {spread}.")
+    changed = waiting = 0
+    for module in model.modules():
+        if isinstance(module, (TiedConv1d, TiedConv2d, TiedConv3d)):
+            waiting = module.out_channels if module.blocks > 1 else 0
+        elif isinstance(module, TiedLinear):
+            waiting = module.out_features if module.blocks > 1 else 0
+        elif isinstance(module, SplitTiedConv2d):
+            waiting = module.out_channels if max(module.blocks) > 1 else 0
+        elif "Norm" in type(module).__name__ and isinstance(scale := getattr(module, "weight", None), torch.Tensor):
+            if waiting and scale.shape == (waiting,):
+                with torch.no_grad():
+                    scale *= torch.empty_like(scale).uniform_(1 - spread, 1 + spread)
+                changed += 1
+                waiting = 0
+    if not changed:
+        raise ValueError(
+            "break_symmetry_: the model has no norm with a scale per channel behind a tied layer of at least 2 blocks. "
+            "Tie the model first, or leave it out."
+        )
+    return changed
