@@ -105,11 +105,10 @@ def test_a_report_shows_names_as_text(tmp_path, write, texts):
 
 def write_parts(path: Path, given: list[str]) -> None:
     one, two, three, four = given
-    conditions = page.conditions(one, {two: {three: four}})
     table = page.table(one, [(two, three)], [[page.name(0, four), "1"]])
     photo = page.picture("AAAA", title=one, alt=two, caption=three)
-    sections = [page.section(four, table, one), page.grid([photo]), conditions]
-    page.write_page(path, one, two, [(three, four)], sections)
+    sections = [page.section(four, table, one), page.grid([photo])]
+    page.write_page(path, one, two, [(three, four)], sections, command=one, blocks={two: {three: four}})
 
 
 @fuzz(24, given_=st.lists(TEXT, min_size=4, max_size=4))
@@ -124,7 +123,7 @@ def test_drawings_show_names_as_text(tmp_path, label, title):
     drawn = plots.plot_curves({label: [[0.1, 0.5]], "other": [[0.2, 0.3]]})
     with page.quiet_about_glyphs():
         figure = page.plot(drawn, title=title, alt=label, caption=title)
-    page.write_page(tmp_path / "evil.html", "a", "b", [], [figure])
+    page.write_page(tmp_path / "evil.html", "a", "b", [], [figure], command="c", blocks={})
     read = Reader(tmp_path / "evil.html")
     assert squeezed(title) in squeezed(read.text)
     assert not {"img", "script", "b", "u", "i", "a", "x", "br"} & {tag for tag, _ in read.elements}

@@ -33,9 +33,9 @@ def test_a_page_holds_what_it_was_given_and_nothing_from_elsewhere(tmp_path):
     file = tmp_path / "r.html"
     table = page.table("numbers", [("model", ""), ("time", "ms")], [[page.name(0, "resnet"), "3"]])
     figures = [page.plot(axes(), title=f"figure {n}", alt="curve", caption="a caption") for n in range(2)]
-    conditions = page.conditions("tiedconv x --y z", {"Data": {"images": "5"}})
-    sections = [page.section("Numbers", table, "a note"), page.section("Empty", ""), page.grid(figures), conditions]
-    page.write_page(file, "A title", "A lead.", [("one", "first")], sections)
+    repeat = {"command": "tiedconv x --y z", "blocks": {"Data": {"images": "5"}}}
+    sections = [page.section("Numbers", table, "a note"), page.section("Empty", ""), page.grid(figures)]
+    page.write_page(file, "A title", "A lead.", [("one", "first")], sections, **repeat)
     html = file.read_text(encoding="utf-8")
     reader = Reader(html)
     for text in ("A title", "A lead.", "one: first", "a note", "figure 1", "a caption", "tiedconv x --y z", "resnet"):
@@ -48,8 +48,7 @@ def test_a_page_holds_what_it_was_given_and_nothing_from_elsewhere(tmp_path):
 
 
 def test_names_that_are_no_utf8_are_written_out(tmp_path):
-    section = page.section("Repeat", page.conditions("tiedconv --root caf\udce9", {}))
-    page.write_page(tmp_path / "r.html", "caf\udce9", "", [], [section])
+    page.write_page(tmp_path / "r.html", "caf\udce9", "", [], [], command="tiedconv --root caf\udce9", blocks={})
     html = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert r"tiedconv --root caf\udce9" in html
     assert r"<title>caf\udce9</title>" in html
@@ -67,9 +66,9 @@ def test_plain_text_is_escaped_everywhere(place, tmp_path):
         page.name(0, given("name")),
         page.plot(axes(given("figure")), title=given("figure"), alt=given("figure")),
         page.picture("AAAA", title=given("picture"), alt=given("picture"), caption=given("picture")),
-        page.conditions(given("name"), {given("name"): {given("name"): given("name")}}),
     ]
-    page.write_page(file, given("title"), given("lead"), [(given("label"), given("line"))], sections)
+    repeat = {"command": given("name"), "blocks": {given("name"): {given("name"): given("name")}}}
+    page.write_page(file, given("title"), given("lead"), [(given("label"), given("line"))], sections, **repeat)
     html = file.read_text(encoding="utf-8")
     reader = Reader(html)
     assert "b" not in reader.tags

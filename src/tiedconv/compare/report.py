@@ -5,7 +5,6 @@ from pathlib import Path
 
 from ..bench import Quartiles
 from ..report.page import (
-    conditions,
     name,
     quiet_about_glyphs,
     section,
@@ -39,7 +38,7 @@ def write_report(comparison: Comparison, path: Path) -> None:
     with quiet_about_glyphs():
         sections = [write(comparison) for write in _SECTIONS]
     lead, lines = finding(comparison)
-    write_page(path, comparison.title, lead, lines, sections)
+    write_page(path, comparison.title, lead, lines, sections, command=comparison.command, blocks=comparison.conditions)
 
 
 def _results(comparison: Comparison) -> str:
@@ -111,10 +110,6 @@ def _runs(comparison: Comparison) -> str:
     return section("Every run", _table("Every run", [label for label, _ in rows], columns))
 
 
-def _conditions(comparison: Comparison) -> str:
-    return section("How to repeat it", conditions(comparison.command, comparison.conditions))
-
-
 def _table(label: str, names: Sequence[str], columns: Sequence[Column]) -> str:
     """Return a table without the columns that have nothing to show; names are HTML."""
     shown = [column for column in columns if set(column[2]) != {NOTHING}]
@@ -154,5 +149,4 @@ _SECTIONS: tuple[Callable[[Comparison], str], ...] = (
     _samples.predictions,
     _samples.detections,
     _runs,
-    _conditions,
 )

@@ -49,8 +49,7 @@ def write_gradcam(
         photos: names of the photos.
         classes: names of the classes. None given: their indices.
         settings: more entries of the JSON file.
-        command: the command line that repeats it.
-        blocks: what it was measured with and on: headings, each with its facts.
+        command, blocks: as in :func:`~tiedconv.report.page.write_page`.
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
@@ -67,8 +66,10 @@ def write_gradcam(
     sections = [
         page.section(name, page.grid(_pictures(models, i, name, classes), column=220)) for i, name in enumerate(photos)
     ]
-    sections.append(page.section("How to repeat it", page.conditions(command, blocks)))
-    page.write_page(folder / "report.html", "Where the models look", lead, list(map(_line, models)), sections)
+    lines = list(map(_line, models))
+    page.write_page(
+        folder / "report.html", "Where the models look", lead, lines, sections, command=command, blocks=blocks
+    )
 
 
 def gradcam_json(

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..analysis.occlusion import METRICS, Estimate, ModelOcclusion, OcclusionBin, OcclusionReport
 from . import style
 from .occlusion_plots import plot_occlusion
-from .page import conditions, grid, name, plot, quiet_about_glyphs, section, table, thousands, write_page
+from .page import grid, name, plot, quiet_about_glyphs, section, table, thousands, write_page
 from .style import NARROW
 
 _ENOUGH_IMAGES = 10  # a bin with fewer is in the table, not in the finding
@@ -21,8 +21,7 @@ def write_occlusion_report(
     Args:
         report: from :func:`tiedconv.analysis.analyze_occlusion`.
         path: the HTML file; its folder exists.
-        command: the command line that repeats it.
-        blocks: what it was computed from: headings, each with its facts.
+        command, blocks: as in :func:`~tiedconv.report.page.write_page`.
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
@@ -30,11 +29,9 @@ def write_occlusion_report(
     lines = [(model.label, gain) for model in report.models[1:] if (gain := occlusion_gain(report, model))]
     with quiet_about_glyphs():
         content = grid(occlusion_figures(report)) + occlusion_table(report)
-    sections = [
-        section("By occlusion ratio", content, occlusion_note(report, "runs")),
-        section("How to repeat it", conditions(command, blocks)),
-    ]
-    write_page(path, "Average precision under occlusion", _lead(report), lines, sections)
+    sections = [section("By occlusion ratio", content, occlusion_note(report, "runs"))]
+    title = "Average precision under occlusion"
+    write_page(path, title, _lead(report), lines, sections, command=command, blocks=blocks)
 
 
 def occlusion_gain(report: OcclusionReport, model: ModelOcclusion) -> str:

@@ -25,8 +25,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def write_page(path: Path, title: str, lead: str, lines: Sequence[tuple[str, str]], sections: Sequence[str]) -> None:
-    """Write a report.
+def write_page(
+    path: Path,
+    title: str,
+    lead: str,
+    lines: Sequence[tuple[str, str]],
+    sections: Sequence[str],
+    *,
+    command: str,
+    blocks: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Write a report, with how to repeat it at the end.
 
     Args:
         path: the HTML file; its folder exists.
@@ -34,7 +43,10 @@ def write_page(path: Path, title: str, lead: str, lines: Sequence[tuple[str, str
         lead: what came out, in a sentence or two, plain text.
         lines: below the lead one line per model or layer, its label and what is said of it, plain text. May be empty.
         sections: HTML of :func:`section`; empty ones are left out.
+        command: the command line that repeats it.
+        blocks: what it was done with and on: headings, each with its facts.
     """
+    sections = [*sections, section("How to repeat it", _conditions(command, blocks))]
     template = resources.files("tiedconv.analysis").joinpath("report.html.template").read_text(encoding="utf-8")
     items = "".join(f"<li><strong>{escape(label)}</strong>: {escape(line)}</li>" for label, line in lines)
     finding = f'<p class="finding">{escape(lead)}</p>' + (f'\n<ul class="finding">{items}</ul>' if items else "")
@@ -103,18 +115,6 @@ def thousands(value: float) -> str:
     return f"{value:,.0f}".replace(",", style.NARROW)
 
 
-def conditions(command: str, blocks: Mapping[str, Mapping[str, str]]) -> str:
-    """Return the command that repeats a report, and what it was done with, a card per block; all plain text."""
-    facts = "\n".join(
-        f'<section class="card"><h3>{escape(title)}</h3><dl>'
-        + "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in block.items())
-        + "</dl></section>"
-        for title, block in blocks.items()
-    )
-    line = f'<pre class="card" tabindex="0"><code>{escape(command)}</code></pre>'
-    return f'{line}\n<div class="facts">\n{facts}\n</div>'
-
-
 def encoded(picture: Image.Image, kind: Literal["jpeg", "png"] = "png") -> str:
     """Return a picture as the base64 text that :func:`picture` takes."""
     buffer = io.BytesIO()
@@ -155,6 +155,18 @@ def quiet_about_glyphs() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
+
+
+def _conditions(command: str, blocks: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the command that repeats a report, and what it was done with, a card per block; all plain text."""
+    facts = "\n".join(
+        f'<section class="card"><h3>{escape(title)}</h3><dl>'
+        + "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in block.items())
+        + "</dl></section>"
+        for title, block in blocks.items()
+    )
+    line = f'<pre class="card" tabindex="0"><code>{escape(command)}</code></pre>'
+    return f'{line}\n<div class="facts">\n{facts}\n</div>'
 
 
 def _figure(content: str, title: str, caption: str) -> str:

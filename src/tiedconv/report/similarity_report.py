@@ -12,7 +12,6 @@ from ..analysis.similarity import Histogram, LayerSimilarity
 from . import style
 from .page import (
     ReportedModel,
-    conditions,
     grid,
     name,
     plot,
@@ -100,8 +99,7 @@ def write_similarity_report(
     Args:
         models: at least one, with different labels.
         path: the HTML file; its folder exists.
-        command: the command line that repeats it.
-        blocks: what it was measured with and on: headings, each with its facts.
+        command, blocks: as in :func:`~tiedconv.report.page.write_page`.
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
@@ -130,9 +128,8 @@ def write_similarity_report(
                 )
                 for model in models
             ),
-            section("How to repeat it", conditions(command, blocks)),
         ]
-    write_page(path, "Filter similarity", lead, lines, sections)
+    write_page(path, "Filter similarity", lead, lines, sections, command=command, blocks=blocks)
 
 
 def write_similarity_plots(models: Sequence[ModelSimilarity], folder: Path) -> None:

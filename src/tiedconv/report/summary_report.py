@@ -59,8 +59,7 @@ def write_summary(
         models: at least one, with different labels.
         folder: where to.
         settings: more entries of the JSON file.
-        command: the command line that repeats it.
-        blocks: what it was measured with and on: headings, each with its facts.
+        command, blocks: as in :func:`~tiedconv.report.page.write_page`.
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
@@ -82,9 +81,8 @@ def write_summary(
     for index, model in enumerate(models):
         content = page.table(model.label, head, map(_row, model.layers))
         sections.append(page.section(model.label, content, "" if index else f"{NOTE} {_MORE}"))
-    sections.append(page.section("How to repeat it", page.conditions(command, blocks)))
-    lead = f"{_LEAD} {page.random_note(models)}"
-    page.write_page(folder / "report.html", "What the layers do", lead, list(map(_line, models)), sections)
+    lead, lines = f"{_LEAD} {page.random_note(models)}", list(map(_line, models))
+    page.write_page(folder / "report.html", "What the layers do", lead, lines, sections, command=command, blocks=blocks)
 
 
 def summary_json(models: Sequence[ModelSummary], settings: Mapping[str, Any]) -> str:
