@@ -130,20 +130,14 @@ def build_detector(
         return _RetinaNet(body, num_classes, anchor_generator=anchors, head=head, **options)
 
     parts: dict[str, Any] = {"rpn_anchor_generator": anchors, **options}
-    parts |= {"box_roi_pool": _roi_pool(body, 7), "box_head": _box_head(widths)}
+    parts |= _box_parts(body, widths)
     if name == "mask_rcnn":
         predictor = FastRCNNPredictor(widths.box, num_classes)
         return MaskRCNN(body, **parts, box_predictor=predictor, **_mask_parts(body, widths, num_classes))
     if name == "faster_rcnn":
         return FasterRCNN(body, **parts, box_predictor=FastRCNNPredictor(widths.box, num_classes))
     model = FasterRCNN(body, **parts, box_predictor=ClassAgnosticPredictor(widths.box, num_classes))
-    masks = name == "cascade_mask_rcnn"
-    model.roi_heads = CascadeRoIHeads(
-        [
-            _cascade_stage(model.roi_heads, body, widths, num_classes, iou, box_weights, masks=masks)
-            for iou, box_weights in _CASCADE
-        ]
-    )
+    model.roi_heads = _cascade(model.roi_heads, body, widths, num_classes, masks=name == "cascade_mask_rcnn")
     return model
 
 
@@ -192,8 +186,8 @@ def _roi_pool(body: FPNBackbone, size: int) -> MultiScaleRoIAlign:
     return MultiScaleRoIAlign([str(i) for i in range(body.levels)], output_size=size, sampling_ratio=2)
 
 
-def _box_head(widths: Widths) -> nn.Module:
-    return TwoMLPHead(widths.fpn * 7**2, widths.box)
+def _box_parts(body: FPNBackbone, widths: Widths) -> dict[str, nn.Module]:
+    return {"box_roi_pool": _roi_pool(body, 7), "box_head": TwoMLPHead(widths.fpn * 7**2, widths.box)}
 
 
 def _mask_parts(body: FPNBackbone, widths: Widths, num_classes: int) -> dict[str, nn.Module]:
@@ -204,28 +198,23 @@ def _mask_parts(body: FPNBackbone, widths: Widths, num_classes: int) -> dict[str
     }
 
 
-def _cascade_stage(
-    first: RoIHeads,
-    body: FPNBackbone,
-    widths: Widths,
-    num_classes: int,
-    iou: float,
-    box_weights: tuple[float, ...],
-    *,
-    masks: bool,
-) -> RoIHeads:
-    """One stage, with what the user chose for all of them taken from ``first``, the heads of a plain Faster R-CNN."""
-    return RoIHeads(
-        _roi_pool(body, 7),
-        _box_head(widths),
-        ClassAgnosticPredictor(widths.box, num_classes),
-        iou,
-        iou,
-        first.fg_bg_sampler.batch_size_per_image,
-        first.fg_bg_sampler.positive_fraction,
-        box_weights,
-        first.score_thresh,
-        first.nms_thresh,
-        first.detections_per_img,
-        **(_mask_parts(body, widths, num_classes) if masks else {}),
+def _cascade(first: RoIHeads, body: FPNBackbone, widths: Widths, num_classes: int, *, masks: bool) -> CascadeRoIHeads:
+    """Build the stages, with what the user chose for all of them taken from the heads of a plain Faster R-CNN."""
+    return CascadeRoIHeads(
+        [
+            RoIHeads(
+                **_box_parts(body, widths),
+                box_predictor=ClassAgnosticPredictor(widths.box, num_classes),
+                fg_iou_thresh=iou,
+                bg_iou_thresh=iou,
+                batch_size_per_image=first.fg_bg_sampler.batch_size_per_image,
+                positive_fraction=first.fg_bg_sampler.positive_fraction,
+                bbox_reg_weights=box_weights,
+                score_thresh=first.score_thresh,
+                nms_thresh=first.nms_thresh,
+                detections_per_img=first.detections_per_img,
+                **(_mask_parts(body, widths, num_classes) if masks else {}),
+            )
+            for iou, box_weights in _CASCADE
+        ]
     )

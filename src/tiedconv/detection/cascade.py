@@ -144,12 +144,19 @@ class CascadeRoIHeads(nn.Module):
         for number, (stage, weight) in enumerate(zip(self.stages, self.loss_weights, strict=True), start=1):
             boxes, matches, labels, regression_targets = stage.select_training_samples(proposals, targets)
             logits, deltas = _predict_boxes(stage, features, boxes, image_shapes)
-            classifier_loss, box_loss = _box_losses(logits, deltas, labels, regression_targets)
+            if len(logits):
+                classifier_loss, box_loss = fastrcnn_loss(logits, deltas, labels, regression_targets)
+            else:  # fastrcnn_loss would divide by the number of samples
+                classifier_loss, box_loss = logits.sum(), deltas.sum()
             losses[f"loss_classifier_{number}"] = weight * classifier_loss
             losses[f"loss_box_reg_{number}"] = weight * box_loss
             if stage.has_mask():
-                mask_loss = _mask_loss(stage, features, boxes, image_shapes, targets, matches, labels)
-                losses[f"loss_mask_{number}"] = weight * mask_loss
+                positive = [label > 0 for label in labels]
+                objects = [b[chosen] for b, chosen in zip(boxes, positive, strict=True)]
+                matches = [m[chosen] for m, chosen in zip(matches, positive, strict=True)]
+                masks = _predict_masks(stage, features, objects, image_shapes)
+                truth = [t["masks"] for t in targets], [t["labels"] for t in targets]
+                losses[f"loss_mask_{number}"] = weight * maskrcnn_loss(masks, objects, *truth, matches)
             if number < len(self.stages):
                 refined = _refine(stage, deltas, boxes, image_shapes)
                 proposals = [_next_proposals(*image) for image in zip(boxes, refined, targets, strict=True)]
@@ -187,30 +194,6 @@ def _predict_masks(stage: RoIHeads, features: Maps, boxes: list[Tensor], image_s
     return stage.mask_predictor(stage.mask_head(stage.mask_roi_pool(features, boxes, image_shapes)))
 
 
-def _box_losses(
-    logits: Tensor, deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
-) -> tuple[Tensor, Tensor]:
-    if len(logits) == 0:  # fastrcnn_loss would divide by the number of samples
-        return 0 * logits.sum(), 0 * deltas.sum()
-    return fastrcnn_loss(logits, deltas, labels, regression_targets)
-
-
-def _mask_loss(
-    stage: RoIHeads,
-    features: Maps,
-    boxes: list[Tensor],
-    image_shapes: Sizes,
-    targets: list[Target],
-    matches: list[Tensor],
-    labels: list[Tensor],
-) -> Tensor:
-    """Mask loss of the positive samples; ``matches`` says which ground-truth object each sample belongs to."""
-    boxes = [b[label > 0] for b, label in zip(boxes, labels, strict=True)]
-    matches = [m[label > 0] for m, label in zip(matches, labels, strict=True)]
-    logits = _predict_masks(stage, features, boxes, image_shapes)
-    return maskrcnn_loss(logits, boxes, [t["masks"] for t in targets], [t["labels"] for t in targets], matches)
-
-
 @torch.no_grad()
 def _refine(stage: RoIHeads, deltas: Tensor, boxes: list[Tensor], image_shapes: Sizes) -> list[Tensor]:
     """Move each image's boxes by the deltas, of which all classes have the same four, and clip them to the image."""
@@ -219,7 +202,7 @@ def _refine(stage: RoIHeads, deltas: Tensor, boxes: list[Tensor], image_shapes: 
 
 
 def _next_proposals(boxes: Tensor, refined: Tensor, target: Target) -> Tensor:
-    """Return an image's refined boxes, without those that came from the ground truth and those without width or height.
+    """Return an image's refined boxes, without empty ones and without those that came from the ground truth.
 
     The next stage adds the ground truth itself, and a box that is perfect already teaches nothing about refinement.
     """
