@@ -42,7 +42,7 @@ def test_equal_blocks_give_unequal_features_and_scales_stay_in_their_interval():
 def test_norms_behind_layers_of_at_least_two_blocks_are_scattered(layer, norm):
     model = nn.Sequential(nn.BatchNorm2d(4), layer, nn.BatchNorm2d(5), norm or nn.BatchNorm2d(6), nn.BatchNorm2d(6))
     if norm is None:
-        with pytest.raises(ValueError, match="no norm .* behind a tied layer of at least 2 blocks"):
+        with pytest.raises(ValueError, match=r"no norm .* behind a tied layer of at least 2 blocks"):
             break_symmetry_(model)
     else:
         assert changed(model) == ["3.weight"]

@@ -46,8 +46,9 @@ def break_symmetry_(model: nn.Module, spread: float = 0.3) -> int:
             waiting = module.out_features if module.blocks > 1 else 0
         elif isinstance(module, SplitTiedConv2d):
             waiting = module.out_channels if max(module.blocks) > 1 else 0
-        elif "Norm" in type(module).__name__ and isinstance(scale := getattr(module, "weight", None), torch.Tensor):
-            if waiting and scale.shape == (waiting,):
+        elif waiting and "Norm" in type(module).__name__:
+            scale = getattr(module, "weight", None)
+            if isinstance(scale, torch.Tensor) and scale.shape == (waiting,):
                 with torch.no_grad():
                     scale *= torch.empty_like(scale).uniform_(1 - spread, 1 + spread)
                 changed += 1
