@@ -73,7 +73,7 @@ class SceneOptions:
 
 
 class OcclusionScenes(Coco):
-    """Scenes that are generated into ``root`` when they are not there yet, and then read as any COCO folder.
+    """Scenes that are generated into ``root`` if they are not there yet, and then read like any COCO folder.
 
     Args:
         root: folder of the scenes; it belongs to one set of options.
@@ -127,8 +127,8 @@ def write_scenes(root: Path, options: SceneOptions = SceneOptions()) -> None:
 
     ``train/*.png`` and ``val/*.png`` are the images, ``annotations/instances_{train,val}.json`` the annotations:
     boxes and masks of what is visible of each object, as in COCO, and under ``amodal_segmentation`` the whole object.
-    ``scenes.json`` keeps the options and is written last; until then, ``scenes.started`` marks a folder that a killed
-    start left half-written and the next one completes. The same options give the same bytes.
+    ``scenes.json`` keeps the options and is written last; until then ``scenes.started`` marks a half-written folder,
+    which the next call completes. The same options give the same bytes.
 
     Raises:
         ValueError: if ``root`` holds scenes of other options, a damaged ``scenes.json``, or annotations or images that
@@ -145,7 +145,15 @@ def write_scenes(root: Path, options: SceneOptions = SceneOptions()) -> None:
             f"write_scenes: {', '.join(theirs)} would be overwritten, and {root} holds no scenes.json that says it was "
             "written here. Choose another root or move them away."
         )
-    source = _source(options.source)
+    source = _SOURCES[options.source]()
+    try:
+        source.prepare_data()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"write_scenes: the images of {options.source} are missing. On Debian: apt-get install "
+            "dataset-fashion-mnist. Elsewhere tiedconv.data.FashionMNIST(download=True).prepare_data() fetches them "
+            "into ./data."
+        ) from error
     root.mkdir(parents=True, exist_ok=True)
     started.touch()
     (root / "annotations").mkdir(exist_ok=True)
@@ -188,24 +196,12 @@ def _check_options(done: Path, options: SceneOptions) -> None:
         )
 
 
-def _source(name: Source) -> ClassificationData:
-    source = _SOURCES[name]()
-    try:
-        source.prepare_data()
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"write_scenes: the images of {name} are missing. On Debian: apt-get install dataset-fashion-mnist. "
-            "Elsewhere tiedconv.data.FashionMNIST(download=True).prepare_data() fetches them into ./data."
-        ) from error
-    return source
-
-
-def _objects(source: ClassificationData, *, train: bool) -> tuple[Sequence[Image.Image], list[int]]:
+def _objects(source: ClassificationData, *, train: bool) -> tuple[Array, list[int]]:
     """The source's images as they are, before its transforms, and their classes."""
     split: Any = source.split(train)
     if isinstance(source, Digits):
-        return [Image.fromarray(image) for image in split.images], split.labels
-    return [Image.fromarray(image) for image in split.data.numpy()], split.targets.tolist()
+        return split.images, split.labels
+    return split.data.numpy(), split.targets.tolist()
 
 
 @dataclass(frozen=True)
@@ -217,29 +213,21 @@ class _CutOut:
     label: int
 
 
-def _cut_out(image: Image.Image, label: int, size: int, rng: np.random.Generator) -> _CutOut:
+def _cut_out(pixels: Array, label: int, size: int, rng: np.random.Generator) -> _CutOut:
     """Enlarge a grey image, cut it out along its widened outline and colour it: bright where it is bright."""
+    image = Image.fromarray(pixels)
     padded = ImageOps.expand(image, max(1, image.width // 14))  # room for the rim where the image reaches its border
     grey = padded.resize((size, size), Image.Resampling.BICUBIC)
     rim = 2 * max(1, size // 20) + 1
     mask = np.asarray(grey.point(lambda value: 255 * (value > 60)).filter(ImageFilter.MaxFilter(rim))) > 0
     ink = np.asarray(grey, dtype=np.float32)[..., None] / 255
-    paper, pen = _two_colours(rng)
+    dark, light = rng.uniform(0, 110, 3), rng.uniform(145, 255, 3)
+    paper, pen = (dark, light) if rng.random() < 0.5 else (light, dark)
     return _CutOut(paper + (pen - paper) * ink, mask, label)
 
 
-def _two_colours(rng: np.random.Generator) -> tuple[Array, Array]:
-    """A dark and a light colour, in either order."""
-    dark, light = rng.uniform(0, 110, 3), rng.uniform(145, 255, 3)
-    return (dark, light) if rng.random() < 0.5 else (light, dark)
-
-
 def _scene(
-    images: Sequence[Image.Image],
-    labels: Sequence[int],
-    overlap: float,
-    options: SceneOptions,
-    rng: np.random.Generator,
+    images: Array, labels: Sequence[int], overlap: float, options: SceneOptions, rng: np.random.Generator
 ) -> tuple[Array, list[dict[str, Any]]]:
     """Compose a scene (H, W, 3) of about the given overlap, and the annotations of its objects, lowest first."""
     count = int(rng.integers(options.min_objects, options.max_objects + 1))
@@ -252,7 +240,7 @@ def _scene(
         canvas[mask] = cut_out.colours[cut_out.mask]
     canvas += rng.normal(0, 6, canvas.shape)
     seen = zip(cut_outs, _visible(whole), whole, strict=True)
-    objects = [_annotation(c.label, v, w) for c, v, w in seen if v.any()]  # as COCO knows no hidden objects
+    objects = [_annotation(c.label, v, w) for c, v, w in seen if v.any()]  # COCO has no hidden objects
     return canvas.clip(0, 255).round().astype(np.uint8), objects
 
 
@@ -302,16 +290,11 @@ def _background(side: int, rng: np.random.Generator) -> Array:
 
 
 def _annotation(label: int, visible: Array, whole: Array) -> dict[str, Any]:
+    (x0, x1), (y0, y1) = (np.flatnonzero(visible.any(axis))[[0, -1]].tolist() for axis in (0, 1))
     return {
         "category_id": label + 1,
-        "bbox": _box(visible),
+        "bbox": [x0, y0, x1 - x0 + 1, y1 - y0 + 1],
         "area": int(visible.sum()),
         "segmentation": encode_mask(visible),
         "amodal_segmentation": encode_mask(whole),
     }
-
-
-def _box(mask: Array) -> list[int]:
-    """The box [x, y, width, height] around a mask."""
-    (x0, x1), (y0, y1) = (np.flatnonzero(mask.any(axis))[[0, -1]].tolist() for axis in (0, 1))
-    return [x0, y0, x1 - x0 + 1, y1 - y0 + 1]
