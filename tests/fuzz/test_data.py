@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from tests.data.test_shards import INDEX, SAMPLE, tar_file, with_shard
 from tests.data.test_voc import CAT, voc_object, write_voc
+from tests.data.test_voc_folder import annotate
+from tests.data.test_yolo import BOX, image_file, write_yolo
 from tests.fuzz.cases import attempt, damaged, fuzz, mutated
 
 from tiedconv._coco import encode_mask
-from tiedconv.data import Coco, StreamedImages, Voc, index_shards
+from tiedconv.data import Coco, StreamedImages, Voc, VocFolder, Yolo, index_shards
 
 WIDTH, HEIGHT = 30, 20
 CATEGORIES = [{"id": 9, "name": "cat"}, {"id": 0, "name": "ant"}]
@@ -127,10 +129,15 @@ def documents(draw: st.DrawFn) -> bytes:
     return draw(damaged(XML.encode())) if what == "bytes" else content
 
 
+def read_both(data: Any, masks: bool = False) -> None:
+    check_items(data, False, masks)
+    check_items(data, True, masks)
+    assert all(isinstance(name, str) for name in data.classes)
+    assert all(math.isfinite(a["area"]) for a in data.ground_truth()["annotations"])
+
+
 def read_voc(folder: Any) -> None:
-    data = Voc(str(folder), num_workers=0)
-    check_items(data, False, False)
-    check_items(data, True, False)
+    read_both(Voc(str(folder), num_workers=0))
 
 
 @fuzz(40, text=documents())
@@ -151,6 +158,81 @@ def test_a_list_of_voc_images_is_read_or_refused(tmp_path, names):
     listed = tmp_path / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main" / "test.txt"
     listed.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     attempt(lambda: read_voc(tmp_path), "Voc")
+
+
+@fuzz(30, text=documents(), train=st.booleans())
+def test_an_xml_file_of_ones_own_classes_is_read_or_refused(tmp_path, text, train):
+    for part in ("train", "val"):
+        annotate(tmp_path, f"{part}/{part}.xml", objects=[CAT])
+    broken = "train" if train else "val"
+    (tmp_path / broken / f"{broken}.xml").write_bytes(text)
+    Image.new("RGB", (60, 40)).save(tmp_path / broken / f"{broken}.jpg")
+    attempt(lambda: read_both(VocFolder(str(tmp_path), num_workers=0)), f"{broken}.xml", "XML files", str(tmp_path))
+
+
+TREE_PARTS = ["train", "Val", "valid", "images", "a", "a.v1", "A", "b 1", ".hidden", "é", "\u202e"]
+TREE_FILES = st.tuples(
+    st.lists(st.sampled_from(TREE_PARTS), min_size=1, max_size=3),
+    st.sampled_from([".xml", ".XML", ".jpg", ".JPG", ".png", ".txt"]),
+)
+
+
+@fuzz(30, files=st.lists(TREE_FILES, max_size=8), listed=st.lists(st.sampled_from(TREE_PARTS), max_size=3))
+def test_a_tree_of_voc_files_is_read_or_refused(tmp_path_factory, files, listed):
+    folder = tmp_path_factory.mktemp("tree")
+    for parts, suffix in files:
+        path = folder.joinpath(*parts).with_name(parts[-1] + suffix)
+        if suffix.lower() == ".xml":
+            annotate(folder, str(path.relative_to(folder)), "", objects=[CAT])
+        elif suffix == ".txt":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("\n".join(listed), encoding="utf-8")
+        else:
+            image_file(path, (60, 40))
+    attempt(lambda: read_both(VocFolder(str(folder), num_workers=0)), str(folder))
+
+
+NUMBERS = st.sampled_from(
+    ["0", "1", "0.5", "0.25", "1e-3", "1.004", "-0.004", "1.5", "-1", "nan", "inf", "1e400", "9" * 400, "0x1", "",
+     "1,5", "\u0663", "bee", "0.0"]
+)  # fmt: skip
+LINES = st.lists(NUMBERS, max_size=11).map(" ".join)
+SPACES = st.sampled_from(["\n", "\r\n", "\n\n", "\x85", "\t\n"])
+YOLO_TEXTS = st.one_of(
+    st.tuples(st.lists(st.one_of(LINES, st.just(BOX)), max_size=4), SPACES).map(lambda t: t[1].join(t[0]).encode()),
+    st.tuples(st.sampled_from(["utf-8-sig", "utf-16", "latin-1"]), LINES).map(lambda t: t[1].encode(t[0], "replace")),
+    damaged(BOX.encode()),
+    damaged(b"0 0.25 0.1 0.75 0.1 0.75 0.6 0.25 0.6\n"),
+)
+
+
+@fuzz(60, text=YOLO_TEXTS, masks=st.booleans())
+def test_a_yolo_label_file_is_read_or_refused(tmp_path, text, masks):
+    if not (tmp_path / "labels").is_dir():
+        write_yolo(tmp_path)
+        (tmp_path / "labels" / "val" / "a.txt").write_text("1 0.1 0.1 0.6 0.1 0.6 0.6")
+    (tmp_path / "labels" / "train" / "a.txt").write_bytes(text)
+    data = Yolo(str(tmp_path), num_workers=0, masks=masks)
+    attempt(lambda: read_both(data, masks), "a.txt", "data.yaml")
+
+
+DATA_YAML = {"path": ".", "train": "images/train", "val": ["images/val"], "names": {"0": "ant", "1": "bee"}, "nc": 2}
+YAMLS = st.one_of(
+    mutated(DATA_YAML).map(lambda content: json.dumps(content).encode()),
+    mutated(DATA_YAML).map(lambda content: json.dumps(content).encode()),
+    damaged(b"path: .\ntrain: images/train\nval: images/val\nnames: [ant, bee]\n"),
+    st.sampled_from(
+        [*JUNK_TEXTS, b"a: &a [*a]\nnames: *a", b"!!python/object:os.system {}", b"names: [2020-01-01, x]"]
+    ),
+)
+
+
+@fuzz(60, text=YAMLS)
+def test_a_data_yaml_is_read_or_refused(tmp_path, text):
+    if not (tmp_path / "labels").is_dir():
+        write_yolo(tmp_path)
+    (tmp_path / "data.yaml").write_bytes(text)
+    attempt(lambda: read_both(Yolo(str(tmp_path), num_workers=0)), "data.yaml", str(tmp_path))
 
 
 def read_shards(folder: Any) -> None:
@@ -196,4 +278,8 @@ def test_the_cases_start_from_what_is_sound(folder, tmp_path):
     folder = write_voc(tmp_path, "test", {"000005": []})
     (folder / "Annotations" / "000005.xml").write_text(XML)
     read_voc(tmp_path)
+    annotate(tmp_path / "own", "train/a.xml", objects=[CAT])
+    annotate(tmp_path / "own", "val/b.xml", objects=[CAT])
+    read_both(VocFolder(str(tmp_path / "own"), num_workers=0))
+    read_both(Yolo(str(write_yolo(tmp_path / "yolo")), num_workers=0))
     assert np.isclose(Voc(str(tmp_path)).ground_truth()["annotations"][0]["bbox"], [4, 4, 36, 31]).all()
