@@ -25,7 +25,7 @@ from ..report.page import encoded
 from ..tasks import DetectionTask
 from ..tasks.detection import coco_results
 from .results import Comparison, ModelResult, Sample, read_kept
-from .runner import Adapter, Folders, Say, data_facts, default_device, rates, run_comparison
+from .runner import Adapter, Folders, Say, data_facts, default_device, printable, rates, run_comparison
 from .training import Budget, ModelSpec
 
 _SAMPLES = 6
@@ -146,7 +146,7 @@ class _Detectors(Adapter):
         pictures = (_jpeg(draw_detections(*real[index], names)) for index in self.examples(_SAMPLES))
         facts = {**data_facts(self.data), "classes": ", ".join(names) if len(names) <= 20 else str(len(names))}
         return {
-            "conditions": {"Data": facts, "Detector": _printable(self.detector)},
+            "conditions": {"Data": facts, "Detector": printable(asdict(self.detector))},
             "samples": [Sample(picture) for picture in pictures],
         }
 
@@ -216,10 +216,3 @@ def _train_step(model: nn.Module, images: list[Tensor], targets: list[dict[str, 
         optimizer.step()
 
     return run
-
-
-def _printable(detector: Detector) -> dict[str, str]:
-    shown = {k: v for k, v in asdict(detector).items() if v not in (None, {}, [])}
-    for nested in ("widths", "options"):
-        shown |= {f"{nested}: {k}": v for k, v in shown.pop(nested, {}).items()}
-    return {name.replace("_", " "): str(value) for name, value in shown.items()}

@@ -97,8 +97,8 @@ def run_comparison(
     data.setup("fit")
     results = {spec.label: adapter.describe(spec) for spec in models}
     facts = adapter.facts()
-    budget = {**_printable(adapter.budget, data), "seeds": ", ".join(map(str, seeds))}
-    conditions = {**facts.pop("conditions"), "Budget": budget, "Machine": describe_machine(default_device())}
+    budget = {**asdict(adapter.budget), "batch_size": data.batch_size, "seeds": ", ".join(map(str, seeds))}
+    conditions = {**facts.pop("conditions"), "Budget": printable(budget), "Machine": describe_machine(default_device())}
     comparison = Comparison(
         title=title,
         command=shlex.join(command),
@@ -186,6 +186,17 @@ def rates(
     return {label: Quartiles.of([images / s for s in timing.seconds]) for label, timing in timings.items()}
 
 
+def printable(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return the options that are set as text, nested ones under both names."""
+    shown: dict[str, str] = {}
+    for option, value in options.items():
+        if isinstance(value, Mapping):
+            shown |= {f"{option}: {name}": text for name, text in printable(value).items()}
+        elif value is not None:
+            shown[option.replace("_", " ")] = str(value)
+    return shown
+
+
 def default_device() -> torch.device:
     """Return where Lightning trains one model: the first GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -196,10 +207,3 @@ def _write(comparison: Comparison, output: Path) -> None:
     write_report(comparison, output / "report.html")
     if comparison.occlusion:
         draw_occlusion(comparison.occlusion).savefig(output / "occlusion.png", dpi=150)
-
-
-def _printable(budget: Budget, data: ImageData) -> dict[str, str]:
-    """Return every option of the budget as text, with the batch size."""
-    options = {**asdict(budget), "batch_size": data.batch_size}
-    optimization = options.pop("optimization")
-    return {name.replace("_", " "): str(value) for name, value in {**options, **optimization}.items()}
