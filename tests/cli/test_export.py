@@ -95,9 +95,9 @@ def test_safetensors_load_by_their_folder(tmp_path, name, capsys):
             "--layout fast --format safetensors",
             r"safetensors holds .* in the layout thin\. Leave --layout out, or give",
         ),
-        ("--rounds 1", "export: rounds must be at least 2, for a spread, got rounds=1"),
-        ("--input_size 3,8", "export: input_size must be channels,height,width, such as 3,224,224, got '3,8'"),
-        ("--input_size a,8,8", "export: input_size must be channels,height,width, such as 3,224,224, got 'a,8,8'"),
+        ("--int8 --data Digits --rounds 1", "export: rounds must be at least 2, for a spread, got rounds=1"),
+        ("--input_size 3,8", r"export: --input_size: Expected a tuple with 3 elements, got \['3', '8'\]"),
+        ("--input_size a,8,8", "export: --input_size: expected int, got a"),
         ("--int8 --data Digits --input_size 1,8,8", "export: input_size=1,8,8, but Digits has images of 1,16,16"),
         ("--int8 --data Digits", r"export: the model takes images of 3 channels, Digits has 1\. .*--in_chans 1"),
     ],
@@ -106,7 +106,7 @@ def test_safetensors_load_by_their_folder(tmp_path, name, capsys):
 @pytest.mark.usefixtures("_loads")
 def test_mistakes_are_named_and_leave_no_file(tmp_path, line, message):
     with pytest.raises(SystemExit, match=message):
-        export(line, "--output", tmp_path / "model.onnx")
+        export(line, "--output", tmp_path / ("model.pt2" if "torch-export" in line else "model.onnx"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -140,6 +140,25 @@ def test_data_have_the_models_classes(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("line", "name", "message"),
+    [
+        ("", "model.xml", r"--format onnx ends in \.onnx, got --output .*model\.xml\. Give --format openvino\."),
+        ("--format openvino", "model", r"a file of --format openvino ends in \.xml, .*model\. Give another --output\."),
+        ("--format torch-export", "model.pth", r"ends in \.pt2, got --output .*model\.pth\. Give another --output\."),
+        ("--format torch-export", "file/model.pt2", r"cannot write --output .*model\.pt2: "),
+        ("--input_size 3,0,8", "model.onnx", r"input_size must be .*, each at least 1, got \(3, 0, 8\)"),
+        ("--batch_size 0", "model.onnx", r"batch_size must be at least 1, got 0\. Leave it out"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_a_model_is_loaded(tmp_path, monkeypatch, line, name, message):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(command, "build_model", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(SystemExit, match=message):
+        export(line, "--output", tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
     ("line", "module", "extra"),
     [
         ("", "onnx", "export"),
@@ -153,4 +172,4 @@ def test_what_is_not_installed_is_said_before_a_model_is_loaded(tmp_path, monkey
     with pytest.raises(
         SystemExit, match=rf"{module} is needed here and not installed\. Run: pip install 'tiedconv\[{extra}\]'"
     ):
-        export(line, "--output", tmp_path / "model.onnx")
+        export(line, "--output", tmp_path / ("model.xml" if "openvino" in line else "model.onnx"))

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from tiedconv.export import deploy, open_onnx, open_openvino, quantize_onnx, quantize_openvino, to_openvino
-from tiedconv.export.quantize import top1
 
 # The exporter takes seconds. After OpenVINO 2026.4 has run, other code of the process can crash.
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
@@ -70,15 +69,6 @@ def test_outputs_are_near_the_models_for_images_of_any_size(model, batches, file
     errors = (run(batches[0]) - expected).abs().max().item()
     assert errors == pytest.approx(file.max_abs_error, rel=1e-3)
     assert file.max_rel_error == pytest.approx(errors / expected.abs().max().item(), rel=1e-3)
-
-
-def test_top1_counts_the_hits(model):
-    images = torch.randn(10, 4, 12, 12)
-    with torch.no_grad():
-        classes = model(images).argmax(1)
-        assert top1(model, [(images, classes)]) == 1
-        wrong = torch.cat([classes[:7], (classes[7:] + 1) % 5])
-        assert top1(model, [(images[:4], wrong[:4]), (images[4:], wrong[4:])]) == pytest.approx(0.7)
 
 
 def test_what_cannot_be_quantized_leaves_no_file(in_openvino, batches, tmp_path, monkeypatch, capfd):

@@ -1,69 +1,34 @@
 """``tiedconv export``."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
-from .._files import check_writable
-from ..bench.timer import interleaved
+from ..bench.int8 import FileRow, check_fits, check_int8, compare_int8
 from ..data import ClassificationData
-from ..export import (
-    ExportedFile,
-    Layout,
-    deploy,
-    open_onnx,
-    open_openvino,
-    quantize_onnx,
-    quantize_openvino,
-    save_pretrained,
-    to_onnx,
-    to_openvino,
-    to_program,
-    weight_bytes,
-)
-from ..export.onnx_files import check_onnx_installed
-from ..export.openvino_files import check_openvino_installed
-from ..export.quantize import load_nncf, top1
+from ..export import ExportedFile, Layout, save_pretrained, weight_bytes
+from ..export.formats import Format, check_export, default_layout, write_format
 from ..models import build_model
 from ..models.inputs import input_size as made_for
 from ..models.named import TORCHVISION, is_random
 from ._console import table_console
 
-CALIBRATION_IMAGES = 256
-
-
-class _Engine(NamedTuple):
-    """What writes, quantizes and runs the files of a format, and checks that all for it is installed."""
-
-    check_installed: Callable[[], None]
-    write: Callable[..., ExportedFile]
-    quantize: Callable[..., ExportedFile]
-    open: Callable[[Path], Callable[[Tensor], Tensor]]
-
-
-_ENGINES = {
-    "onnx": _Engine(check_onnx_installed, to_onnx, quantize_onnx, open_onnx),
-    "openvino": _Engine(check_openvino_installed, to_openvino, quantize_openvino, open_openvino),
-}
-
 
 def export(
     model: str,
     output: Path,
-    format: Literal["onnx", "openvino", "torch-export", "safetensors"] = "onnx",
+    format: Format = "onnx",
     layout: Layout | None = None,
     checkpoint: Path | None = None,
     num_classes: int | None = None,
     in_chans: int | None = None,
     pretrained: bool = False,
-    input_size: str | list[int] = "",
+    input_size: tuple[int, int, int] | None = None,
     dynamic_size: bool = True,
     batch_size: int | None = None,
     int8: bool = False,
@@ -96,9 +61,12 @@ def export(
         data: for int8, a data module such as Digits, FashionMNIST or ImageFolder: calibration on training images.
         rounds: for int8, measured calls of both files, in turns.
     """
-    layout = layout or ("fast" if format in _ENGINES else "thin")
-    _check(format, layout, int8, data, batch_size, dynamic_size, rounds)
-    _check_output(format, output, int8, checkpoint)
+    layout = layout or default_layout(format)
+    if int8:
+        check_int8(format, layout, data, dynamic_size=dynamic_size, batch_size=batch_size, rounds=rounds)
+    elif data is not None:
+        raise ValueError(f"data is for --int8, got {type(data).__name__}. Add --int8 or leave --data out.")
+    check_export(output, format, layout, int8=int8, checkpoint=checkpoint, input_size=input_size, batch_size=batch_size)
     given = {"num_classes": num_classes, "in_chans": in_chans, "pretrained": pretrained or None}
     kwargs: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     network = build_model(model, checkpoint=checkpoint, **kwargs).eval()
@@ -109,129 +77,37 @@ def export(
         save_pretrained(network, output, architecture=model if model.startswith(TORCHVISION) else None)
         console.print(_table(network, layout, output, sum(file.stat().st_size for file in output.iterdir()), None))
         return
-    size = _size(input_size) or (data.input_size if data else made_for(network))
+    size = input_size or (data.input_size if data else made_for(network))
     if data:
         data.prepare_data()
-        _check_fits(network, data, size)
-    write = _ENGINES[format].write if format in _ENGINES else to_program
-    written = deploy(network) if layout == "fast" else network
-    file = write(written, output, input_size=size, dynamic_size=dynamic_size, batch_size=batch_size)
+        check_fits(network, data, size)
+    file = write_format(
+        network, output, format, layout, input_size=size, dynamic_size=dynamic_size, batch_size=batch_size
+    )
     console.print(_table(network, layout, file.path, file.bytes, file))
     if data:
-        _int8(console, _ENGINES[format], file, data, rounds)
+        console.print(_int8_table(compare_int8(file, format, data, rounds=rounds), data))
 
 
-def _check(
-    format: str,
-    layout: Layout,
-    int8: bool,
-    data: ClassificationData | None,
-    batch_size: int | None,
-    dynamic_size: bool,
-    rounds: int,
-) -> None:
-    """Check what needs no model, before one is loaded."""
-    if layout == "fast" and format == "safetensors":
-        raise ValueError(
-            "export: safetensors holds the model that its name builds, in the layout thin. Leave --layout out, or give "
-            "--format onnx, openvino or torch-export."
-        )
-    if int8 and format not in _ENGINES:
-        raise ValueError(f"export: int8 is for --format onnx or openvino, got {format}. Leave one of them out.")
-    if int8 and data is None:
-        raise ValueError("export: int8 is calibrated on images. Give --data, such as --data Digits.")
-    if data is not None and not int8:
-        raise ValueError(f"export: data is for --int8, got {type(data).__name__}. Add --int8 or leave --data out.")
-    if int8 and format == "openvino" and layout == "thin" and dynamic_size:
-        raise ValueError(
-            "export: OpenVINO computes int8 networks in the thin layout wrongly for images of any size. Take --layout "
-            "fast, or --dynamic_size false."
-        )
-    if int8 and batch_size is not None:
-        raise ValueError(f"export: int8 runs on batches of any size, got batch_size={batch_size}. Leave it out.")
-    if rounds < 2:
-        raise ValueError(f"export: rounds must be at least 2, for a spread, got rounds={rounds}.")
-    if format in _ENGINES:  # before an hour of loading
-        _ENGINES[format].check_installed()
-    if format == "openvino" and int8:
-        load_nncf()
-
-
-def _check_output(format: str, output: Path, int8: bool, checkpoint: Path | None) -> None:
-    """Check that files can be written, and not over the one that the weights are read from."""
-    if format != "safetensors":
-        check_writable("output", output)
-    files = [output, *([_int8_path(output)] if int8 else [])]
-    if format == "openvino":
-        files += [file.with_suffix(".bin") for file in files]
-    for written in files:
-        if checkpoint is not None and checkpoint.exists() and written.exists() and written.samefile(checkpoint):
-            raise ValueError(
-                f"export: {written} would be written over --checkpoint {checkpoint}. Give another --output."
-            )
-
-
-def _int8_path(output: Path) -> Path:
-    return output.with_suffix(f".int8{output.suffix}")
-
-
-def _size(given: str | list[int]) -> tuple[int, ...]:
-    try:
-        size = tuple(int(n) for n in (filter(None, given.split(",")) if isinstance(given, str) else given))
-    except ValueError:
-        size = (0,)
-    if size and (len(size) != 3 or min(size) < 1):
-        raise ValueError(f"export: input_size must be channels,height,width, such as 3,224,224, got {given!r}.")
-    return size
-
-
-def _check_fits(model: nn.Module, data: ClassificationData, size: tuple[int, ...]) -> None:
-    if tuple(size) != tuple(data.input_size):
-        raise ValueError(
-            f"export: input_size={','.join(map(str, size))}, but {type(data).__name__} has images of "
-            f"{','.join(map(str, data.input_size))}. Leave --input_size out, or set the data's size."
-        )
-    channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), size[0])
-    if channels != size[0]:
-        raise ValueError(
-            f"export: the model takes images of {channels} channels, {type(data).__name__} has {size[0]}. Give the "
-            f"checkpoint of a model trained on these data, or --in_chans {size[0]}."
-        )
-    with torch.no_grad():
-        outputs = model(torch.zeros(1, *size)).shape[-1]
-    if outputs != data.num_classes:
-        raise ValueError(
-            f"export: the model has {outputs} outputs, {type(data).__name__} has {data.num_classes} classes. Give the "
-            f"checkpoint of a model trained on these data, or --num_classes {data.num_classes}."
-        )
-
-
-def _int8(console: Console, engine: _Engine, file: ExportedFile, data: ClassificationData, rounds: int) -> None:
-    """Write the int8 twin and print both files' size, accuracy and speed."""
-    small = engine.quantize(file.path, data.training_images(CALIBRATION_IMAGES), _int8_path(file.path))
-    files = {"float32": file, "int8": small}
-    runs = {name: engine.open(written.path) for name, written in files.items()}
-    images, _ = next(iter(data.val_dataloader()))
-    times = interleaved({name: partial(run, images) for name, run in runs.items()}, rounds=rounds)
+def _int8_table(rows: Sequence[FileRow], data: ClassificationData) -> Table:
     table = Table(
         title=f"{type(data).__name__}, {len(data.split(train=False))} validation images",  # type: ignore[arg-type]
-        caption=f"batches of {len(images)}, threads {torch.get_num_threads()}; median ± half the interquartile range",
+        caption=f"batches of {rows[0].batch}, threads {torch.get_num_threads()}; median ± half the interquartile range",
         box=SIMPLE,
     )
     table.add_column("file")
     for header in ("", "MB", "top-1 %", "images/s", "x float32"):
         table.add_column(header, justify="right", no_wrap=True)
-    for name, written in files.items():
-        rate, ratio = len(images) / times[name].median, times[name].speedup_over(times["float32"])
+    for row in rows:
         table.add_row(
-            str(written.path),
-            name,
-            _mb(written.bytes),
-            f"{100 * top1(runs[name], data.val_dataloader()):.2f}",
-            f"{rate:.0f} ±{rate * times[name].spread / times[name].median:.0f}",
-            f"{ratio.median:.2f} ±{ratio.spread:.2f}",
+            str(row.file.path),
+            row.name,
+            _mb(row.file.bytes),
+            f"{100 * row.top1:.2f}",
+            f"{row.images_per_s.median:.0f} ±{row.images_per_s.spread:.0f}",
+            f"{row.speedup.median:.2f} ±{row.speedup.spread:.2f}",
         )
-    console.print(table)
+    return table
 
 
 def _table(model: nn.Module, layout: Layout, path: Path, size: int, checked: ExportedFile | None) -> Table:

@@ -1,6 +1,5 @@
 """Models as programs of ``torch.export``: traced for images of any number and size, saved, reloaded and compared."""
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch.export import Dim, ExportedProgram
 
 from .. import _files
 from .._checks import named
+from .._meta import copied
 
 TOLERANCE = 1e-4
 """How far outputs may be from the model's, as a part of its largest one: rounding in float32 is a hundredth of that."""
@@ -93,15 +93,12 @@ def to_program(
 
 def trace(model: nn.Module, input_size: Sequence[int], *, dynamic_size: bool, batch_size: int | None) -> Traced:
     """Check the arguments, compute the model's outputs for several batches and trace it."""
-    if len(input_size) != 3 or min(input_size) < 1:
-        raise ValueError(f"input_size must be channels, height and width, each at least 1, got {input_size}.")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}. Leave it out for any number.")
+    check_sizes(input_size, batch_size)
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and parameter.dtype != torch.float32:
             raise ValueError(f"expected a float32 model, got {name} in {parameter.dtype}. Pass model.float().")
     # Contiguous, as ONNX knows no other order: channels_last filters would turn every map over and back.
-    source = copy.deepcopy(model).eval().cpu().to(memory_format=torch.contiguous_format)
+    source = copied(model).eval().cpu().to(memory_format=torch.contiguous_format)
     images = _images(input_size, dynamic_size=dynamic_size, batch_size=batch_size)
     # torch takes a size of 1 for a constant: two images, and so large that the deepest maps are larger than that.
     (channels, height, width), larger = input_size, 64 if dynamic_size else 0
@@ -120,6 +117,14 @@ def trace(model: nn.Module, input_size: Sequence[int], *, dynamic_size: bool, ba
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it says where the code lies on disk
     return Traced(program, images, outputs)
+
+
+def check_sizes(input_size: Sequence[int], batch_size: int | None) -> None:
+    """Raise ValueError unless these are (C, H, W) and a number of images."""
+    if len(input_size) != 3 or min(input_size) < 1:
+        raise ValueError(f"input_size must be channels, height and width, each at least 1, got {input_size}.")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}. Leave it out for any number.")
 
 
 def compare(run: Callable[[Tensor], Tensor], traced: Traced, tolerance: float) -> tuple[float, float]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .._checks import named
@@ -96,17 +95,6 @@ def quantize_openvino(path: str | Path, calibration_batches: Iterable[Tensor], o
             small = nncf.quantize(openvino.Core().read_model(Path(path)), calibration, subset_size=len(batches))
         openvino.save_model(small, part, compress_to_fp16=False)
         return _compared(out, part, open_openvino(path), open_openvino(part), batches[0])
-
-
-def top1(run: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Return the share of images, 0-1, for which the largest output of a classifier is that of their class.
-
-    Args:
-        run: a network, or what :func:`open_onnx` and :func:`open_openvino` return.
-        batches: images (N, C, H, W) with their classes (N).
-    """
-    hits = torch.cat([run(images).argmax(1) == classes for images, classes in batches])
-    return hits.float().mean().item()
 
 
 def _listed(batches: Iterable[Tensor]) -> list[Tensor]:
