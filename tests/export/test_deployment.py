@@ -87,6 +87,8 @@ def test_linear_layers_keep_their_thin_matrix(shape, bias):
     assert sum(p.numel() for p in deployed.parameters()) == sum(p.numel() for p in fc.parameters())
     x = torch.randn(shape, dtype=torch.float64)
     assert_close(deployed(x), fc(x))
+    assert deployed.weight.shape == fc.weight.shape
+    assert (deployed.bias is None) == (not bias)
     assert type(deploy(TiedLinear(6, 9))) is nn.Linear
 
 
@@ -173,3 +175,13 @@ def test_what_calls_its_layers_otherwise_is_refused():
     with pytest.raises(TypeError, match=r"^deploy: the model is wrapped in OptimizedModule\."):
         deploy(torch.compile(model[0]))
     assert isinstance(deploy(torch.fx.symbolic_trace(nn.Sequential(nn.ReLU()))), torch.fx.GraphModule)
+
+
+@pytest.mark.parametrize("convs", [[TiedConv2d(4, 4, 1, blocks=2)], {"a": [nn.Sequential(TiedConv2d(4, 4, 1))]}])
+def test_layers_that_torch_does_not_find_are_refused(convs):
+    model = nn.Sequential(nn.ReLU())
+    model.convs = convs
+    with pytest.raises(TypeError, match=r"^deploy: Sequential\.convs holds tied layers in a (list|dict), .*ModuleList"):
+        deploy(model)
+    model.convs = [nn.Conv2d(4, 4, 1)]
+    deploy(model)

@@ -46,11 +46,24 @@ def check_open(model: nn.Module) -> None:
         concerned = module is model or any(isinstance(inner, TIED_LAYERS) for inner in module.modules())
         if kind in _WRAPPERS and concerned:
             raise TypeError(f"the model is wrapped in {kind}. Give the module inside, before it is wrapped.")
+        for attribute, value in vars(module).items():
+            if attribute != "_modules" and _holds_tied(value):
+                raise TypeError(
+                    f"{kind}.{attribute} holds tied layers in a {type(value).__name__}, where torch does not find them "
+                    "and none can be replaced. Use nn.ModuleList or nn.ModuleDict."
+                )
         if isinstance(module, torch.fx.GraphModule) and any(_is_ours(node.target) for node in module.graph.nodes):
             raise TypeError(
                 f"{kind} is traced, with its tied layers as calls of functions. Give the module that it came "
                 "from, and trace what you get."
             )
+
+
+def _holds_tied(value: object) -> bool:
+    if isinstance(value, nn.Module):
+        return any(isinstance(module, TIED_LAYERS) for module in value.modules())
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return any(map(_holds_tied, items))
 
 
 def _is_ours(target: object) -> bool:

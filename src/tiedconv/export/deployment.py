@@ -1,6 +1,5 @@
 """``deploy``: a network with tied layers as one of ordinary layers, in the form in which engines run it fastest."""
 
-import copy
 import math
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import named
+from .._meta import copied
 from ..convert.replace import check_open, replace, take_over
 from ..convert.untie import conv_with, merged_splits, tied_layers, untied_splits
 from ..nn import SplitTiedConv2d, TiedLinear
@@ -31,7 +31,10 @@ def deploy(model: nn.Module) -> nn.Module:
       multiply-adds.
     - The splits of a bottleneck become one grouped convolution, with zeros, if they are thinner than 40 channels or if
       that needs at most 1.5 times their multiply-adds; else :class:`Branches`.
-    - A tied linear layer becomes an ``nn.Linear`` of one block between an ``nn.Unflatten`` and an ``nn.Flatten``.
+    - A tied linear layer becomes an ``nn.Linear`` of one block between an ``nn.Unflatten`` and an ``nn.Flatten``, with
+      the ``weight`` and ``bias`` that it had.
+
+    Code of the model that itself computes with the ``weight`` of a tied convolution meets the grouped one's.
 
     Args:
         model: it stays untouched. Train it, not the copy: the copy's weights are not tied any more.
@@ -40,7 +43,7 @@ def deploy(model: nn.Module) -> nn.Module:
         A module in evaluation mode with the outputs of ``model``, to rounding.
 
     Raises:
-        TypeError: if ``model`` is not a module, or is traced, scripted, compiled or wrapped.
+        TypeError: if ``model`` is not a module, is traced, scripted, compiled or wrapped, or has tied layers in a list.
         ValueError: if a tied layer has hooks, a parametrization or a parameter that it shares, or is a subclass.
 
     Example:
@@ -52,7 +55,7 @@ def deploy(model: nn.Module) -> nn.Module:
     with named("deploy"):
         check_open(model)
         tied_layers(model)  # before anything is copied
-    root = nn.ModuleList([copy.deepcopy(model)])  # what holds a model that is itself a tied layer
+    root = nn.ModuleList([copied(model)])  # what holds a model that is itself a tied layer
     replace(root, {id(layer): _ordinary(layer) for layer in tied_layers(root).values()})
     root.eval()
     return root[0]
@@ -100,4 +103,18 @@ def _linear(layer: TiedLinear) -> nn.Module:
     take_over(linear, layer, layer.weight, layer.bias)
     if layer.blocks == 1:
         return linear
-    return nn.Sequential(nn.Unflatten(-1, (layer.blocks, columns)), linear, nn.Flatten(-2))
+    return _BlockLinear(nn.Unflatten(-1, (layer.blocks, columns)), linear, nn.Flatten(-2))
+
+
+class _BlockLinear(nn.Sequential):
+    """A linear layer on every block of the features, which can be asked for its parameters as a linear layer can."""
+
+    __jit_unused_properties__ = ("weight", "bias")
+
+    @property
+    def weight(self) -> Any:
+        return self[1].weight
+
+    @property
+    def bias(self) -> Any:
+        return self[1].bias
