@@ -102,10 +102,9 @@ def test_command_lines_parse(line: str, monkeypatch, capsys):
         main.main(shlex.split(line, comments=True)[1:])
 
 
-def test_a_command_line_with_an_unknown_option_does_not_parse(monkeypatch, capsys):
-    with pytest.raises(SystemExit):
+def test_a_command_line_with_an_unknown_option_does_not_parse():
+    with pytest.raises(SystemExit, match="there is no option --filters"):
         main.main(["list", "--filters", "x"])
-    assert "--filters" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("package", PACKAGES)
