@@ -105,18 +105,25 @@ def write_similarity_report(
         ModuleNotFoundError: if matplotlib is not installed.
     """
     lead, lines = similarity_finding(models)
+    layers = {model.label: model.layers for model in models}
+    histograms = {label: [layer.histogram() for layer in own] for label, own in layers.items()}
     with quiet_about_glyphs():
+        means = plot(
+            plot_means(layers),
+            title="Mean similarity by layer, first layers first",
+            alt="Mean similarity by layer, a line per model: the numbers of the table.",
+        )
         sections = [
             section(
                 "Mean similarity by depth",
-                _table(models) + _means(models),
+                _table(models) + grid([means]),
                 "Mean cosine similarity between the guided-backpropagation patterns of two filters of a layer, over "
                 "every pair of examined filters; nearer to 0 is less redundant. A dead filter has no pattern on any "
                 "image and is in no pair.",
             ),
             section(
                 "Distribution",
-                grid(histogram_figures({m.label: [layer.histogram() for layer in m.layers] for m in models})),
+                grid(histogram_figures(histograms)),
                 "Shares of the filter pairs by similarity, first layers first. The marks on the axis are the means.",
             ),
             *(
@@ -159,12 +166,6 @@ def _cell(layer: LayerSimilarity | None) -> str:
         return "–"
     mean = f"{layer.mean:.3f}" if _has_pairs(layer) else "–"
     return f"{mean}<small>{thousands(layer.pairs().numel())} pairs, {layer.dead} dead</small>"
-
-
-def _means(models: Sequence[ModelSimilarity]) -> str:
-    ax = plot_means({model.label: model.layers for model in models})
-    alt = "Mean similarity by layer, a line per model: the numbers of the table."
-    return grid([plot(ax, title="Mean similarity by layer, first layers first", alt=alt)])
 
 
 def histogram_figures(models: Mapping[str, Sequence[Histogram]]) -> list[str]:
