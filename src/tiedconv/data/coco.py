@@ -1,28 +1,18 @@
 """Detection data in COCO's format: MS-COCO itself, and whatever an annotation tool exports in that form."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 from .._checks import named
 from .._coco import read_json
 from ._annotated import Annotated
 from .detection import DetectionData
 
-
-class _Layout(NamedTuple):
-    """Where a split's annotations and images are, by the split's name."""
-
-    annotations: str
-    images: str
-    train: str
-    val: str
-
-
-# MS-COCO's own; the same without the year, as many converters write; Roboflow's export.
+# Annotations by the folder of their images, training before validation: MS-COCO's own; the same without the year, as
+# many converters write; Roboflow's export.
 _LAYOUTS = (
-    _Layout("annotations/instances_{}.json", "{}", "train2017", "val2017"),
-    _Layout("annotations/instances_{}.json", "{}", "train", "val"),
-    _Layout("{}/_annotations.coco.json", "{}", "train", "valid"),
+    ("annotations/instances_{}.json", "train2017", "val2017"),
+    ("annotations/instances_{}.json", "train", "val"),
+    ("{}/_annotations.coco.json", "train", "valid"),
 )
 
 
@@ -84,11 +74,12 @@ class Coco(DetectionData):
 
     def _find(self, train: bool) -> tuple[str, str]:
         """Return annotations and images of the first known layout that ``root`` has."""
-        for layout in _LAYOUTS:
-            split = layout.train if train else layout.val
-            if (self.root / layout.annotations.format(split)).is_file():
-                return layout.annotations.format(split), layout.images.format(split)
-        looked = ", ".join(layout.annotations.format(layout.train if train else layout.val) for layout in _LAYOUTS)
+        splits = [(file, first if train else second) for file, first, second in _LAYOUTS]
+        places = [(file.format(split), split) for file, split in splits]
+        for file, folder in places:
+            if (self.root / file).is_file():
+                return file, folder
+        looked = ", ".join(file for file, _ in places)
         part = "train" if train else "val"
         raise FileNotFoundError(
             f"Coco: none of {looked} is in {self.root}. Set root, or train_annotations, train_images, val_annotations "

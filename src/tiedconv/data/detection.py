@@ -48,17 +48,17 @@ class DetectionData(ImageData):
     - ``image_id``: int, ``area``: (N,) float32 in pixels, ``iscrowd``: (N,) int64.
 
     Training leaves out crowd regions, boxes without area in their image (a side below a hundredth of a pixel), outlines
-    of fewer than three points, masks without pixels, and images on which nothing remains, and says in one warning how
-    many. The validation split has every image; its target is the ``image_id`` alone, since metrics are computed from
-    :meth:`ground_truth`. Detectors scale and normalise images themselves, so the images keep their size here.
+    of fewer than three points, masks without pixels, and images on which nothing remains; one warning counts them. The
+    validation split has every image; its target is the ``image_id`` alone, since metrics are computed from
+    :meth:`ground_truth`. Images keep their size: detectors scale and normalise them.
 
-    Photographs are turned upright as their camera says (EXIF), in training, validation and prediction alike, unless
-    only the stored picture has the size that the annotations give. A warning counts those that are kept as stored and
-    those of which the size does not tell whether the annotator saw them turned.
+    Photographs are turned upright as their camera says (EXIF), as for prediction, unless only the stored picture has
+    the annotated size. A warning counts those that are kept as stored, and those whose size does not tell whether the
+    annotator saw them turned.
 
     Annotations, masks and the beginnings of all image files of both splits are checked before the first epoch. For
-    large sets it is remembered in ``~/.cache/tiedconv`` that the images were sound, until the annotations change or
-    files are added to or removed from their folders.
+    large sets ``~/.cache/tiedconv`` remembers that the images were sound, until the annotations change or files are
+    added to or removed from their folders.
 
     Args:
         masks: read instance masks too. Off for detectors of boxes, and for data without outlines.
@@ -123,10 +123,10 @@ class DetectionData(ImageData):
 
     def _warn_of_units(self, found: Annotated) -> None:
         """Warn where the boxes as a whole do not look like x, y, width and height in pixels."""
-        records = {r["id"]: r for r in found.annotations["images"]}
         annotations = found.annotations["annotations"]
+        records = _records_of(found, annotations)
         boxes = np.array([a["bbox"] for a in annotations], float).reshape(-1, 2, 2)
-        images = np.array([size_of(records[a["image_id"]]) for a in annotations]).reshape(-1, 2)
+        images = np.array([size_of(r) for r in records]).reshape(-1, 2)
         beyond = (boxes.sum(axis=1) > 1.1 * images).any(axis=1)
         cause = ""
         if beyond.sum() > max(5, len(boxes) / 4):
@@ -134,7 +134,7 @@ class DetectionData(ImageData):
         elif len(boxes) > 5 and boxes.max() <= 1 < images.min():
             cause, beyond = "they are given as shares of the image", np.full(len(boxes), True)
         if cause:
-            files = [records[a["image_id"]]["file_name"] for a, out in zip(annotations, beyond, strict=True) if out]
+            files = [record["file_name"] for record, out in zip(records, beyond, strict=True) if out]
             warnings.warn(
                 f"{type(self).__name__}: {len(files)} of {len(boxes)} boxes of {found.source} do not fit their images "
                 f"(in {few(list(dict.fromkeys(files)))}). It seems that {cause}. Boxes must be x, y, width, height in "
@@ -144,12 +144,11 @@ class DetectionData(ImageData):
 
     def _warn_of_misses(self, found: Annotated) -> None:
         """Warn of objects that metrics count as missed whatever is found."""
-        records = {r["id"]: r for r in found.annotations["images"]}
         objects = [a for a in found.annotations["annotations"] if not a.get("iscrowd")]
-        sides = _sides(_corners(objects, [size_of(records[a["image_id"]]) for a in objects]))
+        records = _records_of(found, objects)
         first: dict[Any, Any] = {}
         misses: dict[str, list[str]] = defaultdict(list)
-        for annotation, side in zip(objects, sides.tolist(), strict=True):
+        for annotation, record, side in zip(objects, records, _sides(objects, records), strict=True):
             key = (annotation["image_id"], annotation["category_id"], *annotation["bbox"])
             outline = annotation.get("segmentation") if self.masks else None
             what = ""
@@ -158,7 +157,7 @@ class DetectionData(ImageData):
             elif key in first and first[key] == outline:
                 what = "objects that come twice"
             if what:
-                misses[what].append(records[annotation["image_id"]]["file_name"])
+                misses[what].append(record["file_name"])
             first.setdefault(key, outline)
         if misses:
             warnings.warn(
@@ -240,16 +239,16 @@ class DetectionData(ImageData):
         Raises:
             ValueError: if one of the former has a broken mask.
         """
-        records = {r["id"]: r for r in found.annotations["images"]}
         annotations = found.annotations["annotations"]
-        sides = _sides(_corners(annotations, [size_of(records[a["image_id"]]) for a in annotations]))
-        reasons = [self._skip_reason(a, side) for a, side in zip(annotations, sides.tolist(), strict=True)]
+        records = _records_of(found, annotations)
+        reasons = [
+            self._skip_reason(a, side) for a, side in zip(annotations, _sides(annotations, records), strict=True)
+        ]
         if self.masks:
             self._check_masks(found, [a for a, reason in zip(annotations, reasons, strict=True) if not reason])
         objects: _Objects = defaultdict(list)
         left_out: dict[str, list[str]] = defaultdict(list)
-        for annotation, reason in zip(annotations, reasons, strict=True):
-            record = records[annotation["image_id"]]
+        for annotation, record, reason in zip(annotations, records, reasons, strict=True):
             if not reason and self.masks and not has_pixels(annotation["segmentation"], size_of(record)[::-1]):
                 reason = "masks without pixels"
             if reason:
@@ -357,10 +356,16 @@ def _corners(annotations: Sequence[Mapping[str, Any]], sizes: Sequence[tuple[int
     return np.clip(boxes, 0, np.tile(np.array(sizes, np.float32).reshape(-1, 2), 2))
 
 
-def _sides(corners: Array) -> Array:
-    """Return the shorter side of each box in pixels."""
-    shorter: Array = (corners[:, 2:] - corners[:, :2]).min(axis=1, initial=np.inf)
-    return shorter
+def _records_of(found: Annotated, annotations: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the image of each annotation."""
+    records = {r["id"]: r for r in found.annotations["images"]}
+    return [records[a["image_id"]] for a in annotations]
+
+
+def _sides(annotations: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return the shorter side of each box in pixels, as far as it lies in its image."""
+    corners = _corners(annotations, [size_of(r) for r in records])
+    return (corners[:, 2:] - corners[:, :2]).min(axis=1, initial=np.inf).tolist()
 
 
 def _has_only_lines(segmentation: Any) -> bool:

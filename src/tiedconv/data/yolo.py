@@ -187,16 +187,13 @@ def _images_below(folder: Path) -> list[Path]:
     files = sorted(path for path in files_below(folder) if path.suffix.lower() not in _NO_IMAGES)
     images = [path for path in files if listing.is_image(str(path))]
     listing.warn("Yolo")
-    expected = {os.path.normcase(_label_path(path).with_suffix("")) for path in images}
-    folders = sorted({_label_path(path).parent for path in images})
-    labels = [path for place in folders if place.is_dir() for path in sorted(place.iterdir())]
-    lost = [
+    known = {_label_path(path).with_suffix("") for path in images}
+    labels = [path for place in {path.parent for path in known} if place.is_dir() for path in place.iterdir()]
+    lost = sorted(
         path.name
         for path in labels
-        if path.suffix.lower() == ".txt"
-        and path.name not in _NOT_LABELS
-        and os.path.normcase(path.with_suffix("")) not in expected
-    ]
+        if path.suffix.lower() == ".txt" and path.name not in _NOT_LABELS and path.with_suffix("") not in known
+    )
     if lost:
         warnings.warn(
             f"Yolo: {len(lost)} label files have no image in {folder} and are not read ({few(lost)}). Add the images "
