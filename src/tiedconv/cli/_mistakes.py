@@ -3,11 +3,13 @@
 import inspect
 import pydoc
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from difflib import get_close_matches
+from typing import Any
 
 
-def explain(command: str, text: str, known: Iterable[str]) -> str:
+def explain(command: str, text: str, known: Sequence[str]) -> str:
     """Return what is wrong with the options of ``command``.
 
     Args:
@@ -19,12 +21,9 @@ def explain(command: str, text: str, known: Iterable[str]) -> str:
     owner = match[1] if (match := re.search(r"Problem with given class_path '([\w.]+)':", text)) else ""
     prefix = f"{key}." if owner else ""
     if match := re.search(r"(?:unrecognized arguments|ambiguous option): ([^\s=]+)", text):
-        return _unknown(match[1], known, command)
+        return _of_class(owner, prefix, match[1][2:]) if owner else _unknown(match[1], known, command)
     if match := re.search(r"Option '([\w.]+)' is not accepted", text):
-        options = inspect.signature(pydoc.locate(owner)).parameters  # type: ignore[arg-type]  # it is a class
-        return f"{owner.rpartition('.')[2]}: " + _unknown(
-            f"--{prefix}{match[1]}", (prefix + o for o in options), command
-        )
+        return _of_class(owner, prefix, match[1])
     if match := re.search(r"the following arguments are required: (.+)", text):
         names = [f"--{prefix}{name.removeprefix(f'{command}.')}" for name in match[1].split(", ")]
         who = owner.rpartition(".")[2] or command
@@ -34,17 +33,50 @@ def explain(command: str, text: str, known: Iterable[str]) -> str:
     return (f"--{key}: " if key else "") + _in_one_line(plain(text))
 
 
-def _unknown(option: str, known: Iterable[str], command: str) -> str:
-    near = get_close_matches(option.lstrip("-"), list(known), n=1)
-    advice = f"Did you mean --{near[0]}? " if near else ""
-    return f"there is no option {option}. {advice}`tiedconv {command} --help` lists all."
+def options_of(function: Callable[..., Any]) -> list[str]:
+    """Return the options of a function or class, those of a dataclass as ``option.field``."""
+    names = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        nested = is_dataclass(parameter.annotation)
+        names += [f"{name}.{field}" for field in options_of(parameter.annotation)] if nested else [name]
+    return names
+
+
+def _of_class(owner: str, prefix: str, name: str) -> str:
+    """Return that the class ``owner`` has no option ``name``, and which it has."""
+    if owner == "tiedconv.tasks.Task":  # what it stands for follows from the data
+        return "give --data, such as --data ImageFolder --data.root photos."
+    options = options_of(pydoc.locate(owner))  # type: ignore[arg-type]  # it is a class
+    group = name.rpartition(".")[0]
+    siblings = [option for option in options if option.rpartition(".")[0] == group]
+    near = _nearest(prefix + name, [prefix + option for option in options])
+    advice = near or f"It has {', '.join(f'--{prefix}{option}' for option in siblings)}."
+    return f"{owner.rpartition('.')[2]}: there is no option --{prefix}{name}. {advice}"
+
+
+def _unknown(option: str, known: Sequence[str], command: str) -> str:
+    near = _nearest(option.lstrip("-"), known)
+    return f"there is no option {option}. {near + ' ' if near else ''}`tiedconv {command} --help` lists all."
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """Ask whether the option of the most similar name is meant, one of the same group before one of another."""
+    group, _, last = name.rpartition(".")
+    siblings = [option for option in known if option.rpartition(".")[0] == group]
+    for options in (siblings, known):
+        names = {option.rpartition(".")[2] for option in options}
+        similar = [last] if last in names else get_close_matches(last, names, n=2, cutoff=0.7)
+        near = [f"--{option}" for option in options if option.rpartition(".")[2] in similar]
+        if near:
+            return f"Did you mean {' or '.join(near)}?"
+    return ""
 
 
 def no_class(key: str, given: str) -> str:
     """Return what may stand where a class was not found."""
     if key == "model":
         return (
-            f"--model is for a task, and {given!r} is none. A network is --model.model {given}, the backbone of a "
+            f"--model is for a task, and {given!r} is not one. A network is --model.model {given}, the backbone of a "
             f"detector --model.backbone {given}; --model can be left out."
         )
     from .. import data  # here: this module is imported without the extra `train`, too

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 
 from .. import __version__
 from .._extras import MissingExtraError, naming_extra
-from ._mistakes import explain, plain
+from ._mistakes import explain, options_of, plain
 
 
 class _Command(NamedTuple):
@@ -195,11 +195,15 @@ def _function(name: str) -> Callable[..., None]:
 def _options(name: str) -> list[str]:
     """Return the options of a command, without dashes."""
     if name in _COMMANDS:
-        return list(signature(_function(name)).parameters)
+        return options_of(_function(name))
     from lightning import Trainer
 
-    trainer = [f"trainer.{option}" for option in signature(Trainer).parameters]
-    return [*trainer, "config", "data", "model", "ckpt_path", "print_config", "seed_everything", "checkpoint.dirpath"]
+    from ..data import ImageFolder
+    from ..tasks import ClassificationTask
+
+    parts = {"trainer": Trainer, "data": ImageFolder, "model": ClassificationTask}  # others have options like these
+    nested = [f"{part}.{option}" for part, source in parts.items() for option in options_of(source)]
+    return [*nested, *parts, "config", "ckpt_path", "print_config", "seed_everything", "checkpoint.dirpath"]
 
 
 def _overview(start: str = "") -> str:
