@@ -1,6 +1,7 @@
 import platform
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ def test_machine_is_described_in_text():
     assert machine["torch"] == torch.__version__
     assert machine["threads"] == str(torch.get_num_threads())
     assert all(isinstance(value, str) and value for value in machine.values())
+    assert describe_machine(packages=["onnxruntime"]) == {**machine, "onnxruntime": version("onnxruntime")}
 
 
 def test_devices_that_times_can_be_taken_on(monkeypatch):

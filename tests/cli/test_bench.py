@@ -146,6 +146,9 @@ def test_models_print_a_table_per_quantity_write_and_draw(tmp_path, capsys):
     assert "x resnet_tiny" in printed
     results = read_results(file)
     assert (results.machine["threads"], results.options["image_size"]) == ("1", 8)
+    version = results.machine["onnxruntime"]
+    assert f"onnxruntime {version}" in " ".join(printed.split())
+    assert "openvino" not in results.machine
     assert results.options["models"] == ["resnet_tiny", "tiedresnet_tiny"]
     assert [(row.quantity, row.engine, row.memory_format, row.model) for row in results.rows] == [
         (*what, name)

@@ -3,14 +3,21 @@
 import ctypes
 import os
 import platform
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import timm
 import torch
 
 
-def describe_machine(device: torch.device | str = "cpu") -> dict[str, str]:
-    """Return processor, threads, device and versions, each as text to print beside a figure."""
+def describe_machine(device: torch.device | str = "cpu", packages: Sequence[str] = ()) -> dict[str, str]:
+    """Return processor, threads, device and versions, each as text to print beside a figure.
+
+    Args:
+        device: what was measured on.
+        packages: installed ones whose versions are added to those of torch and timm, such as ``"onnxruntime"``.
+    """
     device = torch.device(device)
     return {
         "processor": _processor(),
@@ -21,6 +28,7 @@ def describe_machine(device: torch.device | str = "cpu") -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "timm": timm.__version__,
+        **{name: import_module(name).__version__ for name in packages},
     }
 
 

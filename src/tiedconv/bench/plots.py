@@ -2,9 +2,9 @@
 
 import statistics
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._extras import require
 from ..report import style
@@ -38,19 +38,8 @@ def plot_fig3(rows: Sequence[OperatorRow], ax: "Axes | None" = None, *, top: flo
         if not points:
             continue
         look = style.series(index)
-        medians = [q.median for q in points.values()]
-        bars = [[q.median - q.q1 for q in points.values()], [q.q3 - q.median for q in points.values()]]
-        ax.errorbar(
-            list(points),
-            medians,
-            yerr=bars,
-            color=look.colour,
-            linestyle=look.dash,
-            marker=look.marker,
-            markersize=4,
-            linewidth=1.6,
-            elinewidth=1,
-        )
+        medians, bars = _bars(points.values())
+        ax.errorbar(list(points), medians, yerr=bars, marker=look.marker, markersize=4, elinewidth=1, **look.line)
         ends[name] = (index, medians[-1])
     memory_format = rows[0].case.memory_format if rows else ""
     style.tidy(ax, xlabel="Blocks B, at equal operations", ylabel=f"ms per call, {memory_format}")
@@ -79,37 +68,19 @@ def plot_operators(rows: Sequence[OperatorRow], ax: "Axes | None" = None, *, nam
         {h: q for h, row in zip(heights, rows, strict=True) if name in row.timings and (q := row.speedup(name))}
         for name in ("tied", "released")
     )
-    medians = [q.median for q in tied.values()]
-    quartiles = [[q.median - q.q1 for q in tied.values()], [q.q3 - q.median for q in tied.values()]]
+    medians, quartiles = _bars(tied.values())
     ax.barh(list(tied), [m - 1 for m in medians], left=1, height=0.72, color=blue, linewidth=0, label="tied")
     ax.errorbar(medians, list(tied), xerr=quartiles, fmt="none", ecolor=style.INK, elinewidth=0.9)
-    ax.plot(
-        [q.median for q in released.values()],
-        list(released),
-        linestyle="none",
-        marker="D",
-        markersize=3.6,
-        color="white",
-        markeredgecolor=orange,
-        label="released",
-    )
+    of_released, _ = _bars(released.values())
+    diamond: dict[str, Any] = {"marker": "D", "markersize": 3.6, "color": "white", "markeredgecolor": orange}
+    ax.plot(of_released, list(released), linestyle="none", label="released", **diamond)
     ideal = [row.case.blocks for row in rows]
-    ax.plot(
-        ideal,
-        heights,
-        linestyle="none",
-        marker="|",
-        markersize=9,
-        markeredgewidth=1.2,
-        color=style.INK,
-        label="B times, the ideal",
-    )
-    reach = [1.0, *ideal, *medians, *(q.median for q in released.values())]
+    tick: dict[str, Any] = {"marker": "|", "markersize": 9, "markeredgewidth": 1.2, "color": style.INK}
+    ax.plot(ideal, heights, linestyle="none", label="B times, the ideal", **tick)
+    reach = [1.0, *ideal, *medians, *of_released]
     memory_format = rows[0].case.memory_format if rows else ""
     style.tidy(ax, xlabel="Times as fast as the dense convolution", ylabel=memory_format)
-    ax.grid(axis="y", visible=False)
-    ax.grid(axis="x", color=style.RULE, linewidth=0.6)
-    ax.axvline(1, color=style.MUTED, linewidth=0.8)
+    _rules_from(ax, 1)
     ax.set_xlim(min(reach) / 1.15, max(reach) * 1.15)
     _log2_ticks(ax, [2.0**n for n in range(-6, 8) if min(reach) / 1.15 <= 2.0**n <= max(reach) * 1.15], "{:g}×")
     labels = []
@@ -137,8 +108,7 @@ def plot_models(rows: Sequence[ModelRow], ax: "Axes | None" = None) -> "Axes":
     widest = max((row.value.q3 for row in rows if row.value), default=1.0)
     for name in names:
         bars = {h: q for h, row in zip(heights, rows, strict=True) if row.model == name and (q := row.value)}
-        medians = [q.median for q in bars.values()]
-        quartiles = [[q.median - q.q1 for q in bars.values()], [q.q3 - q.median for q in bars.values()]]
+        medians, quartiles = _bars(bars.values())
         colour = style.series(names.index(name)).colour
         ax.barh(list(bars), medians, height=0.78, color=colour, linewidth=0, label=name)
         ax.errorbar(medians, list(bars), xerr=quartiles, fmt="none", ecolor=style.INK, elinewidth=0.9)
@@ -150,10 +120,8 @@ def plot_models(rows: Sequence[ModelRow], ax: "Axes | None" = None) -> "Axes":
         place = 0 if value is None else value.q3
         ax.text(place + 0.015 * widest, height, text, va="center", fontsize=7, color=style.INK)
     style.tidy(ax, ylabel=_models_title(rows))
-    ax.grid(axis="y", visible=False)
-    ax.grid(axis="x", color=style.RULE, linewidth=0.6)
+    _rules_from(ax, 0)
     ax.spines["bottom"].set_visible(False)
-    ax.axvline(0, color=style.MUTED, linewidth=0.8)
     ax.set_xlim(0, 1.25 * widest)
     middles = [
         statistics.fmean(h for h, row in zip(heights, rows, strict=True) if _place(row) == group) for group in groups
@@ -165,8 +133,7 @@ def plot_models(rows: Sequence[ModelRow], ax: "Axes | None" = None) -> "Axes":
 
 def check_suffix(path: Path) -> None:
     """Raise ValueError unless matplotlib draws files of that kind."""
-    figure = require("matplotlib.figure", extra="analysis").Figure()
-    known = sorted(figure.canvas.get_supported_filetypes())
+    known = sorted(style.new_figure(1, 1).canvas.get_supported_filetypes())
     if path.suffix.lower().removeprefix(".") not in known:
         raise ValueError(f"bench: cannot draw --plot {path}: its suffix must be one of {', '.join(known)}.")
 
@@ -187,42 +154,57 @@ def draw(results: Results) -> "Figure":
 
 
 def _draw_operators(rows: Sequence[OperatorRow]) -> "Figure":
-    by_format: dict[str, list[OperatorRow]] = {}
-    for row in rows:
-        by_format.setdefault(row.case.memory_format, []).append(row)
+    panels = _grouped(rows, lambda row: row.case.memory_format)
     fig3 = rows[0].case.sweep == "fig3"
-    tallest = max(map(len, by_format.values()))
-    size = (4.6 * len(by_format), 3.0) if fig3 else (1.4 + 3.2 * len(by_format), 1.2 + 0.17 * tallest)
-    figure, axes = _panels([1], len(by_format), size)
+    columns, tallest = len(panels), max(map(len, panels))
+    size = (4.6 * columns, 3.0) if fig3 else (1.4 + 3.2 * columns, 1.2 + 0.17 * tallest)
+    figure, axes = _panels([1], columns, size)
     slowest = max((1e3 * t.median for row in rows for t in row.timings.values()), default=1.0)
-    for i, (ax, panel) in enumerate(zip(axes, by_format.values(), strict=True)):
+    for i, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
         if fig3:
             plot_fig3(panel, ax, top=1.1 * slowest)
         else:
             plot_operators(panel, ax, names=i == 0)
     if not fig3:
-        figure.legend(
-            *axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3, frameon=False, fontsize=8
-        )
+        _legend(figure, axes[0], "right", ncols=3)
     return figure
 
 
 def _draw_models(rows: Sequence[ModelRow]) -> "Figure":
-    groups: dict[str, list[ModelRow]] = {}
-    for row in rows:
-        groups.setdefault(row.quantity, []).append(row)
-    columns = min(2, len(groups))
-    heights = [_models_height(panel) for panel in groups.values()]
+    panels = _grouped(rows, lambda row: row.quantity)
+    columns = min(2, len(panels))
+    heights = [_models_height(panel) for panel in panels]
     lines = [max(heights[i : i + columns]) for i in range(0, len(heights), columns)]
     figure, axes = _panels(lines, columns, (5.2 * columns, 0.5 + sum(lines)))
-    for ax, panel in zip(axes, groups.values(), strict=False):
+    for ax, panel in zip(axes, panels, strict=False):
         plot_models(panel, ax)
-    for ax in axes[len(groups) :]:
+    for ax in axes[len(panels) :]:
         ax.set_visible(False)
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2 * columns, frameon=False, fontsize=8
-    )
+    _legend(figure, axes[0], "left", ncols=2 * columns)
     return figure
+
+
+def _grouped(rows: Sequence[Any], key: Callable[[Any], str]) -> list[list[Any]]:
+    """Return the rows of each key together, in the order in which the keys come up."""
+    return [[row for row in rows if key(row) == name] for name in dict.fromkeys(map(key, rows))]
+
+
+def _bars(values: Iterable[Quartiles]) -> tuple[list[float], list[list[float]]]:
+    """Return medians, and how far the quartiles are below and above them."""
+    found = list(values)
+    return [q.median for q in found], [[q.median - q.q1 for q in found], [q.q3 - q.median for q in found]]
+
+
+def _rules_from(ax: "Axes", start: float) -> None:
+    """Rule the axes of horizontal bars, which begin at ``start``."""
+    ax.grid(axis="y", visible=False)
+    ax.grid(axis="x", color=style.RULE, linewidth=0.6)
+    ax.axvline(start, color=style.MUTED, linewidth=0.8)
+
+
+def _legend(figure: "Figure", ax: "Axes", side: str, ncols: int) -> None:
+    place: Any = f"outside upper {side}"
+    figure.legend(*ax.get_legend_handles_labels(), loc=place, ncols=ncols, frameon=False, fontsize=8)
 
 
 def _number(value: float) -> str:
@@ -249,7 +231,7 @@ def _models_title(rows: Sequence[ModelRow]) -> str:
 
 def _panels(lines: Sequence[float], columns: int, size: tuple[float, float]) -> "tuple[Figure, list[Axes]]":
     """Return a new figure (inches) and its axes in rows of the relative heights ``lines``."""
-    figure = require("matplotlib.figure", extra="analysis").Figure(figsize=size, layout="constrained")
+    figure = style.new_figure(*size)
     return figure, list(figure.subplots(len(lines), columns, squeeze=False, height_ratios=list(lines)).flat)
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from .._files import check_writable
 from ..bench import ModelOptions, ModelRow, Quartiles, describe_machine, measure
-from ..bench.engines import Engine
+from ..bench.engines import IN_TORCH, Engine
 from ..bench.machine import check_device, keep_freed_memory
 from ..bench.models import UNITS, Precision, Quantity
 from ..bench.operators import REFERENCE, MemoryFormat, OperatorRow, Sweep, cases, time_case
@@ -134,7 +134,8 @@ def models(
     )
     console = table_console()
     rows: list[ModelRow] = []
-    results = Results("models", describe_machine(place), asdict(chosen), rows)
+    packages = [engine for engine in engines if engine not in IN_TORCH]
+    results = Results("models", describe_machine(place, packages), asdict(chosen), rows)
     for quantity in _progress(chosen.measurable()):
         measured = measure(chosen, quantity)
         rows += measured
