@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -79,13 +80,16 @@ def test_fig3_candidates_have_equally_many_operations():
 
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("sweep", ["resnet", "fig3"])
-def test_a_case_is_timed_and_survives_json(sweep, train):
+def test_a_case_is_timed_and_recorded(sweep, train):
     row = time_case(tiny(sweep), train=train, dtype=torch.float64, rounds=3)
     assert row.chosen in ("view", "grouped", "depth")
     assert row.failed == {}
     assert {"released", "tied", operators.REFERENCE[sweep]} < set(row.timings)
-    assert all(len(timing.seconds) == 3 for timing in row.timings.values())
-    assert OperatorRow.from_record(json.loads(json.dumps(row.record()))) == row
+    record = json.loads(json.dumps(row.record()))
+    assert (record["case"], record["train"], record["chosen"]) == (asdict(row.case), train, row.chosen)
+    for name, timing in row.timings.items():
+        assert len(timing.seconds) == 3
+        assert record["candidates"][name]["seconds"] == list(timing.seconds)
 
 
 def test_figures_of_a_row_by_hand():
@@ -124,7 +128,7 @@ def test_a_candidate_that_fails_is_named_and_the_others_are_timed(monkeypatch, t
     assert row.failed == {"released": "RuntimeError: not on this machine"}
     assert "tied" in row.timings
     assert "released" not in row.timings
-    assert OperatorRow.from_record(json.loads(json.dumps(row.record()))) == row
+    assert row.record()["failed"] == row.failed
 
 
 def test_a_case_without_room_for_its_tensors_is_a_row_that_failed(monkeypatch):

@@ -170,7 +170,7 @@ class ModelRow:
         return [f"{self.quantity}, {self.label}: {reason}"] if self.error else []
 
     def record(self) -> dict[str, Any]:
-        """Return what :meth:`from_record` reads, and the derived figures, as JSON has them."""
+        """Return the row and its derived figures, as JSON has them."""
         value = self.value
         return {
             **{
@@ -185,14 +185,6 @@ class ModelRow:
             "ratio_to_best": self.ratio_to_best and asdict(self.ratio_to_best),
             "seconds": self.timing and list(self.timing.seconds),
         }
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "ModelRow":
-        """Return the row that :meth:`record` wrote."""
-        plain = {f.name: record[f.name] for f in fields(cls) if f.name in record}
-        for name in ("ratio", "ratio_to_best"):
-            plain[name] = record[name] and Quartiles(**record[name])
-        return cls(**plain, timing=record["seconds"] and Timing(tuple(record["seconds"])))
 
 
 def measure(options: ModelOptions, quantity: Quantity) -> list[ModelRow]:

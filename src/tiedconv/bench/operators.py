@@ -1,6 +1,6 @@
 """Times of single tied convolutions beside the other ways to compute them, and beside a convolution of full width."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -130,7 +130,7 @@ class OperatorRow:
         return [f"{what}, {name}: {error.splitlines()[0]}" for name, error in self.failed.items()]
 
     def record(self) -> dict[str, Any]:
-        """Return what :meth:`from_record` reads, and the derived figures, as JSON has them."""
+        """Return the row and its derived figures, as JSON has them."""
         return {
             "case": asdict(self.case),
             "train": self.train,
@@ -148,12 +148,6 @@ class OperatorRow:
             },
             "failed": self.failed,
         }
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "OperatorRow":
-        """Return the row that :meth:`record` wrote."""
-        timings = {name: Timing(tuple(c["seconds"])) for name, c in record["candidates"].items()}
-        return cls(Case(**record["case"]), record["train"], record["chosen"], timings, record["failed"])
 
 
 def cases(
@@ -204,7 +198,6 @@ def time_case(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     rounds: int = 20,
-    seed: int = 0,
 ) -> OperatorRow:
     """Time every candidate of a case, in turns. One that fails is named in the row, and the others go on.
 
@@ -220,9 +213,8 @@ def time_case(
         dtype: of all tensors.
         device: where.
         rounds: measured calls per candidate.
-        seed: of the numbers and of the order.
     """
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
         values = torch.randn(shape, generator=generator, device=device).to(dtype)
@@ -239,7 +231,7 @@ def time_case(
         return OperatorRow(case, train, "-", {}, {"tensors": describe_error(error)})
     chosen = choose(x, ways["tied"][1], _conv_args(case)).__name__
     with torch.inference_mode(not train):
-        timings, failed = try_interleaved(calls, rounds=rounds, device=device, seed=seed)
+        timings, failed = try_interleaved(calls, rounds=rounds, device=device)
     return OperatorRow(case, train, chosen, timings, failed)
 
 

@@ -103,7 +103,6 @@ def try_interleaved(
     *,
     rounds: int,
     device: torch.device | str = "cpu",
-    seed: int = 0,
     rest: float = 0,
 ) -> tuple[dict[str, Timing], dict[str, str]]:
     """As :func:`interleaved`, but a function that raises drops out and the others go on.
@@ -112,7 +111,7 @@ def try_interleaved(
         The times of those that never failed, and the errors of the others as text, both by name.
     """
     guarded = {name: _Guarded(function) for name, function in functions.items()}
-    times = interleaved(guarded, rounds=rounds, device=device, seed=seed, rest=rest)
+    times = interleaved(guarded, rounds=rounds, device=device, rest=rest)
     failed = {name: call.error for name, call in guarded.items() if call.error}
     return {name: timing for name, timing in times.items() if name not in failed}, failed
 
