@@ -46,7 +46,7 @@ def with_shard(root, content, name="a.tar"):
 
 
 WHOLE = tar_file(*SAMPLE, ("8.png", PNG), ("8.cls", b"0"))
-NO_TAR = "is no whole, uncompressed tar file: "
+NO_TAR = "is not a whole, uncompressed tar file: "
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ NO_TAR = "is no whole, uncompressed tar file: "
         (tar_file(("7.txt", b"text"), ("7.cls", b"1")), " holds no image. Known suffixes: .jpg"),
         (tar_file(), " holds no image"),
         (gzip.compress(WHOLE), NO_TAR),
-        (b"", f"{NO_TAR}empty file. Copy or write it anew"),
+        (b"", f"{NO_TAR}empty file. Copy or write it again"),
         (b"hello" * 300, NO_TAR),
         (WHOLE[:700], NO_TAR),
         (WHOLE[:2048], f"{NO_TAR}it breaks off at byte 2048"),  # between two samples
@@ -177,13 +177,13 @@ def test_an_index_that_cannot_be_true_is_refused(tmp_path, index, message):
     (tmp_path / "index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=f"StreamedImages: {re.escape(root)}/index.json: {re.escape(message)}") as info:
         StreamedImages(root, **OPTIONS)
-    assert str(info.value).endswith("Write the index anew with index_shards.")
+    assert str(info.value).endswith("Rewrite the index with index_shards.")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "\ud800".encode("utf-16", "surrogatepass")])
 def test_an_index_that_is_no_json_is_refused(tmp_path, text):
     (tmp_path / "index.json").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(ValueError, match=r"index.json is not JSON: .* Write the index anew with index_shards"):
+    with pytest.raises(ValueError, match=r"index.json is not JSON: .* Rewrite the index with index_shards"):
         StreamedImages(str(tmp_path), **OPTIONS)
 
 

@@ -133,7 +133,7 @@ def test_a_url_gives_the_same_images_and_is_copied_once(shards, tmp_path, memory
     (half,) = tmp_path.glob("*/train/000000.tar")
     half.write_bytes(half.read_bytes()[:100])
     memory.pipe("/remote/train/000000.tar", b"another")
-    with pytest.raises(OSError, match=r"000000.tar has 7 bytes, the index says \d+. Write the index anew"):
+    with pytest.raises(OSError, match=r"000000.tar has 7 bytes, the index says \d+. Rewrite the index"):
         epoch(remote, 5)
     memory.put(str(shards / "train" / "000000.tar"), "/remote/train/000000.tar")
     assert len(epoch(remote, 5)) == 5
@@ -175,7 +175,7 @@ def test_a_local_shard_that_is_not_the_indexed_one_is_named(shards, tmp_path):
     split = StreamedImages(str(copy), **OPTIONS).split(train=False)
     shard = copy / "val" / "000000.tar"
     shard.write_bytes(shard.read_bytes() + bytes(512))
-    message = r"val/000000.tar has 20992 bytes, the index says 20480. Write the index anew with index_shards"
+    message = r"val/000000.tar has 20992 bytes, the index says 20480. Rewrite the index with index_shards"
     with pytest.raises(OSError, match=message):
         split[0]
 

@@ -65,7 +65,7 @@ def size_of(record: Mapping[str, Any]) -> Size:
 def on_disk(folder: Path, name: str) -> str:
     """Return an image's name as it is on this disk, where the annotations' is one of Windows.
 
-    That is, with backslashes, or in other upper and lower case. A name that leads nowhere is returned as it is.
+    That is, with backslashes, or in other upper and lower case. A name without a file is returned as it is.
     """
     if os.path.exists(folder / name):
         return name

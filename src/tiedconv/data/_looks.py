@@ -18,19 +18,20 @@ _MANY = 2000  # files; a look at fewer takes no noticeable time, and is not reme
 def look_at_files(
     folder: Path, names: Sequence[str], look: Callable[[int], str], about: Sequence[Any] = ()
 ) -> dict[str, list[str]]:
-    """Look at files of a folder and return their names by what ``look`` says of them, without those it says nothing of.
+    """Look at files of a folder, and return the names of those that ``look`` remarks on, by remark.
 
-    What was seen is remembered in the user's cache until ``names``, ``about`` or the time of a folder's last change is
-    another.
+    The result is remembered in the user's cache until ``names``, ``about`` or the time of a folder's last change
+    differs.
 
     Args:
         folder: where the names start.
         names: of the files.
-        look: takes the number of a file, and raises ``OSError`` or ``ValueError`` if the file cannot be used.
-        about: what else ``look`` depends on, with a ``repr`` that says all of it.
+        look: takes the index of a file and returns a remark or "". Raises ``OSError`` or ``ValueError`` if the file
+            cannot be used.
+        about: what else ``look`` depends on, compared by ``repr``.
 
     Raises:
-        OSError, ValueError: that of the first file that cannot be used, with the number of the others.
+        OSError, ValueError: that of the first file that cannot be used, with the number of others.
     """
     memory = _memory(folder, names, about) if len(names) >= _MANY else None
     if memory is not None:

@@ -32,8 +32,8 @@ Batch = tuple[list[Tensor], list[Any]]
 
 def _side_by_side(items: list[Any]) -> Batch:
     """Return a batch as two lists: images differ in size and targets in length, so nothing is stacked."""
-    images, abouts = zip(*items, strict=True)
-    return list(images), list(abouts)
+    images, targets = zip(*items, strict=True)
+    return list(images), list(targets)
 
 
 class DetectionData(ImageData):
@@ -297,8 +297,8 @@ class _Images(Dataset[tuple[Tensor, Any]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Any]:
         record = self.found.annotations["images"][index]
         image = open_image(self.found, record)
-        about = str(self.found.images / record["file_name"]) if self.named else {"image_id": record["id"]}
-        return self.transform(image), about
+        target = str(self.found.images / record["file_name"]) if self.named else {"image_id": record["id"]}
+        return self.transform(image), target
 
 
 class _Targets(Dataset[tuple[Tensor, Target]]):

@@ -124,7 +124,7 @@ def _members(path: Path) -> list[tuple[tarfile.TarInfo, bytes | None]]:
     """Return the entries of a shard that are images, with None, or classes, with what they hold."""
     found: list[tuple[tarfile.TarInfo, bytes | None]] = []
     try:
-        with tarfile.open(path, "r:") as tar:  # in a compressed file, an offset leads nowhere
+        with tarfile.open(path, "r:") as tar:  # in a compressed file, offsets are meaningless
             for member in tar:
                 suffix = member.name.rpartition(".")[2]
                 if member.isdir() or member.name.rpartition("/")[2].startswith("._"):
@@ -141,7 +141,7 @@ def _members(path: Path) -> list[tuple[tarfile.TarInfo, bytes | None]]:
                 raise tarfile.ReadError(f"it breaks off at byte {end}")
     except (tarfile.TarError, ValueError) as error:  # tarfile raises ValueError for some damaged headers
         raise ValueError(
-            f"index_shards: {path} is no whole, uncompressed tar file: {error}. Copy or write it anew."
+            f"index_shards: {path} is not a whole, uncompressed tar file: {error}. Copy or write it again."
         ) from error
     return found
 
@@ -181,7 +181,7 @@ def read_index(address: str) -> Any:
         index = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"StreamedImages: {where} is not JSON: {error}. Write the index anew with index_shards."
+            f"StreamedImages: {where} is not JSON: {error}. Rewrite the index with index_shards."
         ) from None
     with named(f"StreamedImages: {where}"):
         _check_index(index)
@@ -189,13 +189,13 @@ def read_index(address: str) -> Any:
 
 
 def _check_index(index: Any) -> None:
-    """Refuse an index that would lead to files that are no shards, to bytes that are no images or to other classes.
+    """Refuse an index that leads to files other than shards, to bytes outside them or to unknown classes.
 
-    It may come from anyone: the names of the shards become names of files on this machine.
+    It may come from anyone, and its names become names of files on this machine.
     """
     mistake = _mistake(index)
     if mistake:
-        raise ValueError(f"{mistake}. Write the index anew with index_shards.")
+        raise ValueError(f"{mistake}. Rewrite the index with index_shards.")
 
 
 def _mistake(index: Any) -> str:

@@ -133,6 +133,6 @@ def _of_size(path: Path, size: int, shard: str) -> Path:
     found = path.stat().st_size
     if found != size:
         raise OSError(
-            f"StreamedImages: {shard} has {found} bytes, the index says {size}. Write the index anew with index_shards."
+            f"StreamedImages: {shard} has {found} bytes, the index says {size}. Rewrite the index with index_shards."
         )
     return path

@@ -63,11 +63,11 @@ class FashionMNIST(_SmallImages):
         root: folder that holds, or will hold, torchvision's ``FashionMNIST/raw``.
         source: folder with the four ``*-ubyte.gz`` archives; the default is where Debian's package
             ``dataset-fashion-mnist`` puts them.
-        download: fetch the archives when they are nowhere else.
+        download: fetch the archives if they are in neither folder.
         batch_size, num_workers, predict_path: as in :class:`ClassificationData`.
 
     Raises:
-        FileNotFoundError: in ``prepare_data``, if the files are nowhere, with the ways to get them.
+        FileNotFoundError: in ``prepare_data``, if the files are missing, with the ways to get them.
     """
 
     classes = tuple(datasets.FashionMNIST.classes)

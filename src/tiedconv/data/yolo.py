@@ -34,8 +34,8 @@ class Yolo(DetectionData):
     of seven or more is the outline of an object: the class, then x and y of each point; the box is the one around it.
     Of poses (``kpt_shape`` in data.yaml) the box alone is read.
 
-    Paths may be those of another machine, also of Windows: where one leads nowhere, its leading folders are left out,
-    down to two parts, until the rest leads to something beside ``data.yaml`` or in its ``path``.
+    Paths may be those of another machine, also of Windows: if one does not exist here, leading folders are left out,
+    down to two parts, until the rest exists beside ``data.yaml`` or in its ``path``.
 
     Args:
         root: folder with ``data.yaml``, or a YAML file of another name.
