@@ -392,3 +392,20 @@ def test_data_must_fit_the_detector(tmp_path, root):
     loader = make_data(root).train_dataloader()
     with pytest.raises(ValueError, match=r"expected a DetectionData as datamodule, got NoneType\. Pass one"):
         make_trainer(tmp_path).fit(make_task("faster_rcnn"), loader, loader)
+
+
+def test_damaged_images_cost_no_detections_of_others(root, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in (0, 1, 5):
+        Image.effect_noise((40, 30), 50).save(photos / f"{i}.jpg")
+    for i in (2, 3):  # a batch of its own
+        (photos / f"{i}.jpg").write_text("no image" * (i - 2))
+    (photos / "4.jpg").write_bytes((photos / "0.jpg").read_bytes()[:300])
+    data = make_data(root, predict_path=str(photos), num_workers=0)
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    with pytest.raises(OSError, match=r"3 of 6 images have no prediction, see .* The first: .*2\.jpg cannot be read"):
+        trainer.predict(make_task("retinanet"), data, return_predictions=False)
+    listed = json.loads((tmp_path / "predictions.json").read_text())
+    assert [one["image"] for one in listed] == [str(photos / f"{i}.jpg") for i in (0, 1, 5)]
+    assert len((tmp_path / "predictions-failed.txt").read_text().splitlines()) == 3
