@@ -1,26 +1,36 @@
 """Which layers get how many blocks: numbers, patterns, functions, and the presets on networks that people know."""
 
 import re
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import timm
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from tiedconv import tie_
+from tiedconv.convert.costs import try_forward
 from tiedconv.convert.placement import Choice, choose
+from tiedconv.detection import build_detector
+from tiedconv.detection.build import Widths
 
 
 def build(name: str, **arguments: Any) -> nn.Module:
     library, _, model = name.partition("/")
     with torch.device("meta"):
-        return timm.create_model(model, **arguments) if library == "timm" else torchvision.models.get_model(model)
+        return (
+            timm.create_model(model, **arguments)
+            if library == "timm"
+            else torchvision.models.get_model(model, **arguments)
+        )
 
 
 def chosen(model: nn.Module, blocks: Any = 2, filter_fn: Any = None) -> dict[str, int]:
-    return {choice.name: choice.blocks for choice in choose(model, blocks, filter_fn) if choice.blocks}
+    trial = try_forward(model, None) if filter_fn in (None, "body") else None
+    return {choice.name: choice.blocks for choice in choose(model, blocks, filter_fn, trial) if choice.blocks}
 
 
 def names(model: nn.Module, pattern: str) -> set[str]:
@@ -103,7 +113,9 @@ def test_a_filter_function_decides_which_layers_are_asked_about():
 
 
 def test_of_a_layer_that_was_not_called_the_report_says_so():
-    choices = choose(chain(), 2, "all", called={"0", "2"})
+    model = chain()
+    trial = replace(try_forward(model, None), macs={"0": 0, "2": 0})
+    choices = choose(model, 2, "all", trial)
     assert [choice.reason for choice in choices] == ["", "not called in a forward pass"] * 2
 
 
@@ -115,6 +127,9 @@ OUTPUTS = {
     "torchvision/vgg11": {"classifier.6"},
     "torchvision/squeezenet1_1": {"classifier.1"},
     "torchvision/vit_b_16": {"heads.head"},
+    "torchvision/googlenet": {"fc"},  # its auxiliary heads are not called
+    "torchvision/deeplabv3_mobilenet_v3_large": {"classifier.4", "aux_classifier.4"},
+    "torchvision/lraspp_mobilenet_v3_large": {"classifier.low_classifier", "classifier.high_classifier"},
     "timm/resnet50": {"fc"},
     "timm/seresnet50": {"fc"},
     "timm/efficientnet_b0": {"classifier"},
@@ -126,12 +141,20 @@ OUTPUTS = {
 }
 
 
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "torchvision/googlenet": {"init_weights": False},
+    "torchvision/deeplabv3_mobilenet_v3_large": {"aux_loss": True, "weights_backbone": None},
+    "torchvision/lraspp_mobilenet_v3_large": {"weights_backbone": None},
+}
+
+
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_body_leaves_out_the_output_layers_alone(name):
-    model = build(name)
-    reasons = {c.name: c.reason for c in choose(model, 2, "body")}
+    model = build(name, **ARGUMENTS.get(name, {}))
+    trial = try_forward(model, None)
+    reasons = {c.name: c.reason for c in choose(model, 2, "body", trial)}
     assert {layer for layer, reason in reasons.items() if reason == "the model's output layer"} == OUTPUTS[name]
-    others = {c.name: c.reason for c in choose(model, 2, "all") if c.name not in OUTPUTS[name]}
+    others = {c.name: c.reason for c in choose(model, 2, "all", trial) if c.name not in OUTPUTS[name]}
     assert {layer: reason for layer, reason in reasons.items() if layer not in OUTPUTS[name]} == others
 
 
@@ -141,10 +164,41 @@ def test_a_timm_network_without_classes_has_no_output_layer(name):
     assert "the model's output layer" not in {choice.reason for choice in choices}
 
 
-def test_a_last_layer_with_a_larger_kernel_is_no_output_layer():
-    model = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3))
-    assert chosen(model, 2) == {"0": 2, "1": 2}
-    assert chosen(nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 1)), 2) == {"0": 2}
+DETECTORS = {  # heads, by the last part of their names
+    "retinanet": {"cls_logits": 1, "bbox_reg": 1},
+    "mask_rcnn": {"cls_logits": 1, "bbox_pred": 2, "cls_score": 1, "mask_fcn_logits": 1},
+    "cascade_mask_rcnn": {"cls_logits": 1, "bbox_pred": 4, "cls_score": 3, "mask_fcn_logits": 3},
+}
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_body_leaves_out_every_head_of_a_detector(name):
+    sizes = {"min_size": 64, "max_size": 64, "widths": Widths(fpn=8, box=8, mask=8, mask_convs=1)}
+    model = build_detector(name, backbone="resnet_tiny", num_classes=3, **sizes)
+    report = tie_(model, 2)
+    kept = Counter(row.name.rsplit(".")[-1] for row in report.kept if row.reason == "the model's output layer")
+    assert kept == DETECTORS[name]
+    assert report.macs is None
+    assert "MACs unknown: they depend on the values of the input" in str(report)
+
+
+class Heads(nn.Module):
+    """Defines its heads first, returns them in a dict, and changes what the body gives in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.boxes, self.classes = nn.Conv2d(8, 4, 3), nn.Conv2d(8, 8, 1)
+        self.body, self.wide = nn.Conv2d(4, 8, 3), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        x = self.wide(self.body(x).relu_().movedim(1, -1)).relu_().movedim(-1, 1)
+        return {"boxes": [self.boxes(x).relu_()], "classes": self.classes(x).mean((2, 3)).softmax(1)}
+
+
+def test_output_layers_are_those_whose_result_no_layer_takes():
+    assert tie_(Heads(), 2, input_size=(4, 8, 8)).blocks == {"body": 2, "wide": 2}
+    layer = nn.Conv2d(4, 4, 1)
+    assert chosen(nn.Sequential(nn.Conv2d(4, 4, 3), layer, nn.ReLU(), layer)) == {"0": 2}
 
 
 def test_a_last_layer_with_a_norm_behind_it_is_no_output_layer():

@@ -53,12 +53,12 @@ def test_the_table_has_a_row_a_layer_with_what_was_done():
 
 
 def test_a_name_that_looks_like_markup_is_printed_as_it_is():
-    text = str(tie_(named(), 2))
+    text = str(tie_(named(), 2, "all"))
     assert "0.stem[0]" in text
 
 
 def test_without_a_trial_the_table_says_how_to_get_multiply_adds():
-    report = tie_(named(), 2)  # a ModuleDict cannot be called
+    report = tie_(named(), 2, "all")  # a ModuleDict cannot be called
     assert (report.macs, report.tied_macs, report.input_size) == (None, None, None)
     assert "MACs unknown" in str(report)
     assert "give input_size" in " ".join(str(report).split())
@@ -67,12 +67,12 @@ def test_without_a_trial_the_table_says_how_to_get_multiply_adds():
 def test_it_prints_in_colour_as_well():
     console = Console(width=150, force_terminal=True, color_system="truecolor")
     with console.capture() as capture:
-        console.print(tie_(named(), 2))
+        console.print(tie_(named(), 2, "all"))
     assert "\x1b[" in capture.get()
 
 
 def test_its_values_are_ready_for_json():
-    report = tie_(nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 5, 3)), 2, input_size=(4, 8, 8))
+    report = tie_(nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 5, 3)), 2, "all", input_size=(4, 8, 8))
     values = json.loads(json.dumps(report.to_dict()))
     assert values["layers"][0]["blocks"] == 2
     assert values["layers"][1]["reason"] == "out_channels 5 is no multiple of 2 blocks"
@@ -82,7 +82,7 @@ def test_its_values_are_ready_for_json():
 
 
 def test_rows_divide_into_tied_and_kept():
-    report = tie_(named(), {"*": 2, "*head": 1})
+    report = tie_(named(), {"*head": 1, "*": 2}, "all")
     assert isinstance(report, TieReport)
     assert [layer.name for layer in report.tied] == ["0.body"]
     assert [layer.name for layer in report.kept] == ["0.stem[0]", "0.head"]

@@ -28,7 +28,7 @@ def change(blocks):
 
 def test_sensitivities_are_what_tying_one_layer_changes():
     model = network()
-    found = search_blocks(model, IMAGES, params=0.5, choices=(2, 4))
+    found = search_blocks(model, IMAGES, params=0.5, choices=(2, 4), filter_fn="all")
     assert {name: sorted(by_blocks) for name, by_blocks in found.sensitivities.items()} == {
         name: [2, 4] for name in ("0", "2", "4")
     }
@@ -42,7 +42,7 @@ def test_sensitivities_are_what_tying_one_layer_changes():
 @pytest.mark.parametrize("what", ["params", "macs"])
 @pytest.mark.parametrize("share", [0.9, 0.6, 0.4])
 def test_no_other_choice_is_cheaper_at_the_cost_that_was_reached(what, share):
-    found = search_blocks(network(), IMAGES, **{what: share}, choices=(2, 4))
+    found = search_blocks(network(), IMAGES, **{what: share}, choices=(2, 4), filter_fn="all")
 
     def total(blocks):
         return sum(found.sensitivities[name][number] for name, number in blocks.items() if number > 1)
@@ -64,7 +64,7 @@ def test_no_other_choice_is_cheaper_at_the_cost_that_was_reached(what, share):
 
 def test_fitted_layers_change_the_output_less():
     projected, fitted = (
-        search_blocks(network(), IMAGES, params=0.5, choices=(2,), init=init).sensitivities
+        search_blocks(network(), IMAGES, params=0.5, choices=(2,), filter_fn="all", init=init).sensitivities
         for init in ("project", "data")
     )
     assert all(fitted[name][2] < projected[name][2] for name in projected)
@@ -72,7 +72,9 @@ def test_fitted_layers_change_the_output_less():
 
 def test_progress_counts_every_pass():
     seen = []
-    search_blocks(network(), IMAGES, params=0.5, choices=(1, 2), progress=lambda *counts: seen.append(counts))
+    search_blocks(
+        network(), IMAGES, params=0.5, choices=(1, 2), filter_fn="all", progress=lambda *counts: seen.append(counts)
+    )
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 

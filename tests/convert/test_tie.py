@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from tests.convert.cases import Case, Snapshot, cases, expected_output
 from torch import Tensor, distributed, nn
-from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import parametrizations
 from torch.testing import assert_close
 
 import tiedconv
@@ -210,12 +210,6 @@ def marked() -> nn.Module:
     return layer
 
 
-def old_norm(function: Any) -> nn.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        return function(nn.Conv2d(4, 4, 1))
-
-
 def with_more() -> nn.Module:
     layer = nn.Linear(4, 4)
     layer.register_buffer("scale", torch.ones(1))
@@ -239,7 +233,6 @@ REASONS = {
     "pre-hook": (partial(hooked, "register_forward_pre_hook"), "it has hooks, which would be lost; remove them first"),
     "backward hook": (partial(hooked, "register_full_backward_hook"), "it has hooks, which would be lost"),
     "forward of its own": (with_forward, "it has hooks, which would be lost"),
-    "pruned": (lambda: prune.random_unstructured(nn.Conv2d(4, 4, 1), "weight", 0.5), "it has hooks"),
     "weight norm": (
         lambda: parametrizations.weight_norm(nn.Conv2d(4, 4, 1)),
         "parametrized; torch.nn.utils.parametrize",
@@ -248,8 +241,6 @@ REASONS = {
         lambda: parametrizations.spectral_norm(nn.Linear(4, 4)),
         "parametrized; torch.nn.utils.parametrize",
     ),
-    "old weight norm": (partial(old_norm, nn.utils.weight_norm), "it has hooks"),
-    "old spectral norm": (partial(old_norm, nn.utils.spectral_norm), "it has hooks"),
     "more tensors": (with_more, "it holds more than weight and bias: gain, scale"),
     "integers": (frozen_tensor, "its weight is torch.int32"),
     "parameter subclass": (marked, "its weight is a Marked"),
@@ -344,6 +335,12 @@ class Aliased(nn.Module):
         return x
 
 
+class WithoutGradients(nn.Sequential):
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
 class CalledAndRead(Reader):
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(self.called(self.read(x)), self.read.weight.T)
@@ -388,7 +385,24 @@ ERRORS: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "filter": (plain, {"filter_fn": "heads"}, ValueError, "filter_fn must be a function .* 'se', got 'heads'"),
     "input size": (plain, {"input_size": (3, 8, 8)}, ValueError, r"does not run on an input of input_size=\(3, 8, 8\)"),
     "one number": (plain, {"input_size": 224}, TypeError, "input_size must be the shape of one input.* got 224"),
-    "alias": (Aliased, {}, ValueError, "'a', 'b' would stand in the model tied, but its code calls the old layer"),
+    "size that was not given": (
+        lambda: nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4)),
+        {},
+        ValueError,
+        'filter_fn="body" cannot tell the output layers of Sequential: it does not run on an assumed input',
+    ),
+    "without gradients": (
+        lambda: WithoutGradients(*plain()),
+        {},
+        ValueError,
+        'filter_fn="body" cannot tell the output layers of WithoutGradients: its code computes without gradients',
+    ),
+    "alias": (
+        Aliased,
+        {"filter_fn": "all"},
+        ValueError,
+        "'a', 'b' would stand in the model tied, but its code calls the old layer",
+    ),
     "called and read": (CalledAndRead, {"filter_fn": "all"}, ValueError, "but not with the layers tied"),
     "lazy": (lazy, {}, ValueError, "the shape of '1' is not known before a first forward pass"),
     "second batch": (plain, {"init": "data", "images": second_batch_wrong()}, RuntimeError, "to have 4 channels"),

@@ -1,11 +1,12 @@
 """What in an image the filters of a layer respond to: their guided-backpropagation patterns."""
 
-import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .._meta import copied
 
 
 class PatternReader:
@@ -17,7 +18,7 @@ class PatternReader:
     """
 
     def __init__(self, model: nn.Module, channels: Mapping[str, int | None]) -> None:
-        self._twin = copy.deepcopy(model).eval().requires_grad_(False)
+        self._twin = copied(model).eval().requires_grad_(False)
         for module in self._twin.modules():
             if isinstance(module, nn.ReLU):
                 module.forward = _GuidedReLU.apply  # type: ignore[method-assign]

@@ -1,6 +1,5 @@
 """Where a classifier looks: Grad-CAM heat maps (Selvaraju et al., 2017; paper, Figs. 8 and A.1)."""
 
-import copy
 import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.modules import pooling
 
 from .._extras import require
+from .._meta import copied
 
 _POOLING = (
     pooling._AvgPoolNd,
@@ -128,7 +128,7 @@ def grad_cam(
     if batch_size < 1:
         raise ValueError(f"grad_cam: batch_size must be at least 1, got batch_size={batch_size}.")
     attr = require("captum.attr", extra="analysis")
-    twin = copy.deepcopy(model).eval().requires_grad_(False)
+    twin = copied(model).eval().requires_grad_(False)
     classes, layer = _look(twin, images[:1], layer)
     _check_targets(targets, len(images), classes)
     cam = attr.LayerGradCam(twin, twin.get_submodule(layer))

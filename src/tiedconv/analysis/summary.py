@@ -1,6 +1,5 @@
 """What every layer of a network costs and what its features do, measured in one pass over images."""
 
-import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._counting import counted_macs
+from .._meta import copied
 from ..nn import SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, TiedConv1d, TiedConv2d, TiedConv3d, SplitTiedConv2d)
@@ -102,7 +102,7 @@ def summarize(model: nn.Module, images: Tensor | Iterable[Tensor], *, batch_size
     """
     if batch_size < 1:
         raise ValueError(f"summarize: batch_size must be at least 1, got batch_size={batch_size}.")
-    twin = copy.deepcopy(model).eval()
+    twin = copied(model).eval()
     layers = {name: module for name, module in twin.named_modules() if isinstance(module, _LAYERS)}
     if not layers:
         raise ValueError(f"summarize: {type(model).__name__} has no convolution and no linear layer.")

@@ -1,35 +1,23 @@
-"""Where a forward pass calls which layer, and what the layers cost there."""
+"""Which layers a forward pass calls, what they cost there, and which of them give the model's outputs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .._counting import counted_macs
-from .._meta import on_meta
+from .._meta import check_copyable, copied, on_meta
 from .placement import is_listed
 from .replace import replace
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A forward pass of a model without values, for one input.
-
-    Attributes:
-        input_size: shape of the input without the batch dimension.
-        dtype: its type.
-        macs: layer → multiply-adds of its calls for that input. Layers that were not called are missing.
-    """
-
-    input_size: tuple[int, ...]
-    dtype: torch.dtype
-    macs: dict[str, int]
+from .trial import Trial
 
 
 def try_forward(model: nn.Module, input_size: Sequence[int] | None, images: Tensor | None = None) -> Trial | None:
-    """Run a copy of a model on the meta device in evaluation mode, and count what each layer costs.
+    """Run a copy of a model in evaluation mode, without values if its code allows that, and look at its layers.
 
     Args:
         model: it is neither run nor changed.
@@ -42,8 +30,9 @@ def try_forward(model: nn.Module, input_size: Sequence[int] | None, images: Tens
 
     Raises:
         TypeError: if ``input_size`` is not a sequence of integers.
-        ValueError: if the model does not run with the ``input_size`` given.
+        ValueError: if the model does not run with the ``input_size`` given, or cannot be copied.
     """
+    check_copyable(model)
     if input_size is not None:
         if not isinstance(input_size, Sequence) or not all(isinstance(length, int) for length in input_size):
             raise TypeError(
@@ -57,14 +46,17 @@ def try_forward(model: nn.Module, input_size: Sequence[int] | None, images: Tens
         return None
     dtype = _dtype(model) if images is None else images.dtype
     try:
-        return Trial(size, dtype, _run(on_meta(model), size, dtype))
-    except Exception as error:  # whatever a model's code raises for an input that it is not made for
-        if input_size is None:
-            return None
-        raise ValueError(
-            f"{type(model).__name__} does not run on an input of input_size={size}: {error}. Nothing was "
-            "changed. Give the shape of one input without the batch dimension."
-        ) from error
+        return _trial(on_meta(model), size, dtype)
+    except Exception:  # whatever a model's code raises for an input that it is not made for, or without values
+        try:
+            return _trial(copied(model), size, dtype)
+        except Exception as error:
+            if input_size is None:
+                return None
+            raise ValueError(
+                f"{type(model).__name__} does not run on an input of input_size={size}: {error}. Nothing was "
+                "changed. Give the shape of one input without the batch dimension."
+            ) from error
 
 
 def parameters(module: nn.Module) -> int:
@@ -72,7 +64,7 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def try_tied(model: nn.Module, tied: Mapping[str, nn.Module], trial: Trial) -> dict[str, int]:
+def try_tied(model: nn.Module, tied: Mapping[str, nn.Module], trial: Trial) -> dict[str, int | None]:
     """Repeat a trial with tied layers in the places of their names, in a copy, and return the multiply-adds of layers.
 
     So it shows where a model gets at its layers by other ways than a call of what stands in that place.
@@ -80,11 +72,12 @@ def try_tied(model: nn.Module, tied: Mapping[str, nn.Module], trial: Trial) -> d
     Raises:
         ValueError: if the pass fails or does not call one of them.
     """
-    twin = on_meta(model)
-    replace(twin, {id(twin.get_submodule(name)): on_meta(layer) for name, layer in tied.items()})
+    twin = trial.copy(model)
+    replace(twin, {id(twin.get_submodule(name)): trial.copy(layer) for name, layer in tied.items()})
     advice = "Nothing was changed. Leave the layer out, with blocks or filter_fn."
     try:
-        macs = _run(twin, trial.input_size, trial.dtype)
+        with torch.no_grad():
+            macs = _run(twin, _listed(twin), trial.input_size, trial.dtype)
     except Exception as error:  # as in try_forward
         raise ValueError(
             f"tie_: {type(model).__name__} runs on an input of shape {(1, *trial.input_size)}, but not with the layers "
@@ -98,11 +91,82 @@ def try_tied(model: nn.Module, tied: Mapping[str, nn.Module], trial: Trial) -> d
     return macs
 
 
-def _run(twin: nn.Module, size: tuple[int, ...], dtype: torch.dtype) -> dict[str, int]:
-    layers = {name: module for name, module in twin.eval().named_modules() if is_listed(module)}
-    with torch.no_grad(), counted_macs(layers) as macs:
-        twin(torch.empty(1, *size, device="meta", dtype=dtype))
-    return macs
+def _trial(twin: nn.Module, size: tuple[int, ...], dtype: torch.dtype) -> Trial:
+    for parameter in twin.parameters():
+        if parameter.is_floating_point() or parameter.is_complex():
+            parameter.requires_grad_()
+    layers = _listed(twin)
+    flow = _Flow(twin, layers)
+    # The graph is looked at and never run backward, so that it needs no activations.
+    with torch.enable_grad(), saved_tensors_hooks(lambda tensor: None, lambda nothing: nothing):
+        macs = _run(twin, layers, size, dtype)
+    return Trial(size, dtype, _device(twin), macs, flow.outputs())
+
+
+def _listed(model: nn.Module) -> dict[str, nn.Module]:
+    return {name: module for name, module in model.named_modules() if is_listed(module)}
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("meta"))
+
+
+def _run(
+    twin: nn.Module, layers: Mapping[str, nn.Module], size: tuple[int, ...], dtype: torch.dtype
+) -> dict[str, int | None]:
+    device = _device(twin)
+    with counted_macs(layers) as macs:
+        twin.eval()(torch.zeros(1, *size, device=device, dtype=dtype))
+    return dict(macs) if device.type == "meta" else dict.fromkeys(macs)
+
+
+class _Flow:
+    """Which layers' results other modules with weights take, seen in the graph that autograd builds.
+
+    So it does not need what the model returns: a detector's head counts though its boxes are sorted out afterwards, and
+    a region proposal's though its boxes are cut from the graph before they are used.
+
+    Args:
+        model: a copy, which keeps the hooks.
+        layers: of the model, by name.
+    """
+
+    def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+        self._results: dict[str, list[Any]] = {}
+        self._taken: list[Any] = []
+        for module in model.modules():
+            if not isinstance(module, torch.jit.ScriptModule) and module._parameters:
+                module.register_forward_pre_hook(self._take, with_kwargs=True)
+        for name, layer in layers.items():
+            if any(parameter.requires_grad for parameter in layer.parameters()):
+                layer.register_forward_hook(partial(self._result, name))
+
+    def _take(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._taken.extend(_nodes((args, kwargs)))
+
+    def _result(self, name: str, module: nn.Module, args: Any, output: Any) -> Any:
+        # A clone has a node of its own. That of a view is lost when its values are changed in place.
+        output = tree_map_only(Tensor, Tensor.clone, output)
+        self._results.setdefault(name, []).extend(_nodes(output))
+        return output
+
+    def outputs(self) -> frozenset[str] | None:
+        """Return the layers with a result that no module takes; None if a layer computed without gradients."""
+        if any(node is None for nodes in self._results.values() for node in nodes):
+            return None
+        seen, waiting = {None}, self._taken
+        while waiting:
+            node = waiting.pop()
+            if node not in seen:
+                seen.add(node)
+                # Of a pooling of regions only its maps: in evaluation its boxes still hang on the head that gave them.
+                edges = node.next_functions[:1] if "_roi_" in node.name() else node.next_functions
+                waiting.extend(before for before, _ in edges)
+        return frozenset(name for name, nodes in self._results.items() if not seen.issuperset(nodes))
+
+
+def _nodes(values: Any) -> list[Any]:
+    return [value.grad_fn for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

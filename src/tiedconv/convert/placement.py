@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import pairwise
@@ -10,11 +10,11 @@ from math import prod
 from typing import Any, Literal, get_args
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..nn import SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
+from .trial import Trial
 
 Blocks = int | Mapping[str, int] | Callable[[nn.Module, str], int]
 FilterFn = Callable[[nn.Module, str], bool]
@@ -24,7 +24,6 @@ TIED = {nn.Conv1d: TiedConv1d, nn.Conv2d: TiedConv2d, nn.Conv3d: TiedConv3d, nn.
 """What takes the place of what."""
 
 TIED_LAYERS = (TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear, SplitTiedConv2d)
-_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 _SE = re.compile(r"(SE|SqueezeExcit\w*)(Module|Layer|Block)?")
 
 
@@ -46,21 +45,22 @@ class Choice:
 
 
 def choose(
-    model: nn.Module, blocks: Blocks, filter_fn: FilterFn | Preset | None, called: Collection[str] | None = None
+    model: nn.Module, blocks: Blocks, filter_fn: FilterFn | Preset | None, trial: Trial | None = None
 ) -> list[Choice]:
     """Decide about every convolution and linear layer of a model, in the order of ``model.named_modules()``.
 
     Args:
         model: looked at, not changed.
         blocks, filter_fn: as in :func:`tiedconv.tie_`.
-        called: names of the layers that a trial forward pass called. None: there was no such pass.
+        trial: a forward pass of the model. None: it could not be run.
 
     Raises:
         TypeError, ValueError: as :func:`tiedconv.tie_` about ``blocks`` and ``filter_fn``.
     """
     layers = {name: module for name, module in model.named_modules() if is_listed(module)}
     wanted = _Wanted(blocks, layers)
-    left_out = _filter(model, layers, filter_fn)
+    outputs = output_layers(model, trial)
+    left_out = _filter(model, filter_fn, outputs or ())
     owners = parameter_owners(model)
     read = _read_elsewhere(model)
     choices = []
@@ -74,7 +74,7 @@ def choose(
         elif number == 0:
             choices.append(Choice(name, layer, 0, "no pattern of blocks matches"))
         elif obstacle := (
-            _obstacle(layer, owners) or read.get(id(layer)) or _uncalled(name, called) or _indivisible(layer, number)
+            _obstacle(layer, owners) or read.get(id(layer)) or _uncalled(name, trial) or _indivisible(layer, number)
         ):
             if wanted.by_name(name):
                 raise ValueError(
@@ -84,6 +84,13 @@ def choose(
             choices.append(Choice(name, layer, 0, obstacle))
         else:
             choices.append(Choice(name, layer, number))
+    unnamed = any(choice.blocks and not (filter_fn is None and wanted.by_name(choice.name)) for choice in choices)
+    if filter_fn in (None, "body") and outputs is None and unnamed:
+        why = "it does not run on an assumed input" if trial is None else "its code computes without gradients"
+        raise ValueError(
+            f'tie_: filter_fn="body" cannot tell the output layers of {type(model).__name__}: {why}. Nothing was '
+            "changed. Give input_size if that is another, or say with filter_fn or names in blocks which layers to tie."
+        )
     return choices
 
 
@@ -135,7 +142,7 @@ def _check_number(number: object, what: str) -> None:
 
 
 def _filter(
-    model: nn.Module, layers: Mapping[str, nn.Module], filter_fn: FilterFn | Preset | None
+    model: nn.Module, filter_fn: FilterFn | Preset | None, outputs: Collection[nn.Module]
 ) -> Callable[[nn.Module, str], str]:
     """Return the function that says why the filter leaves a layer out; nothing if it does not."""
     if callable(filter_fn):
@@ -148,33 +155,31 @@ def _filter(
             "Nothing was changed."
         )
     if preset == "body":
-        outputs = {id(layer) for layer in output_layers(model, layers.values())}
-        return lambda layer, name: "the model's output layer" if id(layer) in outputs else ""
+        return lambda layer, name: "the model's output layer" if layer in outputs else ""
     if preset == "entry":
-        kept = {id(layer) for layer in entry_convs(model)}
-        return lambda layer, name: "" if id(layer) in kept else "not the 1x1 entry of a bottleneck"
+        entries = set(entry_convs(model))
+        return lambda layer, name: "" if layer in entries else "not the 1x1 entry of a bottleneck"
     if preset == "se":
-        kept = {id(layer) for layer in se_layers(model)}
-        return lambda layer, name: "" if id(layer) in kept else "not in a squeeze-and-excitation module"
+        squeezers = set(se_layers(model))
+        return lambda layer, name: "" if layer in squeezers else "not in a squeeze-and-excitation module"
     return lambda layer, name: ""
 
 
-def output_layers(model: nn.Module, layers: Iterable[nn.Module]) -> list[nn.Module]:
-    """Return a classifier's last layers: timm's ``get_classifier()``, else the last layer if it is linear or 1x1.
+def output_layers(model: nn.Module, trial: Trial | None) -> set[nn.Module] | None:
+    """Return the layers that give a model's outputs, of which each would see only one block of the features if tied.
 
-    A class of a tied classifier would see only one block of the features. A last layer with a norm behind it gives
-    features, not classes.
+    They are what timm's ``get_classifier()`` says, else the layers whose result no other module with weights takes: the
+    classifier, all heads of a detector, a segmenter's main and auxiliary one. A layer with a norm behind it gives
+    features and is none of them. Returns None if neither is known.
     """
     get_classifier = getattr(model, "get_classifier", None)
     if callable(get_classifier):
         heads = get_classifier()
         heads = heads if isinstance(heads, tuple) else (heads,)
-        return [module for head in heads if isinstance(head, nn.Module) for module in head.modules()]
-    last = next(reversed(list(layers)), None)
-    if not (isinstance(last, nn.Linear) or (isinstance(last, _ConvNd) and prod(last.kernel_size) == 1)):
-        return []
-    modules = list(model.modules())
-    return [] if any(isinstance(m, _NORMS) for m in modules[modules.index(last) :]) else [last]
+        return {module for head in heads if isinstance(head, nn.Module) for module in head.modules()}
+    if trial is None or trial.outputs is None:
+        return None
+    return {model.get_submodule(name) for name in trial.outputs}
 
 
 def entry_convs(model: nn.Module) -> list[nn.Module]:
@@ -271,10 +276,9 @@ def _read_elsewhere(model: nn.Module) -> dict[int, str]:
     return {id(layer): reason for encoder in encoders for layer in (encoder.linear1, encoder.linear2)}
 
 
-def _uncalled(name: str, called: Collection[str] | None) -> str:
+def _uncalled(name: str, trial: Trial | None) -> str:
     # Its weight may be read by other code, as in torchvision's Swin, whose attention hands it to a function.
-    missed = called is not None and name not in called
-    return "not called in a forward pass" if missed else ""
+    return "not called in a forward pass" if trial is not None and name not in trial.macs else ""
 
 
 def _indivisible(layer: Any, blocks: int) -> str:

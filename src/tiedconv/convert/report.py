@@ -19,7 +19,7 @@ class LayerReport:
         reason: why it was kept; empty if it was tied.
         params, tied_params: parameters before and after.
         macs, tied_macs: multiply-adds for one input, before and after; ``None`` where the trial pass did not call
-            the layer, or was not possible.
+            the layer, was not possible or needed values.
         error: relative error, see :attr:`TieReport.error_of`; ``None`` for kept and random layers, and on the meta
             device.
     """
@@ -47,7 +47,7 @@ class TieReport:
     Attributes:
         layers: one entry for every convolution and linear layer, in the order of ``model.named_modules()``.
         params, tied_params: parameters of the whole model, before and after.
-        input_size: of the input that multiply-adds are for; ``None`` where they are unknown.
+        input_size: of the input that multiply-adds are for; ``None`` if the model did not run on the one assumed.
         error_of: what ``error`` is of: the ``"weight"`` (norm of the difference between the old weight and the untied
             form of the new one, over the norm of the old) or the layer's ``"output"`` on the images, likewise; ``None``
             for random weights.
@@ -127,6 +127,8 @@ class TieReport:
     def _caption(self) -> str:
         if self.input_size is None:
             counted = "MACs unknown: the model does not run on an assumed input; give input_size"
+        elif self.macs is None:
+            counted = "MACs unknown: they depend on the values of the input"
         else:
             counted = f"MACs for one input {'x'.join(map(str, self.input_size))}"
         return counted + (f"; error: relative, of the {self.error_of}" if self.error_of else "")

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from .._checks import named
 from . import placement
-from .costs import Trial, parameters, try_forward, try_tied
+from .costs import parameters, try_forward, try_tied
 from .fit import Images, as_batches, evaluation, fit_alone
 from .placement import FilterFn, Preset
 from .replace import check_root, replace
 from .tie import Init, tied_twin
+from .trial import Trial
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ def search_blocks(
         batches = as_batches(images)
         trial = try_forward(model, None, batches[0])
     now = {"params": parameters(model)}
-    if trial is not None:
-        now["macs"] = sum(trial.macs.values())
+    if trial is not None and trial.total is not None:
+        now["macs"] = trial.total
     what, budget = _budget(now, params, macs)
     options = _options(model, choices, filter_fn, trial)
     with torch.no_grad(), evaluation(model):
@@ -128,10 +129,9 @@ def _options(
     odd = [c for c in choices if isinstance(c, bool) or not isinstance(c, int) or c < 1]
     if odd:
         raise ValueError(f"search_blocks: choices must be whole numbers from 1, got {odd[0]!r} among them.")
-    called = None if trial is None else trial.macs
     options: dict[str, _Option] = {}
     for number in sorted(set(choices) - {1}):
-        for choice in placement.choose(model, number, filter_fn, called):
+        for choice in placement.choose(model, number, filter_fn, trial):
             if choice.blocks:
                 option = options.setdefault(choice.name, _Option(choice.name, choice.layer))
                 option.tied[number] = tied_twin(choice.layer, number, "project")
@@ -140,7 +140,7 @@ def _options(
             tied = {option.name: option.tied[number] for option in options.values() if number in option.tied}
             macs = try_tied(model, tied, trial)
             for name in tied:
-                options[name].costs["macs"].update({1: trial.macs[name], number: macs[name]})
+                options[name].costs["macs"].update({1: trial.macs[name] or 0, number: macs[name] or 0})
     return list(options.values())
 
 
@@ -150,9 +150,7 @@ def _budget(now: dict[str, int], params: float | None, macs: float | None) -> tu
         raise ValueError("search_blocks: give one budget, params or macs.")
     ((what, value),) = given.items()
     if what not in now:
-        raise ValueError(
-            "search_blocks: the model does not run without values, so its macs are unknown. Give params instead."
-        )
+        raise ValueError("search_blocks: the model's code needs values, so its macs are unknown. Give params instead.")
     budget = value * now[what] if 0 < value < 1 else value
     if not 0 < budget < now[what]:
         raise ValueError(

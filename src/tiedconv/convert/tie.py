@@ -1,6 +1,5 @@
 """``tie_``: layers of a model replaced by tied ones, in place."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -9,6 +8,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from .._checks import named
+from .._meta import copied
 from . import placement
 from .costs import parameters, try_forward, try_tied
 from .fit import Images, as_batches, evaluation, fit_outputs
@@ -46,28 +46,30 @@ def tie_(
             none matches are kept; or a function ``(module, name) -> int``. 1 keeps a layer. What cannot be tied is
             kept, but for layers whose very name stands in the dict: these are an error.
         filter_fn: which layers are considered: a function ``(module, name) -> bool``, or ``"body"``, all but the output
-            layer; ``"all"``; ``"entry"``, the 1x1 convolutions that open a bottleneck (the paper's choice for ResNets);
-            ``"se"``, those in squeeze-and-excitation modules (TiedSE). Default: ``"body"``, and what ``blocks`` names.
+            layers: a classifier, every head of a detector or a segmenter; ``"all"``; ``"entry"``, the 1x1 convolutions
+            that open a bottleneck (the paper's choice for ResNets); ``"se"``, those in squeeze-and-excitation modules
+            (TiedSE). Default: ``"body"``, and what ``blocks`` names.
         init: where the tied weights come from. ``"project"``: nearest to the old weights by least squares. ``"data"``:
             nearest to the old layers' outputs on ``images``, by least squares in closed form, layer after layer, each
             on the inputs that the tied layers before it give. ``"random"``: as newly built layers.
         images: for ``"data"``: a tensor :math:`(N, ...)` or batches of it, as the model takes them; of pairs, as a
             data loader gives them, the first counts. All are kept in memory. Some hundred different ones: with few, the
             fit follows these and is poor on others.
-        input_size: shape of one input, such as ``(3, 224, 224)``, for a trial pass in evaluation mode that computes no
-            values: to count multiply-adds, and to find layers that are not called or whose weights other code reads.
-            Default: that of ``images``, else timm's for the model, else 224x224 pixels; if the model does not run on
-            these, the report has no multiply-adds, and such layers are not found.
+        input_size: shape of one input, such as ``(3, 224, 224)``, for a trial pass in evaluation mode: to find the
+            output layers and those that are not called or whose weights other code reads, and to count multiply-adds.
+            It computes values only for models that need them, such as detectors, and then counts nothing. Default: that
+            of ``images``, else timm's for the model, else 224x224 pixels.
         progress: called with the number of layers fitted and their total while ``"data"`` is at work.
 
     Returns:
-        A report with a row a layer, which prints as a table; its ``blocks`` repeat the tying on another model.
+        A report with one row per layer, which prints as a table; its ``blocks`` repeat the tying on another model.
 
     Raises:
         TypeError: if ``blocks`` or ``images`` is of the wrong kind, or ``model`` wraps the module to be tied.
         ValueError: for an argument out of range, a pattern without a layer, a named layer that cannot be tied, a model
-            that is itself a layer, has lazy layers or does not call the tied layers in their places, and if no layer
-            is tied.
+            that is itself a layer, has lazy layers, cannot be copied (``torch.nn.utils.weight_norm``,
+            ``spectral_norm``, ``prune``: the message says what to call first), does not call the tied layers in their
+            places, or whose output layers ``"body"`` cannot tell, and if no layer is tied.
 
     Example:
         >>> from torch import nn
@@ -90,7 +92,7 @@ def tie_(
         check_root(model)
         batches = [] if images is None else as_batches(images)
         trial = try_forward(model, input_size, batches[0] if batches else None)
-    choices = placement.choose(model, blocks, filter_fn, None if trial is None else trial.macs)
+    choices = placement.choose(model, blocks, filter_fn, trial)
     chosen = [choice for choice in choices if choice.blocks]
     if not chosen:
         reasons = dict.fromkeys(choice.reason for choice in choices)
@@ -100,7 +102,7 @@ def tie_(
         )
     before = parameters(model)
     tied = {id(choice.layer): tied_twin(choice.layer, choice.blocks, init) for choice in chosen}
-    macs: tuple[Mapping[str, int], Mapping[str, int]] = ({}, {})  # of the layers, before and after
+    macs: tuple[Mapping[str, int | None], Mapping[str, int | None]] = ({}, {})  # of the layers, before and after
     if trial is not None:
         macs = (trial.macs, try_tied(model, {choice.name: tied[id(choice.layer)] for choice in chosen}, trial))
     errors: dict[str, float | None] = {}
@@ -156,7 +158,7 @@ def _fitted(
 ) -> tuple[dict[int, nn.Module], dict[str, float | None]]:
     """Return the tied layers fitted to the images, in a copy of the model: an error leaves the model as it is."""
     with torch.no_grad():
-        twin = copy.deepcopy(model)
+        twin = copied(model)
         replace(twin, {id(twin.get_submodule(choice.name)): tied[id(choice.layer)] for choice in chosen})
         done = 0
 
@@ -180,8 +182,8 @@ def _weight_error(layer: Any, tied: Any) -> float | None:
 def _row(
     choice: Choice,
     after: nn.Module,
-    macs: Mapping[str, int],
-    tied_macs: Mapping[str, int],
+    macs: Mapping[str, int | None],
+    tied_macs: Mapping[str, int | None],
     errors: Mapping[str, float | None],
 ) -> LayerReport:
     layer: Any = choice.layer

@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 
 from .._checks import named
+from .._meta import reparametrized
 from ..nn import SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
 from ..ops import layout
 from .placement import TIED_LAYERS, has_hooks, parameter_owners
@@ -59,6 +60,8 @@ def tied_layers(model: nn.Module) -> dict[str, nn.Module]:
     layers: dict[str, nn.Module] = {name: m for name, m in model.named_modules() if isinstance(m, TIED_LAYERS)}
     owners = parameter_owners(model)
     for name, layer in layers.items():
+        if how := reparametrized(layer):
+            raise ValueError(f"{name!r} {how} Nothing was changed.")
         if has_hooks(layer):
             raise ValueError(f"{name!r} has hooks, which would be lost. Nothing was changed. Remove the hooks first.")
         if type(layer) not in TIED_LAYERS:
