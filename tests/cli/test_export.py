@@ -68,7 +68,7 @@ def test_the_layout_says_how_often_tied_filters_are_stored(tmp_path, capsys, lay
 def test_a_program_of_one_size(tmp_path, capsys):
     path = tmp_path / "model.pt2"
     line = "--format torch-export --input_size 3,8,8 --batch_size 2"
-    with pytest.raises(SystemExit, match=r"takes no images \(2, 3, 40, 8\).*--dynamic_size false"):
+    with pytest.raises(SystemExit, match=r"cannot take images \(2, 3, 40, 8\).*--dynamic_size false"):
         export(line, "--output", path)
     assert list(tmp_path.iterdir()) == []
     export(f"{line} --dynamic_size false", "--output", path)
@@ -146,16 +146,18 @@ def test_data_have_the_models_classes(tmp_path):
         ("--format openvino", "model", r"a file of --format openvino ends in \.xml, .*model\. Give another --output\."),
         ("--format torch-export", "model.pth", r"ends in \.pt2, got --output .*model\.pth\. Give another --output\."),
         ("--format torch-export", "file/model.pt2", r"cannot write --output .*model\.pt2: "),
+        ("--int8 --data Digits", "folder.onnx", r"cannot write --output .*folder\.int8\.onnx: it is a folder"),
         ("--input_size 3,0,8", "model.onnx", r"input_size must be .*, each at least 1, got \(3, 0, 8\)"),
         ("--batch_size 0", "model.onnx", r"batch_size must be at least 1, got 0\. Leave it out"),
     ],
 )
 def test_what_cannot_be_written_is_said_before_a_model_is_loaded(tmp_path, monkeypatch, line, name, message):
     (tmp_path / "file").touch()
+    (tmp_path / "folder.int8.onnx").mkdir()
     monkeypatch.setattr(command, "build_model", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(SystemExit, match=message):
         export(line, "--output", tmp_path / name)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.int8.onnx"]
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_sizes_can_be_fixed(tmp_path):
 @pytest.mark.parametrize(
     ("model", "options", "error", "message"),
     [
-        (OneSize(), {}, ValueError, r"OneSize takes no images \(2, 3, 40, 8\): .* dynamic_size=False \(--dynamic_size"),
+        (OneSize(), {}, ValueError, r"OneSize cannot take images \(2, 3, 40, 8\): .* dynamic_size=False \("),
         (Boxes(), {}, TypeError, "to_onnx: Boxes returns a list, and only models that return one tensor"),
         (nn.Conv2d(3, 3, 1).half(), {}, ValueError, r"expected a float32 model, got weight in torch.float16\. Pass"),
         (

@@ -77,13 +77,13 @@ def check_export(
         check_sizes(input_size or (1, 1, 1), batch_size)
     if format in ENGINES:
         ENGINES[format].check_installed()
-    check_writable("output", output)
     files = [output, *([int8_path(output)] if int8 else [])]
     if format == "openvino":
         files += [file.with_suffix(".bin") for file in files]
-    for written in files:
-        if checkpoint is not None and checkpoint.exists() and written.exists() and written.samefile(checkpoint):
-            raise ValueError(f"{written} would be written over --checkpoint {checkpoint}. Give another --output.")
+    for file in files:
+        if checkpoint is not None and checkpoint.exists() and file.exists() and file.samefile(checkpoint):
+            raise ValueError(f"{file} would be written over --checkpoint {checkpoint}. Give another --output.")
+        check_writable("output", file)
 
 
 def int8_path(output: Path) -> Path:

@@ -72,8 +72,8 @@ def to_program(
         tolerance: largest difference between outputs, as a part of the model's largest output.
 
     Raises:
-        TypeError: if the model returns anything else than one tensor, as detectors do.
-        ValueError: if an argument is out of range, the model is not float32 or takes no images of the given sizes.
+        TypeError: if the model returns anything other than one tensor, as detectors do.
+        ValueError: if an argument is out of range, the model is not float32 or cannot take images of the given sizes.
         RuntimeError: if the model cannot be traced, or the program's outputs are not the model's.
 
     Example:
@@ -206,7 +206,7 @@ def _output(model: nn.Module, x: Tensor) -> Tensor:
         y = model(x)
     except Exception as error:  # whatever the model's code raises
         raise ValueError(
-            f"{name} takes no images {shape}: {_first_line(error)} If it has one image size, pass its "
+            f"{name} cannot take images {shape}: {_first_line(error)} If it has one image size, pass its "
             "input_size and dynamic_size=False (--dynamic_size false)."
         ) from error
     if not isinstance(y, Tensor):
