@@ -229,10 +229,11 @@ YAMLS = st.one_of(
 
 @fuzz(60, text=YAMLS)
 def test_a_data_yaml_is_read_or_refused(tmp_path, text):
-    if not (tmp_path / "labels").is_dir():
-        write_yolo(tmp_path)
-    (tmp_path / "data.yaml").write_bytes(text)
-    attempt(lambda: read_both(Yolo(str(tmp_path), num_workers=0)), "data.yaml", str(tmp_path))
+    folder = tmp_path / "1" / "2" / "3" / "4" / "5"  # so deep that "../.." in two places does not lead to other data
+    if not folder.is_dir():
+        write_yolo(folder)
+    (folder / "data.yaml").write_bytes(text)
+    attempt(lambda: read_both(Yolo(str(folder), num_workers=0)), "data.yaml", str(folder))
 
 
 def read_shards(folder: Any) -> None:
