@@ -66,7 +66,7 @@ class Scaled(nn.Module):
     [("onnxruntime", 1.001, r"1\.0e-03"), ("openvino", 1.001, r"1\.0e-03"), ("compiled", float("nan"), "nan")],
 )
 def test_an_engine_with_other_outputs_is_refused(monkeypatch, engine, factor, error):
-    monkeypatch.setattr(engines.export, "deploy", lambda model: Scaled(model, factor).eval())
+    monkeypatch.setattr(engines, "deploy", lambda model: Scaled(model, factor).eval())
     with pytest.raises(RuntimeError, match=f"bench: the outputs of {engine} differ .* by {error} of the largest one, "):
         prepare(engine, network(), images(), NHWC)
 

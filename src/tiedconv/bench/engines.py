@@ -2,19 +2,20 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from .. import export
-from ..export.onnx_files import check_onnx_installed
-from ..export.openvino_files import check_openvino_installed
+from ..export import deploy
+from ..export.formats import ENGINES
 
 Engine = Literal["eager", "compiled", "onnxruntime", "openvino"]
 IN_TORCH: tuple[Engine, ...] = ("eager", "compiled")
 """Engines that also train, and that compute in any memory format, in bfloat16 and on GPUs."""
+_FILES = {"onnxruntime": ENGINES["onnx"], "openvino": ENGINES["openvino"]}
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 """How far an engine's outputs may be from the eager model's, as a part of its largest one."""
@@ -34,7 +35,7 @@ def check_engine(engine: Engine, *, dtype: str, device: torch.device) -> None:
             f"bench: {engine} is measured in float32 on the CPU, got dtype={dtype}, device={device}. Leave it out of "
             "the engines, or measure it on its own."
         )
-    (check_onnx_installed if engine == "onnxruntime" else check_openvino_installed)()
+    _FILES[engine].check_installed()
 
 
 def prepare(
@@ -57,7 +58,7 @@ def prepare(
     """
     if engine == "eager":
         return model
-    deployed = export.deploy(model).to(memory_format=memory_format)
+    deployed = deploy(model).to(memory_format=memory_format)
     if engine == "compiled":
         deployed.compile(dynamic=False)
     run = deployed if engine == "compiled" else _export(engine, deployed, images)
@@ -90,8 +91,8 @@ def compiler() -> Iterator[None]:
 
 
 def _export(engine: Engine, model: nn.Module, images: Tensor) -> Callable[[Tensor], Tensor]:
-    shape: dict[str, Any] = {"input_size": images.shape[1:], "dynamic_size": False, "batch_size": len(images)}
+    files = _FILES[engine]
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps a file that is open
-        if engine == "onnxruntime":
-            return export.open_onnx(export.to_onnx(model, f"{folder}/model.onnx", **shape).path)
-        return export.open_openvino(export.to_openvino(model, f"{folder}/model.xml", **shape).path)
+        path = Path(folder, f"model{files.suffix}")
+        files.write(model, path, input_size=images.shape[1:], dynamic_size=False, batch_size=len(images))
+        return files.open(path)

@@ -1,8 +1,8 @@
 """The file in which a benchmark keeps what it measured."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,13 @@ class Results:
     benchmark: str
     machine: Mapping[str, str]
     options: Mapping[str, Any]
-    rows: Sequence[Any]
+    rows: list[Any] = field(default_factory=list)
+
+    def add(self, rows: Iterable[Any], path: Path | None) -> None:
+        """Append rows, and write what there is to ``path`` if that is given, so that no interruption loses it."""
+        self.rows.extend(rows)
+        if path:
+            self.write(path)
 
     def failures(self) -> list[str]:
         """One line for each thing that could not be measured: what it was, and the error."""

@@ -61,15 +61,12 @@ def operators(
     formats: list[MemoryFormat] = ["contiguous", "channels_last"] if memory_format == "both" else [memory_format]
     todo = cases(sweep, blocks=blocks, batch=batch, kernel=kernel, memory_formats=formats)
     options = {"sweep": sweep, "batch": todo[0].batch, "train": train, "dtype": dtype, "rounds": rounds}
-    rows: list[OperatorRow] = []
-    results = Results("operators", describe_machine(place), options, rows)
+    results = Results("operators", describe_machine(place), options)
     for case in _progress(todo):
-        rows.append(time_case(case, train=train, dtype=getattr(torch, dtype), device=place, rounds=rounds))
-        if json:
-            results.write(json)
+        results.add([time_case(case, train=train, dtype=getattr(torch, dtype), device=place, rounds=rounds)], json)
     console = table_console()
     for name in formats:
-        console.print(_operator_table([row for row in rows if row.case.memory_format == name], results))
+        console.print(_operator_table([row for row in results.rows if row.case.memory_format == name], results))
     _finish(console, results, json, plot)
 
 
@@ -133,14 +130,11 @@ def models(
         device=device,
     )
     console = table_console()
-    rows: list[ModelRow] = []
     packages = [engine for engine in engines if engine not in IN_TORCH]
-    results = Results("models", describe_machine(place, packages), asdict(chosen), rows)
+    results = Results("models", describe_machine(place, packages), asdict(chosen))
     for quantity in _progress(chosen.measurable()):
         measured = measure(chosen, quantity)
-        rows += measured
-        if json:
-            results.write(json)
+        results.add(measured, json)
         console.print(_model_table(measured))
     _finish(console, results, json, plot)
 

@@ -20,6 +20,7 @@ Format = Literal["onnx", "openvino", "torch-export", "safetensors"]
 class Engine(NamedTuple):
     """What writes, quantizes and runs the files of a format, and checks that all it needs is installed."""
 
+    suffix: str
     check_installed: Callable[[], None]
     write: Callable[..., ExportedFile]
     quantize: Callable[..., ExportedFile]
@@ -27,10 +28,10 @@ class Engine(NamedTuple):
 
 
 ENGINES = {
-    "onnx": Engine(check_onnx_installed, to_onnx, quantize_onnx, open_onnx),
-    "openvino": Engine(check_openvino_installed, to_openvino, quantize_openvino, open_openvino),
+    "onnx": Engine(".onnx", check_onnx_installed, to_onnx, quantize_onnx, open_onnx),
+    "openvino": Engine(".xml", check_openvino_installed, to_openvino, quantize_openvino, open_openvino),
 }
-_SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
+_SUFFIXES = {"torch-export": ".pt2"} | {name: engine.suffix for name, engine in ENGINES.items()}
 
 
 def default_layout(format: Format) -> Layout:
