@@ -8,6 +8,7 @@ from tests.ops.strategies import lay_out
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from tiedconv import create_model
 from tiedconv.nn import SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedConv3d, TiedGlobalContext, TiedLinear, TiedSE
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.trace:FutureWarning")
@@ -59,6 +60,13 @@ def test_a_jit_trace_serves_other_sizes_and_follows_the_parameters(case, name, g
             y, expected = traced(x), layer(x)
             assert_close(y, expected)
             assert y.stride() == expected.stride()
+
+
+def test_a_jit_trace_of_a_network_made_with_gradients_serves_other_sizes():
+    model = create_model("tiedresnet_tiny", num_classes=10).eval()
+    traced = torch.jit.trace(model, torch.rand(2, 3, 32, 32))  # torch compares the two, without gradients
+    x = torch.rand(3, 3, 48, 40)
+    assert_close(traced(x), model(x))
 
 
 @EVERY_LAYER

@@ -1,4 +1,4 @@
-"""Models made of ordinary layers, tied, and tied ones made ordinary again."""
+"""The layers of a model replaced by tied ones, and tied ones by ordinary ones."""
 
 from .norms import recalibrate_norms_
 from .released import from_released, released_order

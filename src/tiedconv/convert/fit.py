@@ -15,17 +15,17 @@ Images = Tensor | Iterable[Tensor]
 
 
 class _Reached(Exception):  # noqa: N818  a signal, not an error
-    """Ends a forward pass at the last call of the layer that is looked at."""
+    """Ends a forward pass at the last call of the layer being fitted."""
 
 
 @torch.no_grad()
 def fit_outputs(
     model: nn.Module, dense: nn.Module, names: Iterable[str], images: list[Tensor], advance: Callable[[], None]
 ) -> dict[str, float]:
-    """Set the weights of tied layers, one after the other, to what repeats the dense layers' outputs best.
+    """Fit the weights of tied layers, one after the other, to the outputs of the dense layers.
 
-    In the order of a forward pass: the layer's input is taken from the tied network, whose earlier layers are fitted
-    already, and the wanted output from the dense one. So a layer also makes up for the errors of those before it.
+    Layers are fitted in the order of a forward pass. A layer's input is taken from the tied network, whose earlier
+    layers are fitted already, and its target from the dense one, so it also corrects the errors of those before it.
 
     Args:
         model: the tied network, in evaluation mode.
@@ -35,7 +35,7 @@ def fit_outputs(
         advance: called after every layer.
 
     Returns:
-        The relative error of each layer's output, those that no image reaches left out.
+        The relative error of each layer's output, without the layers that no image reaches.
     """
     errors = {}
     for name, calls in _calls(dense, set(names), images[0]).items():
@@ -47,7 +47,7 @@ def fit_outputs(
 
 @torch.no_grad()
 def fit_alone(tied: nn.Module, model: nn.Module, name: str, images: list[Tensor]) -> None:
-    """Set the weights of a tied layer to what repeats best what an untied one does in its own network.
+    """Fit the weights of a tied layer to the output of the untied one in its own network.
 
     Args:
         tied: what would take the layer's place.
@@ -92,11 +92,11 @@ def _fit_layer(
 
 
 def as_batches(images: Images) -> list[Tensor]:
-    """Return the batches of ``images``: of a tensor (N, ...) with N over 32 several, of an iterable its items.
+    """Return the batches of ``images``: 32 at a time from a tensor (N, ...), the items of an iterable.
 
     Raises:
-        TypeError: if it is neither, or an item is no tensor.
-        ValueError: if there is no image.
+        TypeError: if it is neither, or an item is not a tensor.
+        ValueError: if there are no images.
     """
     if isinstance(images, Tensor):
         batches = list(images.split(32)) if images.dim() else []
@@ -108,7 +108,7 @@ def as_batches(images: Images) -> list[Tensor]:
     if odd := next((type(batch).__name__ for batch in batches if not isinstance(batch, Tensor)), None):
         raise TypeError(f"images must hold tensors (N, ...), or pairs that begin with one, got a {odd}.")
     if not any(len(batch) for batch in batches):
-        raise ValueError("images holds no image. Give some hundred of the kind that the model is for.")
+        raise ValueError("images holds no image. Give a few hundred of the kind that the model is for.")
     return [batch for batch in batches if len(batch)]
 
 
@@ -204,7 +204,7 @@ def _hooked(handle: Any) -> Iterator[None]:
 
 @contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
-    """Keep a model in evaluation mode for the time of the block."""
+    """Keep a model in evaluation mode inside the ``with`` block."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""Batch norms set to the statistics of a changed network."""
+"""Batch norms recalibrated for a changed network."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +13,10 @@ from .fit import Images, as_batches, evaluation
 
 @torch.no_grad()
 def recalibrate_norms_(model: nn.Module, images: Images) -> int:
-    """Estimate the running statistics of a model's batch norms anew, from images.
+    """Estimate the running statistics of a model's batch norms again, from images.
 
-    Projected or random tied weights give a layer's output another mean and variance than those that the norm behind it
-    learned. Weights tied with ``init="data"`` are fitted to the outputs that the norms know, and lose by this.
+    With projected or random tied weights, a layer's output has another mean and variance than the norm behind it
+    learned. Do not use it after ``init="data"``: those weights are fitted to the statistics that the norms have.
 
     Args:
         model: its batch norms are changed, nothing else is; those without running statistics stay.
@@ -41,7 +41,7 @@ def recalibrate_norms_(model: nn.Module, images: Images) -> int:
 
 @contextmanager
 def _collecting(norms: list[_BatchNorm]) -> Iterator[None]:
-    """Let the norms take the plain mean over the batches to come, from nothing."""
+    """Reset the norms, and let them take the plain mean over the batches inside the ``with`` block."""
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

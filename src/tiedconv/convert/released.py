@@ -1,4 +1,4 @@
-"""Weights of the authors' layers, which hold an ordinary layer inside, loaded into ours."""
+"""Weights of the authors' layers, renamed and reordered for ours."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Layers of a model exchanged in place."""
+"""Layers of a model replaced in place."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,10 +15,10 @@ _WRAPPERS = ("OptimizedModule", "DistributedDataParallel", "DataParallel", "Full
 
 
 def check_root(model: nn.Module) -> None:
-    """Check that the layers of ``model`` can be exchanged in place.
+    """Check that the layers of ``model`` can be replaced in place.
 
     Raises:
-        TypeError: if it is no module, compiled, scripted or wrapped for several processes.
+        TypeError: if it is not a module, or is compiled, scripted or wrapped for several processes.
         ValueError: if it is itself a layer, or holds one whose shape is not known yet.
     """
     check_open(model)

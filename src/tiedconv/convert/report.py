@@ -35,7 +35,7 @@ class LayerReport:
     error: float | None = None
 
     @property
-    def tied(self) -> bool:
+    def is_tied(self) -> bool:
         """Whether the layer was tied."""
         return not self.reason
 
@@ -62,12 +62,12 @@ class TieReport:
     @property
     def tied(self) -> tuple[LayerReport, ...]:
         """The layers that were tied."""
-        return tuple(layer for layer in self.layers if layer.tied)
+        return tuple(layer for layer in self.layers if layer.is_tied)
 
     @property
     def kept(self) -> tuple[LayerReport, ...]:
         """The layers that were kept."""
-        return tuple(layer for layer in self.layers if not layer.tied)
+        return tuple(layer for layer in self.layers if not layer.is_tied)
 
     @property
     def blocks(self) -> dict[str, int]:
@@ -100,7 +100,7 @@ class TieReport:
                 header, justify="right" if side == ">" else "left", no_wrap=side == ">" or header == "kind"
             )
         for layer in self.layers:
-            table.add_row(*map(escape, _cells(layer)), style="" if layer.tied else "dim")
+            table.add_row(*map(escape, _cells(layer)), style="" if layer.is_tied else "dim")
         return table
 
     def __str__(self) -> str:
@@ -143,11 +143,11 @@ def _cells(layer: LayerReport) -> tuple[str, ...]:
     return (
         layer.name,
         layer.kind,
-        f"{layer.blocks}" if layer.tied else "",
+        f"{layer.blocks}" if layer.is_tied else "",
         _si(layer.params),
-        _si(layer.tied_params) if layer.tied else "",
+        _si(layer.tied_params) if layer.is_tied else "",
         _si(layer.macs),
-        _si(layer.tied_macs) if layer.tied else "",
+        _si(layer.tied_macs) if layer.is_tied else "",
         "" if layer.error is None else f"{layer.error:.3f}",
         layer.reason,
     )

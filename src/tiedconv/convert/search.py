@@ -51,16 +51,16 @@ def search_blocks(
     r"""Choose the blocks of each layer for a budget, so that the model's output changes little.
 
     Each layer is tied alone, with each number of blocks, and the change of the model's output on ``images`` is
-    measured: :math:`\sum \lVert f'(x) - f(x) \rVert^2 / \sum \lVert f(x) \rVert^2`. Taking the changes as adding up,
-    the layers are then tied in the order of the change that they cost for what they save, until the budget is met; what
-    that saves too much is given back, first to the layer whose tying changes most.
+    measured: :math:`\sum \lVert f'(x) - f(x) \rVert^2 / \sum \lVert f(x) \rVert^2`. The changes are taken to add up.
+    Layers are then tied in the order of change per saving until the budget is met. If that saves more than needed,
+    layers are untied again where it fits, those with the largest change first.
 
     Args:
-        model: in the end as it was. Its output must be a tensor.
+        model: unchanged afterwards. Its output must be a tensor.
         images: as in :func:`tiedconv.tie_`. Every layer and number of blocks costs a forward pass over all of them.
         params: budget for the parameters of the whole model: a count, or a share of the present one if below 1.
         macs: the same for the multiply-adds of its convolution and linear layers. Give one of the two.
-        choices: numbers of blocks to choose from; 1, as it is, is always one.
+        choices: numbers of blocks to choose from, besides 1, which leaves a layer as it is.
         filter_fn: as in :func:`tiedconv.tie_`.
         init: ``"project"`` or ``"data"``, the way in which the layer will be tied.
         progress: called with the number of forward passes done and their total.
