@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,7 +72,8 @@ def _fit_layer(
     """Fit a tied layer to the inputs and the outputs of two layers, each given with its model; return the error."""
     fit = _fit_for(tied)
     for batch in images:
-        seen, wanted = _inputs(*inputs, batch, calls), _outputs(*outputs, batch, calls)
+        seen = _seen(*inputs, batch, calls, outputs=False)
+        wanted = _seen(*outputs, batch, calls, outputs=True)
         if len(seen) != len(wanted):
             raise ValueError(
                 f'init="data": {name!r} is called {len(wanted)} times for a batch of images, {len(seen)} times where '
@@ -151,13 +153,10 @@ def _calls(model: nn.Module, names: set[str], batch: Tensor) -> dict[str, int]:
     """Return how often a forward pass calls each layer, in the order of the first calls."""
     calls: dict[str, int] = {}
 
-    def counted(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            calls[name] = calls.get(name, 0) + 1
+    def count(name: str, *call: Any) -> None:
+        calls[name] = calls.get(name, 0) + 1
 
-        return hook
-
-    handles = [model.get_submodule(name).register_forward_hook(counted(name)) for name in names]
+    handles = [model.get_submodule(name).register_forward_hook(partial(count, name)) for name in names]
     try:
         model(batch[:1])
     finally:
@@ -166,40 +165,26 @@ def _calls(model: nn.Module, names: set[str], batch: Tensor) -> dict[str, int]:
     return calls
 
 
-def _inputs(model: nn.Module, layer: nn.Module, batch: Tensor, calls: int) -> list[Tensor]:
+def _seen(model: nn.Module, layer: nn.Module, batch: Tensor, calls: int, *, outputs: bool) -> list[Tensor]:
+    """Return what ``layer`` takes, or returns, in each of its calls in a forward pass that ends with the last one."""
     seen: list[Tensor] = []
 
-    def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-        seen.append(args[0])
+    def note(value: Tensor) -> None:
+        seen.append(value)
         if len(seen) == calls:
             raise _Reached
 
-    with _hooked(layer.register_forward_pre_hook(hook)):
-        model(batch)
-    return seen
-
-
-def _outputs(model: nn.Module, layer: nn.Module, batch: Tensor, calls: int) -> list[Tensor]:
-    seen: list[Tensor] = []
-
-    def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-        seen.append(output)
-        if len(seen) == calls:
-            raise _Reached
-
-    with _hooked(layer.register_forward_hook(hook)):
-        model(batch)
-    return seen
-
-
-@contextmanager
-def _hooked(handle: Any) -> Iterator[None]:
+    if outputs:
+        handle = layer.register_forward_hook(lambda module, args, output: note(output))
+    else:
+        handle = layer.register_forward_pre_hook(lambda module, args: note(args[0]))
     try:
-        yield
+        model(batch)
     except _Reached:
         pass
     finally:
         handle.remove()
+    return seen
 
 
 @contextmanager
