@@ -13,7 +13,7 @@ from rich.table import Table
 from .. import __version__
 from .._files import printable
 from ..analysis.gradcam import grad_cam
-from ..models.inputs import as_seen
+from ..models.inputs import as_seen, label_names
 from ..report.gradcam_report import ModelCams, write_gradcam
 from ..report.page import random_note
 from ..report.style import class_name
@@ -45,12 +45,14 @@ def gradcam(
         limit: how many photos, the first in the order of their paths.
         target: index of the class to explain. Default: of each photo the class of the highest score.
         layer: module whose output is weighted. Default: the last one that returns a map, before the pooling.
-        classes: text file with a class name a line.
+        classes: text file with a class name per line. Default: the names in the checkpoints, if all have the same.
         output: folder to write to.
     """
     names = None if classes is None else classes.read_text(encoding="utf-8").splitlines()
     check_output(output, limit, ("gradcam.png", "gradcam.json"))
     given = load(models, checkpoints, pretrained)
+    if names is None and len(told := {tuple(label_names(entry.model)) for entry in given}) == 1:
+        names = list(*told) or None
     photos: list[Path] = []
     found: list[ModelCams] = []
     errors = Console(stderr=True)

@@ -18,6 +18,7 @@ from ..convert.tie import Init
 from ..data import ClassificationData
 from ..export.hub import save_pretrained
 from ..models import build_model, check_model
+from ..models.inputs import set_images
 from ..models.named import TORCHVISION, is_random
 from ..models.weights import read_checkpoint
 from ..tasks.optimization import Optimization
@@ -98,17 +99,10 @@ def tie(
             progress=lambda done, total: bar.update(fitting, completed=done, total=total, visible=done < total),
         )
     console.print(tying.report)
-    _describe_input(tying.model, data)
+    set_images(tying.model, data.pretrained_cfg)
     console.print(_stages(tying.stages))
     metrics = {"top1": tying.stages[-1].top1, "top5": tying.stages[-1].top5}
     _save(tying.model, model, output, console, metrics=metrics, dataset=type(data).__name__)
-
-
-def _describe_input(network: Any, data: ClassificationData) -> None:
-    """Let a timm model say which images it is for now, so that those who load it prepare images alike."""
-    if hasattr(network, "pretrained_cfg"):
-        statistics = {"input_size": data.input_size, "mean": data.mean, "std": data.std}
-        network.pretrained_cfg = network.default_cfg = {**network.pretrained_cfg, **statistics}
 
 
 def _save(network: Any, name: str, output: Path, console: Console, **card: Any) -> None:

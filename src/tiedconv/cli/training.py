@@ -1,5 +1,6 @@
 """``tiedconv fit | validate | test | predict``: Lightning's command line on our tasks and data."""
 
+import inspect
 import pydoc
 import sys
 import warnings
@@ -18,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from .. import data as tied_data
 from .._files import check_writable
 from ..data import DetectionData, ImageData
+from ..models.weights import read_checkpoint
 from ..tasks import Task, keep_checkpoints_whole, quiet_lightning
 from ..tasks.progress import Outlook, progress_bar
 from ..tasks.resume import LastCheckpoint
@@ -78,6 +80,8 @@ class TrainingCLI(LightningCLI):
                     f"{self.subcommand} needs trained weights. Give --ckpt_path, such as "
                     "runs/fit/version_0/checkpoints/last.ckpt."
                 )
+            if options.ckpt_path is not None and Path(options.ckpt_path).is_file():
+                _adopt_images(options.data, Path(options.ckpt_path))
             if "weights" in model:
                 model.weights = None  # those to start a training from; the checkpoint has all that is needed
             if self.subcommand == "predict" and options.return_predictions is None:
@@ -105,6 +109,23 @@ class TrainingCLI(LightningCLI):
             # The best one's save_last would only follow it: what a resume needs is the last epoch, best or not.
             trainer.callbacks.append(LastCheckpoint(best.dirpath))  # type: ignore[attr-defined]
         return trainer
+
+
+def _adopt_images(data: Any, checkpoint: Path) -> None:
+    """Prepare images as in the training that wrote ``checkpoint``, unless options other than the defaults say else."""
+    trained = read_checkpoint(checkpoint)[1].get("pretrained_cfg")
+    if trained is None:
+        return
+    defaults = inspect.signature(pydoc.locate(data.class_path)).parameters  # type: ignore[arg-type]  # it is a class
+    for name, value in (("image_size", trained["input_size"][1]), ("crop_pct", trained["crop_pct"])):
+        given = data.init_args.get(name)
+        if given in (None, value):
+            continue
+        if given == defaults[name].default:
+            data.init_args[name] = value
+            print(f"--data.{name} is {value}, as in the training.")
+        else:
+            warnings.warn(f"--data.{name} is {given}; the network was trained with {value}.", stacklevel=2)
 
 
 def _with_task(arguments: Sequence[str]) -> list[str]:

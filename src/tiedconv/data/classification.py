@@ -8,14 +8,15 @@ import torch
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from .._files import printable
 from .base import ImageData, ImageFiles, Transform
 
 
 class ClassificationData(ImageData):
     """Base of the classification data modules: a subclass names its classes and builds its two splits.
 
-    A subclass sets ``classes``, ``input_size`` (C, H, W), ``mean`` and ``std`` (one entry a channel) and implements
-    ``build(train)``, which returns (image, class index) pairs; everything else is here and in :class:`ImageData`.
+    A subclass sets ``classes``, ``input_size`` (C, H, W), ``mean`` and ``std`` (one entry per channel) and implements
+    ``build(train)``, which returns (image, class index) pairs; the rest is here and in :class:`ImageData`.
 
     Args:
         batch_size, num_workers, predict_path: as in :class:`ImageData`.
@@ -32,6 +33,23 @@ class ClassificationData(ImageData):
     def in_chans(self) -> int:
         """Channels of an image."""
         return self.input_size[0]
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """How an image is prepared for evaluation, and the names of the classes, in the words of timm's configurations.
+
+        It travels in checkpoints and saved models: change it with :meth:`eval_transform`.
+        """
+        return {
+            "input_size": tuple(self.input_size),
+            "mean": tuple(self.mean),
+            "std": tuple(self.std),
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "crop_mode": "squash",
+            "num_classes": self.num_classes,
+            "label_names": [printable(str(name)) for name in self.classes],
+        }
 
     def eval_transform(self) -> Transform:
         """Transform of an image that is not trained on: resize, to [0, 1], normalise."""

@@ -40,7 +40,7 @@ class ImageFolder(ClassificationData):
     Raises:
         FileNotFoundError: if ``root`` lacks one of the two folders; when a split is built, if a class has no image.
         OSError: before training, if a file is not an image, whatever its suffix says.
-        ValueError: if the two folders do not hold the same classes, or ``scale`` is no range within 0-1.
+        ValueError: if the two folders do not hold the same classes, or ``scale`` is not a range within 0-1.
     """
 
     mean = IMAGENET_DEFAULT_MEAN
@@ -113,6 +113,10 @@ class ImageFolder(ClassificationData):
         if train:
             return create_transform(**common, is_training=True, **self.augmentation)
         return create_transform(**common, crop_pct=self.crop_pct)
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        return {**super().pretrained_cfg, "crop_pct": self.crop_pct, "crop_mode": "center"}
 
     def eval_transform(self) -> Transform:
         return self.transform(train=False)

@@ -173,6 +173,8 @@ def _describe(model: nn.Module, architecture: str | None, model_args: dict[str, 
             "architecture": architecture,
             "tiedconv": {"library": "torchvision", "kwargs": kwargs, "tied": {}},
         }
+        if hasattr(model, "pretrained_cfg"):  # of the data that it was trained on
+            config["pretrained_cfg"] = model.pretrained_cfg
     elif architecture is not None:
         raise ValueError(
             f"save_pretrained: architecture={architecture!r} is for models of torchvision, got a "

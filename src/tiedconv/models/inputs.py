@@ -1,6 +1,6 @@
 """The images that a model of timm or torchvision is made for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -8,6 +8,8 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.transforms.functional import to_pil_image
+
+from .weights import classifiers
 
 if TYPE_CHECKING:
     from PIL import Image  # torchvision brings it; this package needs its name alone
@@ -61,6 +63,33 @@ def eval_transform(model: nn.Module) -> "Callable[[Image.Image], Tensor]":
         )
     mode = _MODES.get(channels)
     return lambda picture: steps(picture if mode is None else picture.convert(mode))
+
+
+def set_images(model: nn.Module, config: Mapping[str, Any]) -> None:
+    """Let a model say which images it is for, as timm's models do by ``pretrained_cfg``, also one of torchvision.
+
+    Args:
+        model: changed.
+        config: ``input_size``, ``mean``, ``std`` and others of timm's words, such as ``label_names``.
+
+    Raises:
+        KeyError, TypeError, ValueError: if ``config`` does not hold them.
+    """
+    channels, height, width = map(int, config["input_size"])
+    if min(channels, height, width) < 1:
+        raise ValueError(f"input_size must be three numbers of at least 1, got {config['input_size']}")
+    for name in ("mean", "std"):
+        if len([float(value) for value in config[name]]) != channels:
+            raise ValueError(f"{name} must have a number per channel, {channels}, got {config[name]}")
+    before = getattr(model, "pretrained_cfg", None) or {"classifier": classifiers(model)}
+    found: Any = {**before, **config, "input_size": (channels, height, width)}
+    model.pretrained_cfg = model.default_cfg = found
+
+
+def label_names(model: nn.Module) -> list[str]:
+    """Return the names of the classes that a model tells apart, if it says them."""
+    config: Any = getattr(model, "pretrained_cfg", None) or {}
+    return list(config.get("label_names") or [])
 
 
 def as_seen(model: nn.Module, images: Tensor) -> Tensor:

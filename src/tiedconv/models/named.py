@@ -13,7 +13,7 @@ from .. import _checks
 from ..convert import tie_
 from ..convert.placement import TIED_LAYERS
 from ._factory import check_model_name
-from .inputs import for_channels
+from .inputs import for_channels, set_images
 from .saved import CONFIG, HUB, WEIGHTS, build_arguments, own_entry, read_config, saved_folder
 from .weights import load_state, load_weights, match_names, read_checkpoint, sizes
 
@@ -56,7 +56,7 @@ def build_model(
         if "/" in name and not name.startswith(TORCHVISION):
             raise ValueError(f"build_model: there is no folder {name}. A repository of the Hub is called {HUB}{name}.")
         check_model(name)
-    state = None
+    state, arguments = None, dict[str, Any]()
     if checkpoint is not None:
         if pretrained:
             raise ValueError(f"build_model: got pretrained=True and the weights in {checkpoint}. Give one of the two.")
@@ -70,6 +70,11 @@ def build_model(
             kwargs = {**sizes(like, state), **kwargs}
         tied = arguments.get("tied") if tied is None else tied
     model = _create(name, pretrained, kwargs) if named else from_pretrained(name, **kwargs)
+    if checkpoint is not None and arguments.get("pretrained_cfg") is not None:
+        try:
+            set_images(model, arguments["pretrained_cfg"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"build_model: {checkpoint} says wrongly which images it is for: {error}.") from error
     if tied is not None:
         tie_(model, tied, init="random")
     if state is not None and checkpoint is not None:
@@ -171,7 +176,10 @@ def _build_saved(path: Path, config: Mapping[str, Any], changes: Mapping[str, An
     arguments = build_arguments(config, changes)
     check_model(name)
     try:
-        return _create(name, False, arguments)
+        model = _create(name, False, arguments)
+        if name.startswith(TORCHVISION) and config.get("pretrained_cfg"):
+            set_images(model, config["pretrained_cfg"])
+        return model
     except Exception as error:  # timm checks few arguments, so it may be any
         changed = f" changed by {', '.join(changes)}" if changes else ""
         raise ValueError(

@@ -55,6 +55,8 @@ def read_weights(path: str | Path, model: nn.Module | None = None) -> dict[str, 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the weights in a file, by the file's names, and the arguments of the task that wrote it, else ``{}``.
 
+    Among these is ``pretrained_cfg``, which says how images are prepared.
+
     Names in Lightning's checkpoints are those below ``model``. Of the model's arguments those are left out that would
     fetch the weights which that training started from.
     """
@@ -83,9 +85,10 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     weights, arguments = weights or dict(found), content.get("hyper_parameters")
     if not isinstance(arguments, Mapping) or "optimization" not in arguments:
         return weights, {}  # not of one of our tasks
+    arguments = {**arguments, "pretrained_cfg": content.get("pretrained_cfg")}
     kwargs = arguments.get("model_kwargs")
     if kwargs is None:
-        return weights, dict(arguments)
+        return weights, arguments
     if not isinstance(kwargs, Mapping):
         raise ValueError(f"{path} has a {type(kwargs).__name__} as model_kwargs. {_READABLE}")  # noqa: TRY004
     return weights, {**arguments, "model_kwargs": {k: v for k, v in kwargs.items() if k not in _FETCHING}}

@@ -107,7 +107,7 @@ def keep_checkpoints_whole(trainer: L.Trainer) -> L.Trainer:
 
 
 def save_state(task: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-    """Add to a checkpoint which data it was trained on.
+    """Add to a checkpoint which data it was trained on, and how images are prepared.
 
     Raises:
         RuntimeError: if the weights are not finite, as the last step can make them: they must not replace good ones.
@@ -115,6 +115,8 @@ def save_state(task: L.LightningModule, checkpoint: dict[str, Any]) -> None:
     check_finite({"sum of the weights": _sum_of_weights(task)}, task.current_epoch)
     if task._trainer is not None:
         checkpoint["tiedconv"] = _describe_data(task.trainer)
+        data = task.trainer.datamodule  # type: ignore[attr-defined]
+        checkpoint["pretrained_cfg"] = getattr(data, "pretrained_cfg", None)
 
 
 def load_state(task: L.LightningModule, checkpoint: dict[str, Any], optimizer: str) -> None:
