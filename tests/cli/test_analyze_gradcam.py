@@ -108,7 +108,7 @@ def test_one_architecture_with_two_checkpoints_and_one_without(photos, checkpoin
 @pytest.mark.parametrize(
     ("models", "options", "message"),
     [
-        ("tiedresnet_tiny,", [], "models must be names separated by commas, got 'tiedresnet_tiny,'"),
+        ("tiedresnet_tiny,", [], "--models: expected str, got None"),
         (MODELS, ["--checkpoints", "a,b,c"], "got 2 models and 3 checkpoints. Give one per model"),
         ("resnet_tiny,resnet_tiny", [], "two models would both be called 'resnet_tiny'"),
         (MODELS, ["--limit", "0"], "limit must be at least 1, got limit=0"),

@@ -104,7 +104,7 @@ def test_bins_without_objects_are_shown(files, capsys):
         (
             "{}/resnet/results.json",
             ["--edges", "0,half,1"],
-            "edges must be numbers separated by commas, got '0,",
+            "--edges: expected float, got half",
         ),
         ("{}/resnet/results.json", ["--output", "{}/val.json"], "cannot write --output .*report.html: "),
         ("resnet=", [], "predictions must be label=file, separated by commas, got 'resnet='"),

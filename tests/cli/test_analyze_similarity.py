@@ -50,7 +50,7 @@ def test_the_command_measures_what_the_library_does(photos, capsys):
     assert f" {trained['layers'][0]['mean']:.3f} " in printed
     assert "Random weights, not trained: test_resnet." in " ".join(printed.split())
     page = (photos.parent / "out" / "report.html").read_text()
-    assert "The weights of test_resnet are random" in page
+    assert "Random weights, not trained: test_resnet" in page
     assert "--layers layer1,layer2 --limit 2 --max_channels 3 --batch_size 1" in page
     assert (photos.parent / "out" / "similarity.png").is_file()
     drawn = sorted(file.name for file in (photos.parent / "out").glob("matrices-*"))
@@ -69,7 +69,7 @@ def test_the_command_measures_what_the_library_does(photos, capsys):
     ],
 )
 def test_mistakes_are_named_before_photos_are_read(photos, monkeypatch, options, message):
-    monkeypatch.setattr("tiedconv.cli.analyze_similarity._batches", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr("tiedconv.data.base.ImageFiles.batches", lambda *_: pytest.fail("read"))
     with pytest.raises(SystemExit, match=f"tiedconv analyze similarity: .*{message}"):
         similarity(*options)
 
@@ -78,6 +78,6 @@ def test_mistakes_are_named_before_photos_are_read(photos, monkeypatch, options,
 def test_a_broken_photo_is_named_before_anything_is_measured(photos, monkeypatch, content):
     broken = photos / "class1" / "1.png"
     broken.write_bytes(broken.read_bytes()[:900] if content is None else content)
-    monkeypatch.setattr("tiedconv.cli.analyze_similarity._batches", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("tiedconv.data.base.ImageFiles.batches", lambda *_: pytest.fail("measured"))
     with pytest.raises(SystemExit, match=r"cannot read the photo photos/class1/1\.png: .*\. Replace it or take it out"):
         similarity("--models", "test_resnet")

@@ -31,19 +31,15 @@ class Given:
         return ImageFiles(path, eval_transform(self.model), channels=input_size(self.model)[0])
 
 
-def load(models: str | list[str], checkpoints: str | list[str], pretrained: bool) -> list[Given]:
+def load(names: Sequence[str], checkpoints: Sequence[Path | None], pretrained: bool) -> list[Given]:
     """Load every model, so that a mistake in the last one comes to light before anything is computed."""
-    names, files = split(models), split(checkpoints)
-    if not all(names):
-        raise ValueError(f"models must be names separated by commas, got {models!r}.")
-    if files == [""]:
-        files *= len(names)
+    files = checkpoints or [None] * len(names)
     if len(files) != len(names):
         raise ValueError(
             f"got {len(names)} models and {len(files)} checkpoints. Give one per model, separated by "
             "commas; an empty one stands for none."
         )
-    pairs = list(zip(names, (Path(file) if file else None for file in files), strict=True))
+    pairs = list(zip(names, files, strict=True))
     labels = [f"{name}, {path.stem}" if path and names.count(name) > 1 else name for name, path in pairs]
     for label in labels:
         if labels.count(label) > 1:
@@ -57,11 +53,6 @@ def load(models: str | list[str], checkpoints: str | list[str], pretrained: bool
         model = build_model(name, checkpoint=path, pretrained=library).eval()
         given.append(Given(label, model, weights, random))
     return given
-
-
-def split(given: str | list[str]) -> list[str]:
-    """Return what is separated by commas."""
-    return [name.strip() for name in (given.split(",") if isinstance(given, str) else given)]
 
 
 def check_output(output: Path, limit: int, files: Sequence[str]) -> None:
@@ -78,8 +69,9 @@ def command(name: str, **options: Any) -> str:
     for option, value in options.items():
         if value is True:
             words.append(f"--{option}")
-        elif value not in (None, "", False) or (value == 0 and value is not False):
-            words += [f"--{option}", ",".join(value) if isinstance(value, list) else str(value)]
+        elif value not in (None, "", False, ()) or (value == 0 and value is not False):
+            many = isinstance(value, Sequence) and not isinstance(value, str)
+            words += [f"--{option}", ",".join("" if v is None else str(v) for v in value) if many else str(value)]
     return shlex.join(words)
 
 

@@ -22,9 +22,9 @@ from ._inputs import check_output, command, facts, load
 
 
 def gradcam(
-    models: str | list[str],
+    models: list[str],
     images: Path,
-    checkpoints: str | list[str] = "",
+    checkpoints: Sequence[Path | None] = (),
     pretrained: bool = False,
     limit: int = 8,
     target: int | None = None,
@@ -40,7 +40,7 @@ def gradcam(
     Args:
         models: timm names, tied or not, torchvision/<name>, saved folders or hf-hub:<repository>, separated by commas.
         images: a photo, or a folder of photos.
-        checkpoints: files of weights, one a model, separated by commas; an empty one stands for none.
+        checkpoints: files of weights, one per model, separated by commas; an empty one stands for none.
         pretrained: load the libraries' weights of the models without a checkpoint, from the cache or the network.
         limit: how many photos, the first in the order of their paths.
         target: index of the class to explain. Default: of each photo the class of the highest score.
@@ -59,7 +59,7 @@ def gradcam(
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
         for entry in progress.track(given, description="explaining"):
             files = entry.photos(images)
-            batch = torch.stack([files[i][0] for i in range(min(limit, len(files)))])
+            (batch,) = files.batches(range(len(files))[:limit], limit)
             targets = None if target is None else torch.full((len(batch),), target)
             cam = grad_cam(entry.model, batch, layer=layer, targets=targets)
             found.append(ModelCams(entry.label, entry.weights, entry.random, as_seen(entry.model, batch), cam))

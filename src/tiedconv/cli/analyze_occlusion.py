@@ -25,10 +25,10 @@ from .analyze_gradcam import command
 
 def occlusion(
     annotations: Path,
-    predictions: str | list[str],
+    predictions: list[str],
     kind: Kind = "mask",
     regions: Regions = "boxes",
-    edges: str | list[float] = "0,0.2,0.4,0.6,0.8,1",
+    edges: Sequence[float] = (0, 0.2, 0.4, 0.6, 0.8, 1),
     resamples: int = 200,
     seed: int = 0,
     output: Path = Path("runs/analyze-occlusion"),
@@ -53,7 +53,6 @@ def occlusion(
         seed: of the drawing.
         output: folder to write to.
     """
-    limits = _numbers(edges)
     files = _files(predictions)
     for name in ("report.html", "occlusion.png", "occlusion.json"):
         check_writable("output", output / name)
@@ -69,7 +68,7 @@ def occlusion(
             {label: _load(group, truth, kind, lambda: progress.advance(task)) for label, group in files.items()},
             kind=kind,
             regions=regions,
-            edges=limits,
+            edges=edges,
             resamples=resamples,
             seed=seed,
         )
@@ -84,7 +83,7 @@ def occlusion(
         predictions=predictions,
         kind=kind,
         regions=regions,
-        edges=",".join(f"{edge:g}" for edge in limits),
+        edges=[f"{edge:g}" for edge in edges],
         resamples=resamples,
         seed=seed,
         output=output,
@@ -98,17 +97,10 @@ def occlusion(
     console.print(f"Numbers: {output / 'occlusion.json'}\nReport:  {output / 'report.html'}", markup=False)
 
 
-def _numbers(edges: str | list[float]) -> list[float]:
-    try:
-        return [float(edge) for edge in (edges.split(",") if isinstance(edges, str) else edges)]
-    except ValueError:
-        raise ValueError(f"edges must be numbers separated by commas, got {edges!r}.") from None
-
-
-def _files(predictions: str | list[str]) -> dict[str, list[Path]]:
+def _files(predictions: Sequence[str]) -> dict[str, list[Path]]:
     """Return the files of each label, in the order given."""
     files: dict[str, list[Path]] = {}
-    for given in predictions.split(",") if isinstance(predictions, str) else predictions:
+    for given in predictions:
         label, equals, name = given.strip().partition("=")
         if not equals or os.sep in label:  # a folder may be called lr=0.1
             name = given.strip()

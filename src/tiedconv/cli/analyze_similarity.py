@@ -1,6 +1,6 @@
 """``tiedconv analyze similarity``."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -12,27 +12,25 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
-from torch import Tensor
 
 from .. import __version__
 from .._extras import require
 from .._files import write_whole
 from ..analysis import evenly_spaced, filter_similarity
 from ..compare.runner import default_device
-from ..data.base import ImageFiles
 from ..models.inputs import input_size
 from ..report.page import random_note
 from ..report.similarity_report import ModelSimilarity, similarity_json, write_similarity_plots, write_similarity_report
 from ._console import table_console
-from ._inputs import check_output, command, facts, load, split
+from ._inputs import check_output, command, facts, load
 
 
 def similarity(
-    models: str | list[str],
+    models: list[str],
     images: Path,
-    checkpoints: str | list[str] = "",
+    checkpoints: Sequence[Path | None] = (),
     pretrained: bool = False,
-    layers: str | list[str] = "",
+    layers: list[str] | None = None,
     limit: int = 1000,
     max_channels: int = 64,
     batch_size: int = 4,
@@ -48,7 +46,7 @@ def similarity(
     Args:
         models: timm names, tied or not, torchvision/<name>, saved folders or hf-hub:<repository>, separated by commas.
         images: a photo, or a folder of photos, subfolders included.
-        checkpoints: files of weights, one a model, separated by commas; an empty one stands for none.
+        checkpoints: files of weights, one per model, separated by commas; an empty one stands for none.
         pretrained: load the libraries' weights of the models without a checkpoint, from the cache or the network.
         layers: modules to compare, separated by commas, the same in every model. Default: the last of every stage,
             which timm's models name; torchvision's do not.
@@ -62,12 +60,11 @@ def similarity(
     require("matplotlib", extra="analysis")  # not after hours
     given = load(models, checkpoints, pretrained)
     place = default_device() if device is None else torch.device(device)
-    names = split(layers) if layers else None
     channels = max_channels or None
     for entry in given:  # a mistake in the last one must not come to light after hours
         blank = torch.zeros(1, *input_size(entry.model), device=place)
         few = min(1, max_channels) or 1
-        filter_similarity(entry.model.to(place), names, blank, max_channels=few, batch_size=batch_size)
+        filter_similarity(entry.model.to(place), layers, blank, max_channels=few, batch_size=batch_size)
     found: list[ModelSimilarity] = []
     errors = Console(stderr=True)
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
@@ -76,10 +73,12 @@ def similarity(
         _check_readable(progress.track(paths, description="reading"))
         for entry in given:
             task = progress.add_task(escape(entry.label), total=len(paths))
+            files = entry.photos(images)
+            chosen = evenly_spaced(len(files), limit)
             measured = filter_similarity(
                 entry.model,
-                names,
-                (batch.to(place) for batch in _batches(entry.photos(images), limit, batch_size)),
+                layers,
+                (batch.to(place) for batch in files.batches(chosen, batch_size)),
                 max_channels=channels,
                 batch_size=batch_size,
                 progress=partial(progress.advance, task),
@@ -118,13 +117,6 @@ def _check_readable(paths: Iterable[Path]) -> None:
             raise ValueError(
                 f"cannot read the photo {path}: {error}. Replace it or take it out of the folder."
             ) from error
-
-
-def _batches(files: ImageFiles, limit: int, size: int) -> Iterator[Tensor]:
-    """Yield the chosen photos as the model is evaluated on them, in batches that are read when they are needed."""
-    chosen = evenly_spaced(len(files), limit)
-    for start in range(0, len(chosen), size):
-        yield torch.stack([files[i][0] for i in chosen[start : start + size]])
 
 
 def _table(found: Sequence[ModelSimilarity], images: int) -> Table:

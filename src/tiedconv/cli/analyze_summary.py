@@ -1,20 +1,18 @@
 """``tiedconv analyze summary``."""
 
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 
-import torch
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
-from torch import Tensor
 
 from .. import __version__
 from ..analysis.similarity import evenly_spaced
 from ..analysis.summary import summarize
-from ..data.base import ImageFiles
 from ..report.page import random_note
 from ..report.summary_report import HEAD, NOTE, ModelSummary, summary_cells, write_summary
 from ._console import table_console
@@ -24,9 +22,9 @@ _BATCH = 8
 
 
 def summary(
-    models: str | list[str],
+    models: list[str],
     images: Path,
-    checkpoints: str | list[str] = "",
+    checkpoints: Sequence[Path | None] = (),
     pretrained: bool = False,
     limit: int = 256,
     output: Path = Path("runs/analyze-summary"),
@@ -40,7 +38,7 @@ def summary(
     Args:
         models: timm names, tied or not, torchvision/<name>, saved folders or hf-hub:<repository>, separated by commas.
         images: a photo, or a folder of photos.
-        checkpoints: files of weights, one a model, separated by commas; an empty one stands for none.
+        checkpoints: files of weights, one per model, separated by commas; an empty one stands for none.
         pretrained: load the libraries' weights of the models without a checkpoint, from the cache or the network.
         limit: how many photos, evenly spaced in the order of their paths.
         output: folder to write to.
@@ -55,8 +53,9 @@ def summary(
             files = entry.photos(images)
             chosen = evenly_spaced(len(files), limit)
             count = len(chosen)
-            starts = progress.track(range(0, count, _BATCH), description=escape(entry.label))
-            layers = summarize(entry.model, (_batch(files, chosen[start : start + _BATCH]) for start in starts))
+            batches = files.batches(chosen, _BATCH)
+            tracked = progress.track(batches, ceil(count / _BATCH), description=escape(entry.label))
+            layers = summarize(entry.model, tracked)
             found.append(ModelSummary(entry.label, entry.weights, entry.random, layers))
     console = table_console()
     for model in found:
@@ -74,10 +73,6 @@ def summary(
     blocks = facts(given, Photos=f"{count} of {images}")
     write_summary(found, output, settings=settings, command=call, blocks=blocks)
     console.print(f"Report:  {output / 'report.html'}", markup=False)
-
-
-def _batch(files: ImageFiles, indices: Sequence[int]) -> Tensor:
-    return torch.stack([files[i][0] for i in indices])
 
 
 def _table(model: ModelSummary, count: int) -> Table:

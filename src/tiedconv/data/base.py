@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -329,6 +329,11 @@ class ImageFiles(Dataset[tuple[torch.Tensor, str]]):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
         path = self.paths[index]
         return read_image(path, str(path), self.mode, self.transform), str(path)
+
+    def batches(self, indices: Sequence[int], size: int) -> Iterator[torch.Tensor]:
+        """Yield images in batches of ``size``, each read when it is needed."""
+        for start in range(0, len(indices), size):
+            yield torch.stack([self[i][0] for i in indices[start : start + size]])
 
 
 def files_below(folder: Path) -> Iterator[Path]:
