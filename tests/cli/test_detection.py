@@ -53,7 +53,8 @@ def test_fit_test_and_predict_with_one_line_changed(exported, monkeypatch, capsy
     logged = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
     assert {"train/loss", "train/loss_mask", "lr", "val/box_AP", "val/mask_AP75"} <= logged[0].keys()
 
-    capsys.readouterr()
+    printed = capsys.readouterr().out
+    assert printed.startswith("1 steps per epoch of 4 images, about 0.0 GB in float32 for the backbone\n")
     main(["test", *common, "--ckpt_path", last])
     assert "val/mask_AP_S" in capsys.readouterr().out
     results = json.loads((exported / "runs" / "test" / "version_0" / "results.json").read_text())

@@ -117,17 +117,19 @@ class Outlook(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         batch = trainer.datamodule.batch_size  # type: ignore[attr-defined]
         steps = f"{trainer.num_training_batches} steps per epoch of {batch} images"
-        image = pl_module.example_input_array
-        if not isinstance(image, Tensor):  # those of detectors differ in size
-            print(steps, flush=True)
-            return
+        model: Any = pl_module.model
+        image, of_what = pl_module.example_input_array, ""
+        if not isinstance(image, Tensor):  # those of detectors differ in size: three by four, as photographs have it
+            side, longest = max(model.transform.min_size), model.transform.max_size
+            image, of_what = torch.empty(1, 3, side, min(longest, side * 4 // 3), device="meta"), " for the backbone"
+            model = model.backbone
         try:
-            fixed, per_image = step_memory(pl_module.model, image)  # type: ignore[arg-type]  # every task has one
+            fixed, per_image = step_memory(model, image)
         except Exception as error:  # no reason not to train
             print(f"{steps}; what memory they need is not known: {error}", flush=True)
             return
         need, have = fixed + batch * per_image, _memory(pl_module.device)
-        print(f"{steps}, about {need / 1e9:.1f} GB in float32", flush=True)
+        print(f"{steps}, about {need / 1e9:.1f} GB in float32{of_what}", flush=True)
         if trainer.precision == "32-true" and have and need > have:
             fitting = max(1, int(0.8 * (have - fixed) / per_image))
             warnings.warn(
