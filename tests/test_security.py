@@ -128,7 +128,7 @@ def test_a_comparison_that_goes_on_runs_nothing(ran, monkeypatch):
         "models": [{"name": "resnet_tiny", "kwargs": TINY}],
         "data": {"class_path": "Digits", "init_args": {"image_size": 8}},
         "budget": {"epochs": 1},
-        "seeds": 0,
+        "seeds": [0],
         "output": "out",
     }
     Path("compare.yaml").write_text(yaml.safe_dump(config))

@@ -69,8 +69,9 @@ def test_a_prediction_takes_the_trainings_size_unless_another_is_given(photos, t
     main(line.split())
     printed = capsys.readouterr().out
     assert "--data.image_size is 32, as in the training.\n--data.crop_pct is 1.0, as in the training." in printed
-    with pytest.warns(UserWarning, match=r"--data\.image_size is 48; the network was trained with 32"):
-        main([*line.split(), "--data.image_size", "48"])
+    for size in (48, 224):  # 224 is the default
+        with pytest.warns(UserWarning, match=rf"--data\.image_size is {size}; the network was trained with 32"):
+            main([*line.split(), f"--data.image_size={size}"])
 
 
 @pytest.mark.parametrize(

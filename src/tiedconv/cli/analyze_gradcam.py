@@ -64,7 +64,7 @@ def gradcam(
             cam = grad_cam(entry.model, batch, layer=layer, targets=targets)
             found.append(ModelCams(entry.label, entry.weights, entry.random, as_seen(entry.model, batch), cam))
             photos = files.paths[: len(batch)]
-            if names is not None and len(names) != cam.num_classes:
+            if classes is not None and names is not None and len(names) != cam.num_classes:
                 raise ValueError(
                     f"{classes} has {len(names)} lines, and {entry.label} tells {cam.num_classes} classes "
                     "apart. Give a file with a line per class."

@@ -20,7 +20,7 @@ from ..report.occlusion_plots import draw_occlusion
 from ..report.occlusion_report import write_occlusion_report
 from ..report.page import quiet_about_glyphs
 from ._console import table_console
-from .analyze_gradcam import command
+from ._inputs import command
 
 
 def occlusion(

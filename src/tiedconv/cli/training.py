@@ -53,7 +53,8 @@ class TrainingCLI(LightningCLI):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(_with_task(sys.argv[1:] if args is None else args))
+        self._given = list(sys.argv[1:] if args is None else args)
+        self.config = parser.parse_args(_with_task(self._given))
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would let the checkpoint's options win over the given ones without a word. Ours are what the user
@@ -81,7 +82,7 @@ class TrainingCLI(LightningCLI):
                     "runs/fit/version_0/checkpoints/last.ckpt."
                 )
             if options.ckpt_path is not None and Path(options.ckpt_path).is_file():
-                _adopt_images(options.data, Path(options.ckpt_path))
+                _adopt_images(options.data, Path(options.ckpt_path), self._given)
             if "weights" in model:
                 model.weights = None  # those to start a training from; the checkpoint has all that is needed
             if self.subcommand == "predict" and options.return_predictions is None:
@@ -111,9 +112,12 @@ class TrainingCLI(LightningCLI):
         return trainer
 
 
-def _adopt_images(data: Any, checkpoint: Path) -> None:
-    """Prepare images as in the training that wrote ``checkpoint``, unless options other than the defaults say else."""
-    trained = read_checkpoint(checkpoint)[1].get("pretrained_cfg")
+def _adopt_images(data: Any, checkpoint: Path, arguments: Sequence[str]) -> None:
+    """Prepare images as in the training that wrote ``checkpoint``, unless options say else."""
+    try:
+        trained = read_checkpoint(checkpoint)[1].get("pretrained_cfg")
+    except ValueError:
+        return  # what is wrong with it is said when it is loaded
     if trained is None:
         return
     defaults = inspect.signature(pydoc.locate(data.class_path)).parameters  # type: ignore[arg-type]  # it is a class
@@ -121,7 +125,8 @@ def _adopt_images(data: Any, checkpoint: Path) -> None:
         given = data.init_args.get(name)
         if given in (None, value):
             continue
-        if given == defaults[name].default:
+        said = any(argument.partition("=")[0] == f"--data.{name}" for argument in arguments)
+        if given == defaults[name].default and not said:  # a config file cannot be told from the default
             data.init_args[name] = value
             print(f"--data.{name} is {value}, as in the training.")
         else:

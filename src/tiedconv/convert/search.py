@@ -70,9 +70,9 @@ def search_blocks(
             budget out of range or out of reach, with what can be reached.
 
     Example:
-        >>> model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(1))
+        >>> model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(1), nn.Linear(128, 2))
         >>> found = search_blocks(model, torch.randn(2, 4, 8, 8), params=0.5)
-        >>> found.params <= 0.5 * (4 * 8 * 9 + 8 + 8 * 8 * 9 + 8)
+        >>> found.params <= 0.5 * sum(p.numel() for p in model.parameters())
         True
     """
     with named("search_blocks"):
