@@ -82,11 +82,20 @@ def test_splits_may_be_given(tmp_path):
     (tmp_path / "test.txt").write_text("b\n")
     data = voc(tmp_path, train="two", val="test.txt")
     assert (files(data, True), files(data, False)) == (["two/c.jpg"], ["one/b.jpg"])
-    assert files(voc(tmp_path, val="two"), True) == ["one/a.jpg", "one/b.jpg"]  # the others
+    assert files(voc(tmp_path, val="two"), True) == ["one/a.jpg"]  # the others, but not those of the test
     with pytest.raises(FileNotFoundError, match=r"VocFolder: .*three does not exist\. Set val to a text file of names"):
         voc(tmp_path, val="three").classes  # noqa: B018
     with pytest.raises(ValueError, match=r"1 XML files are in both splits \(.*b\.xml\)\. Take them out of one"):
         voc(tmp_path, train="one", val="test.txt").classes  # noqa: B018
+
+
+def test_test_images_are_not_trained_on(tmp_path):
+    for name in ("imgs/a", "imgs/b", "imgs/c", "test/d"):
+        annotate(tmp_path, f"{name}.xml")
+    assert sorted(files(voc(tmp_path), True) + files(voc(tmp_path), False)) == [f"imgs/{n}.jpg" for n in "abc"]
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "trainval.txt").write_text("a\nb\n")
+    assert sorted(files(voc(tmp_path), True) + files(voc(tmp_path), False)) == ["imgs/a.jpg", "imgs/b.jpg"]
 
 
 def test_a_share_validates_and_stays_as_images_are_added(tmp_path):

@@ -367,3 +367,12 @@ def test_numbers_of_another_kind_are_refused(dtype: torch.dtype, tmp_path: Path)
     torch.save({**net.state_dict(), "weight": net.weight.detach().to(dtype)}, tmp_path / "net.pth")
     with pytest.raises(ValueError, match=r"\(of another kind of number: 1, such as weight\)\.$"):
         load_weights(net, tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("average", [{"decay": 0.99}, {}, "not begun"])
+def test_what_is_no_average_yet_leaves_the_weights(average: Any, net: nn.Module, tmp_path: Path) -> None:
+    if average == "not begun":
+        average = {"n_averaged": torch.tensor(0), **{f"module.{k}": v * 0 for k, v in net.state_dict().items()}}
+    torch.save({"model": net.state_dict(), "ema": average}, tmp_path / "net.pth")
+    read = read_weights(tmp_path / "net.pth")
+    assert all(torch.equal(read[name], value) for name, value in net.state_dict().items())

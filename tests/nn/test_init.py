@@ -41,6 +41,7 @@ def test_equal_blocks_give_unequal_features_and_scales_stay_in_their_interval():
 )
 def test_norms_behind_layers_of_at_least_two_blocks_are_scattered(layer, norm):
     model = nn.Sequential(nn.BatchNorm2d(4), layer, nn.BatchNorm2d(5), norm or nn.BatchNorm2d(6), nn.BatchNorm2d(6))
+    model.extend([TiedConv2d(6, 6, 1, blocks=2), nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6)])  # behind the untied one
     if norm is None:
         with pytest.raises(ValueError, match=r"no norm .* behind a tied layer of at least 2 blocks"):
             break_symmetry_(model)
@@ -51,8 +52,10 @@ def test_norms_behind_layers_of_at_least_two_blocks_are_scattered(layer, norm):
 def test_scales_that_start_at_zero_stay_there():
     model = nn.Sequential(TiedConv2d(4, 4, 1, blocks=2), nn.BatchNorm2d(4))
     nn.init.zeros_(model[1].weight)
-    break_symmetry_(model)
+    with pytest.raises(ValueError, match="no norm with a scale"):
+        break_symmetry_(model)
     assert not model[1].weight.any()
+    assert changed(nn.Sequential(*model, TiedConv2d(4, 4, 1, blocks=2), nn.BatchNorm2d(4))) == ["3.weight"]
 
 
 def test_a_network_is_scattered_behind_its_tied_layers_alone():

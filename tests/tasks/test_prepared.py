@@ -12,7 +12,7 @@ from tiedconv.cli.main import main
 from tiedconv.data import ClassificationData, Digits, ImageFolder
 from tiedconv.export import from_pretrained, save_pretrained
 from tiedconv.models import build_model
-from tiedconv.models.inputs import eval_transform, input_size, label_names
+from tiedconv.models.inputs import check_images, eval_transform, input_size, label_names
 from tiedconv.tasks import ClassificationTask
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -72,6 +72,16 @@ def test_a_prediction_takes_the_trainings_size_unless_another_is_given(photos, t
     for size in (48, 224):  # 224 is the default
         with pytest.warns(UserWarning, match=rf"--data\.image_size is {size}; the network was trained with 32"):
             main([*line.split(), f"--data.image_size={size}"])
+
+
+def test_data_unlike_those_of_the_training_are_said(photos, tmp_path):
+    data = ImageFolder(str(photos), image_size=32, batch_size=2, num_workers=0)
+    model = build_model("tiedresnet_tiny", checkpoint=trained("tiedresnet_tiny", data, tmp_path))
+    check_images(model, data.pretrained_cfg)
+    with pytest.warns(UserWarning, match=r"trained with input_size \(3, 32, 32\), the data have \(3, 48, 48\)"):
+        check_images(model, ImageFolder(str(photos), image_size=48).pretrained_cfg)
+    with pytest.raises(ValueError, match=r"tells cat, dog \.\.\. apart, the data 0, 1, 2"):
+        check_images(model, Digits().pretrained_cfg)
 
 
 @pytest.mark.parametrize(

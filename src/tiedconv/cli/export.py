@@ -14,6 +14,7 @@ from ..data import ClassificationData
 from ..export import ExportedFile, Layout, save_pretrained, weight_bytes
 from ..export.formats import Format, check_export, default_layout, write_format
 from ..models import build_model
+from ..models.inputs import check_images
 from ..models.inputs import input_size as made_for
 from ..models.named import TORCHVISION, is_random
 from ._console import table_console
@@ -81,6 +82,7 @@ def export(
     if data:
         data.prepare_data()
         check_fits(network, data, size)
+        check_images(network, data.pretrained_cfg)
     file = write_format(
         network, output, format, layout, input_size=size, dynamic_size=dynamic_size, batch_size=batch_size
     )

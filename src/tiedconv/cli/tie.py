@@ -18,7 +18,7 @@ from ..convert.tie import Init
 from ..data import ClassificationData
 from ..export.hub import save_pretrained
 from ..models import build_model, check_model
-from ..models.inputs import set_images
+from ..models.inputs import check_images, set_images
 from ..models.named import TORCHVISION, is_random
 from ..models.weights import read_checkpoint
 from ..tasks.optimization import Optimization
@@ -80,6 +80,7 @@ def tie(
         raise ValueError(f"tie: the model in {checkpoint} is tied already. Give the one from before.")
     kwargs = {**(trained.get("model_kwargs") or {}), **(model_kwargs or {})}
     network = build_model(model, checkpoint=checkpoint, **kwargs, **sizes).eval()
+    check_images(network, data.pretrained_cfg)
     errors = Console(stderr=True)
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
         fitting = bar.add_task("fitting layers", visible=False)

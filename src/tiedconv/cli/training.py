@@ -121,9 +121,10 @@ def _adopt_images(data: Any, checkpoint: Path, arguments: Sequence[str]) -> None
     if trained is None:
         return
     defaults = inspect.signature(pydoc.locate(data.class_path)).parameters  # type: ignore[arg-type]  # it is a class
-    for name, value in (("image_size", trained["input_size"][1]), ("crop_pct", trained["crop_pct"])):
+    _, height, width = trained["input_size"]
+    for name, value in (("image_size", height if height == width else None), ("crop_pct", trained.get("crop_pct"))):
         given = data.init_args.get(name)
-        if given in (None, value):
+        if value is None or given in (None, value):
             continue
         said = any(argument.partition("=")[0] == f"--data.{name}" for argument in arguments)
         if given == defaults[name].default and not said:  # a config file cannot be told from the default

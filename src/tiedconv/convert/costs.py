@@ -92,10 +92,10 @@ def try_tied(model: nn.Module, tied: Mapping[str, nn.Module], trial: Trial) -> d
 
 
 def _trial(twin: nn.Module, size: tuple[int, ...], dtype: torch.dtype) -> Trial:
-    for parameter in twin.parameters():
+    layers = _listed(twin)
+    for parameter in (parameter for layer in layers.values() for parameter in layer.parameters()):
         if parameter.is_floating_point() or parameter.is_complex():
             parameter.requires_grad_()
-    layers = _listed(twin)
     flow = _Flow(twin, layers)
     # The graph is looked at and never run backward, so that it needs no activations.
     with torch.enable_grad(), saved_tensors_hooks(lambda tensor: None, lambda nothing: nothing):

@@ -17,7 +17,7 @@ from .base import files_below
 from .detection import DetectionData
 
 _Pairs = dict[Path, Path | None]  # XML files and their images
-_SPLITS = {True: ("train",), False: ("val", "valid", "validation")}
+_SPLITS = {"train": ("train", "trainval"), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
 class VocFolder(DetectionData):
@@ -27,9 +27,10 @@ class VocFolder(DetectionData):
     images of that name, the one whose path shares most folders with that of the XML file, or which it names as
     ``filename``. A warning counts the images without an XML file, which are not read.
 
-    The splits are what ``root`` has: lists of names, ``train.txt`` and ``val.txt`` in ``ImageSets/Main`` or in
-    ``root``, or folders ``train`` and ``val``, ``valid`` or ``validation`` at any depth. Without a validation split, a
-    share of the training images becomes one. The choice depends on their names alone, so every training has the same.
+    The splits are what ``root`` has: lists of names, ``train.txt`` or ``trainval.txt`` and ``val.txt`` in
+    ``ImageSets/Main`` or in ``root``, or folders ``train`` and ``val``, ``valid`` or ``validation`` at any depth. Without
+    a training split, all images are for training but those of ``val`` and ``test``. Without a validation split, a share
+    of the training images becomes one. The choice depends on their names alone, so every training has the same.
 
     Corners are pixels from 0 on, as these tools write them: ``xmin=1, xmax=10`` is a width of 9. Difficult objects are
     treated as in :class:`Voc`. The size of an image comes from the XML file, or from the image if that says 0 or
@@ -66,7 +67,7 @@ class VocFolder(DetectionData):
             raise ValueError(f"VocFolder: val_share must be between 0 and 1, got {val_share}.")
         self.save_hyperparameters()
         self.root = Path(root)
-        self.parts = {True: train, False: val}
+        self.parts = {"train": train, "val": val, "test": None}
         self.val_share = val_share
         self.class_names = class_names
         self._found: dict[bool, Annotated] = {}
@@ -132,12 +133,12 @@ class VocFolder(DetectionData):
 
     def _split(self, pairs: _Pairs) -> dict[bool, tuple[Path, _Pairs]]:
         """Return where each split comes from, and its part of the files."""
-        found = {train: self._part(pairs, train) for train in (True, False)}
-        source, candidates = found[True] or (self.root, pairs)
-        given = found[False]
-        if given:
-            val_source, val = given
-            both = [xml for xml in val if found[True] and xml in candidates]
+        given = {part: self._part(pairs, part) for part in _SPLITS}
+        tested = given["test"][1] if given["test"] else {}
+        source, candidates = given["train"] or (self.root, {xml: i for xml, i in pairs.items() if xml not in tested})
+        if given["val"]:
+            val_source, val = given["val"]
+            both = [xml for xml in val if given["train"] and xml in candidates]
             if both:
                 raise ValueError(f"{len(both)} XML files are in both splits ({few(both)}). Take them out of one.")
         else:
@@ -153,9 +154,9 @@ class VocFolder(DetectionData):
             )
         return {True: (source, train), False: (val_source, val)}
 
-    def _part(self, pairs: _Pairs, train: bool) -> tuple[Path, _Pairs] | None:
+    def _part(self, pairs: _Pairs, part: str) -> tuple[Path, _Pairs] | None:
         """Return a split that is given or that ``root`` has by name: a list of names, or folders."""
-        names, given = _SPLITS[train], self.parts[train]
+        names, given = _SPLITS[part], self.parts[part]
         lists = [f"ImageSets/Main/{name}.txt" for name in names] + [f"{name}.txt" for name in names]
         for name in lists if given is None else [given]:
             place = self.root / on_disk(self.root, name)
@@ -165,13 +166,14 @@ class VocFolder(DetectionData):
                 below = {x: i for x, i in pairs.items() if place in x.parents or (i is not None and place in i.parents)}
                 return place, below
         if given is not None:
-            part = "train" if train else "val"
             raise FileNotFoundError(
                 f"{self.root / given} does not exist. Set {part} to a text file of names or to a folder."
             )
 
         def is_in(path: Path | None) -> bool:
-            return path is not None and any(part.lower() in names for part in path.relative_to(self.root).parts[:-1])
+            return path is not None and any(
+                folder.lower() in names for folder in path.relative_to(self.root).parts[:-1]
+            )
 
         found = {xml: image for xml, image in pairs.items() if is_in(xml) or is_in(image)}
         return (self.root, found) if found else None

@@ -103,7 +103,7 @@ class Yolo(DetectionData):
     def _object(self, line: str, size: Size, where: str) -> dict[str, Any]:
         """Return the annotation of a line, without its ids."""
         values = line.split()
-        if "kpt_shape" in self._content:
+        if self._content.get("kpt_shape"):
             values = values[:5]
         is_outline = len(values) >= 7
         try:

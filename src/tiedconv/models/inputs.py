@@ -1,5 +1,6 @@
 """The images that a model of timm or torchvision is made for."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,27 @@ def set_images(model: nn.Module, config: Mapping[str, Any]) -> None:
     before = getattr(model, "pretrained_cfg", None) or {"classifier": classifiers(model)}
     found: Any = {**before, **config, "input_size": (channels, height, width)}
     model.pretrained_cfg = model.default_cfg = found
+
+
+def check_images(model: nn.Module, config: Mapping[str, Any]) -> None:
+    """Compare the images that a model says it was trained on, if it does, with those of ``config``; warn if they differ.
+
+    Raises:
+        ValueError: if the names of the classes differ.
+    """
+    before: Any = getattr(model, "pretrained_cfg", None) or {}
+    if not before.get("label_names"):
+        return  # its training did not say
+    if list(before["label_names"]) != list(config["label_names"]):
+        raise ValueError(
+            f"the network tells {', '.join(before['label_names'][:5])} ... apart, the data "
+            f"{', '.join(config['label_names'][:5])} .... Give the data that it was trained on."
+        )
+    for name in ("input_size", "crop_pct", "mean", "std"):
+        if name in before and name in config and before[name] != config[name]:
+            warnings.warn(
+                f"the network was trained with {name} {before[name]}, the data have {config[name]}.", stacklevel=2
+            )
 
 
 def label_names(model: nn.Module) -> list[str]:

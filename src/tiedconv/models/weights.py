@@ -101,19 +101,28 @@ def _find_state(path: Path, content: Any) -> tuple[Any, str]:
         if not isinstance(found, Mapping):
             return found, where
         held = (key for key in _PLACES if isinstance(found.get(key), Mapping))
-        key = next((key for key in held if found[key] or key not in _AVERAGES), None)
+        key = next((key for key in held if key not in _AVERAGES or _has_begun(found[key])), None)
         if key is not None:
             found, where = found[key], f" under {key!r}"
             said = _AVERAGED if key in _AVERAGES else said
     lightning = content.get("averaging_state")
     if isinstance(lightning, Mapping):
-        said, updates = _AVERAGED, lightning.get(_UPDATES)
-        if isinstance(updates, Tensor) and not updates.is_meta and not updates.any():
+        said = _AVERAGED
+        if not _has_begun(lightning):
             said, where = _NOT_AVERAGED, " under 'current_model_state'"
             found = content.get("current_model_state")
     if said:
         warnings.warn(f"{path}: {said}", stacklevel=4)
     return found, where
+
+
+def _has_begun(average: Mapping[str, Any]) -> bool:
+    """Whether what a file keeps as a moving average holds weights, and not only those that the training began with."""
+    state = next((average[key] for key in _PLACES if isinstance(average.get(key), Mapping)), average)
+    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        return False
+    updates = state.get(_UPDATES)
+    return updates is None or updates.is_meta or bool(updates.any())
 
 
 def _read(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from .conv import TiedConv1d, TiedConv2d, TiedConv3d
 from .linear import TiedLinear
@@ -16,7 +17,8 @@ def break_symmetry_(model: nn.Module, spread: float = 0.3) -> int:
     Not in the paper. Call it before the training, on random weights.
 
     A norm is behind a tied layer if it is the next module of the model with a scale per output channel of that layer,
-    in the order of ``model.modules()``.
+    in the order of ``model.modules()``, before another convolution or linear layer. Scales that are zero, such as those
+    with which timm ends residual branches, are left as they are.
 
     Args:
         model: changed in place.
@@ -46,9 +48,11 @@ def break_symmetry_(model: nn.Module, spread: float = 0.3) -> int:
             waiting = module.out_features if module.blocks > 1 else 0
         elif isinstance(module, SplitTiedConv2d):
             waiting = module.out_channels if max(module.blocks) > 1 else 0
+        elif isinstance(module, (_ConvNd, nn.Linear)):
+            waiting = 0  # the next norm is behind this one
         elif waiting and "Norm" in type(module).__name__:
             scale = getattr(module, "weight", None)
-            if isinstance(scale, torch.Tensor) and scale.shape == (waiting,):
+            if isinstance(scale, torch.Tensor) and scale.shape == (waiting,) and scale.any():
                 with torch.no_grad():
                     scale *= torch.empty_like(scale).uniform_(1 - spread, 1 + spread)
                 changed += 1
