@@ -28,9 +28,9 @@ class VocFolder(DetectionData):
     ``filename``. A warning counts the images without an XML file, which are not read.
 
     The splits are what ``root`` has: lists of names, ``train.txt`` or ``trainval.txt`` and ``val.txt`` in
-    ``ImageSets/Main`` or in ``root``, or folders ``train`` and ``val``, ``valid`` or ``validation`` at any depth. Without
-    a training split, all images are for training but those of ``val`` and ``test``. Without a validation split, a share
-    of the training images becomes one. The choice depends on their names alone, so every training has the same.
+    ``ImageSets/Main`` or in ``root``, or folders ``train`` and ``val``, ``valid`` or ``validation`` at any depth.
+    Without a training split, all images are for training but those of ``val`` and ``test``. Without a validation split,
+    a share of the training images becomes one. The choice depends on their names alone, so every training has the same.
 
     Corners are pixels from 0 on, as these tools write them: ``xmin=1, xmax=10`` is a width of 9. Difficult objects are
     treated as in :class:`Voc`. The size of an image comes from the XML file, or from the image if that says 0 or

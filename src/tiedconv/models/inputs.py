@@ -88,7 +88,7 @@ def set_images(model: nn.Module, config: Mapping[str, Any]) -> None:
 
 
 def check_images(model: nn.Module, config: Mapping[str, Any]) -> None:
-    """Compare the images that a model says it was trained on, if it does, with those of ``config``; warn if they differ.
+    """Warn if a model says that it was trained on other images than those of ``config``.
 
     Raises:
         ValueError: if the names of the classes differ.
