@@ -376,3 +376,10 @@ def test_what_is_no_average_yet_leaves_the_weights(average: Any, net: nn.Module,
     torch.save({"model": net.state_dict(), "ema": average}, tmp_path / "net.pth")
     read = read_weights(tmp_path / "net.pth")
     assert all(torch.equal(read[name], value) for name, value in net.state_dict().items())
+
+
+def test_a_folder_is_not_a_file(net: nn.Module, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(net.state_dict(), tmp_path / "checkpoints" / "last.ckpt")
+    with pytest.raises(FileNotFoundError, match=r" is a folder\. Give a file in it, such as \S+last\.ckpt"):
+        read_weights(tmp_path)

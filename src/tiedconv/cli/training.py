@@ -90,6 +90,11 @@ class TrainingCLI(LightningCLI):
             # An evaluation keeps no best checkpoint, so it does not matter that it has another log folder.
             warnings.filterwarnings("ignore", message="The dirpath has changed")
 
+    def after_fit(self) -> None:
+        for callback in self.trainer.checkpoint_callbacks:
+            if isinstance(callback, LastCheckpoint) and callback.best_model_path and self.trainer.is_global_zero:
+                print(f"Checkpoint:  {callback.best_model_path}")
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         if self._get(self.config_init, "trainer.logger") in (None, True):
             root = self._get(self.config_init, "trainer.default_root_dir")

@@ -126,6 +126,9 @@ def _has_begun(average: Mapping[str, Any]) -> bool:
 
 
 def _read(path: Path) -> Any:
+    if path.is_dir():
+        files = [file for file in sorted(path.rglob("*")) if file.suffix in (".ckpt", ".safetensors", ".pth")]
+        raise FileNotFoundError(f"{path} is a folder. Give a file in it{f', such as {files[0]}' if files else ''}.")
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist. {_READABLE}")
     if not path.stat().st_size:

@@ -78,7 +78,12 @@ def configure(model: nn.Module, optimization: Optimization, trainer: L.Trainer) 
         filter_bias_and_bn=not o.decay_norm_and_bias,
     )
     epochs = trainer.max_epochs
-    if epochs is None or (epochs <= o.warmup_epochs and not trainer.fast_dev_run):  # type: ignore[attr-defined]
+    if epochs in (None, -1):
+        raise ValueError(
+            "Optimization: the schedule spans all epochs, and their number is not given. Set the trainer's max_epochs "
+            "too; max_steps and max_time can only end it earlier."
+        )
+    if epochs <= o.warmup_epochs and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         raise ValueError(
             f"Optimization: the schedule needs more epochs than warmup_epochs={o.warmup_epochs:g}, got "
             f"max_epochs={epochs}. Set the trainer's max_epochs; max_steps and max_time can only end it earlier."
