@@ -78,7 +78,7 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
         )
     try:
         return timm.create_model(name, **kwargs)
-    except (ArithmeticError, AssertionError, AttributeError, LookupError) as error:  # timm checks few of its arguments
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError) as error:  # timm checks few
         raise ValueError(f"create_model: {name} cannot be built with {kwargs}: {error}. Correct them.") from error
 
 

@@ -72,7 +72,7 @@ def build_arguments(config: Mapping[str, Any], changes: Mapping[str, Any]) -> di
     if entry["library"] == "torchvision":
         return kwargs
     cfg = config.get("pretrained_cfg")
-    if cfg is None:
+    if not isinstance(cfg, Mapping):
         raise ValueError(f'{CONFIG} has no "pretrained_cfg". Give one that timm >= 1.0 wrote.')
     classes = config.get("num_classes", cfg.get("num_classes", 1000))
     return {"pretrained_cfg": {**cfg, "num_classes": classes}, "num_classes": classes, **kwargs}
