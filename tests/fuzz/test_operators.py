@@ -133,7 +133,7 @@ def test_a_convolution_is_right_or_refused(given_call):
         return
     if strange(call):
         return
-    # Of channels_last maps in bfloat16 that a stride leaves one pixel wide, oneDNN's grouped kernels give wrong numbers:
+    # oneDNN's grouped kernels compute wrong bfloat16 numbers where a stride leaves channels_last maps one pixel wide:
     # F.conv2d of (2, 3, 3, 3) by (6, 1, 2, 3), stride (1, 2), 3 groups.
     assume(y.dtype != torch.bfloat16 or 1 not in y.shape[-dims:])
     geometry = {name: each(call[name], dims) for name in ("stride", "padding", "dilation")}

@@ -73,6 +73,8 @@ def build_arguments(config: Mapping[str, Any], changes: Mapping[str, Any]) -> di
         return kwargs
     cfg = config.get("pretrained_cfg")
     if not isinstance(cfg, Mapping):
-        raise ValueError(f'{CONFIG} has no "pretrained_cfg". Give one that timm >= 1.0 wrote.')
+        raise ValueError(  # noqa: TRY004  the file is at fault, not an argument's type
+            f'{CONFIG} has no "pretrained_cfg". Give one that timm >= 1.0 wrote.'
+        )
     classes = config.get("num_classes", cfg.get("num_classes", 1000))
     return {"pretrained_cfg": {**cfg, "num_classes": classes}, "num_classes": classes, **kwargs}
