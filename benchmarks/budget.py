@@ -160,17 +160,6 @@ class VariedConv2d(nn.Module):
         return ordinary
 
 
-class Shuffle(nn.Module):
-    """Interleave the channels of ``parts`` equal parts, so that the next layer's blocks see channels of each."""
-
-    def __init__(self, parts: int) -> None:
-        super().__init__()
-        self.parts = parts
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.channel_shuffle(x, self.parts)
-
-
 class Bottleneck(nn.Module):
     """Convolutions of 1x1, 3x3 and 1x1 beside a shortcut that averages pixels and pads channels with zeros."""
 
@@ -204,7 +193,8 @@ def convolution(arm: Arm, inputs: int, outputs: int, kernel: int, stride: int = 
         norm.weight.data = scattered(outputs)
     yield norm
     if arm.shuffle:
-        yield Shuffle(arm.blocks * arm.groups)
+        # The next layer's blocks see channels of each of this one's.
+        yield nn.ChannelShuffle(arm.blocks * arm.groups)
 
 
 def scattered(*shape: int) -> Tensor:

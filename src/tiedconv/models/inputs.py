@@ -93,14 +93,15 @@ def check_images(model: nn.Module, config: Mapping[str, Any]) -> None:
     Raises:
         ValueError: if the names of the classes differ.
     """
-    before: Any = getattr(model, "pretrained_cfg", None) or {}
-    if not before.get("label_names"):
+    names = label_names(model)
+    if not names:
         return  # its training did not say
-    if list(before["label_names"]) != list(config["label_names"]):
+    if names != list(config["label_names"]):
         raise ValueError(
-            f"the network tells {', '.join(before['label_names'][:5])} ... apart, the data "
+            f"the network tells {', '.join(names[:5])} ... apart, the data "
             f"{', '.join(config['label_names'][:5])} .... Give the data that it was trained on."
         )
+    before: Any = model.pretrained_cfg
     for name in ("input_size", "crop_pct", "mean", "std"):
         if name in before and name in config and before[name] != config[name]:
             warnings.warn(
