@@ -1,7 +1,7 @@
-import importlib.util
 import json
 import math
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,13 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-_FILE = Path(__file__).parents[1] / "benchmarks" / "budget.py"
-_SPEC = importlib.util.spec_from_file_location("budget", _FILE)
-assert _SPEC
-assert _SPEC.loader
-budget = importlib.util.module_from_spec(_SPEC)
-sys.modules["budget"] = budget  # where dataclasses look for their types
-_SPEC.loader.exec_module(budget)
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+budget, networks = import_module("budget"), import_module("budget_networks")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +41,7 @@ def test_arms_keep_to_their_budgets():
 
 
 def test_an_arm_beyond_its_budget_is_found(monkeypatch):
-    monkeypatch.setitem(budget.ARMS, "wide", budget.Arm("wide", (20, 40, 80)))
+    monkeypatch.setitem(budget.ARMS, "wide", networks.Arm("wide", (20, 40, 80)))
     with pytest.raises(AssertionError, match=r"wide: .* params are .* beside the budget"):
         budget.check_budgets()
 
@@ -56,18 +51,18 @@ def test_deployed_networks_are_ordinary_and_compute_the_same(name):
     torch.manual_seed(0)
     model = budget.build(budget.ARMS[name]).eval()
     deployed = budget.deployed(model)
-    assert not any(isinstance(m, budget.VariedConv2d | budget.TiedConv2d) for m in deployed.modules())
+    assert not any(isinstance(m, networks.VariedConv2d | networks.TiedConv2d) for m in deployed.modules())
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(deployed(x), model(x))
 
 
 def test_blocks_of_a_varied_convolution_differ_by_scale_and_rank_1():
-    shared = budget.TiedConv2d(8, 8, 3, bias=False, blocks=2)
-    scaled = budget.VariedConv2d(shared, scale=True, private=False)
+    shared = networks.TiedConv2d(8, 8, 3, bias=False, blocks=2)
+    scaled = networks.VariedConv2d(shared, scale=True, private=False)
     a, b = (scaled.weight().chunk(2)[i] / scaled.scale[i].view(1, -1, 1, 1) for i in range(2))
     torch.testing.assert_close(a, b)
-    private = budget.VariedConv2d(shared, scale=False, private=True)
+    private = networks.VariedConv2d(shared, scale=False, private=True)
     for weight in private.weight().chunk(2):
         assert torch.linalg.matrix_rank((weight - shared.weight).flatten(1)) == 1
 
@@ -143,7 +138,7 @@ def test_latency_is_that_of_the_deployed_network_and_stands_in_the_report(tmp_pa
     monkeypatch.setattr(budget, "open_onnx", open_onnx)
     run("--latency", "--report", "--rounds", 2, "--arms", "tied2-shuffle", "--output", tmp_path)
     (network,) = timed
-    assert not any(isinstance(m, budget.TiedConv2d) for m in network.modules())
+    assert not any(isinstance(m, networks.TiedConv2d) for m in network.modules())
     measured = json.loads((tmp_path / "latency.json").read_text())["tied2-shuffle"]
     assert measured["file_bytes"] == 4 * 57610
     assert measured["deployed_bytes"] > 1.5 * measured["file_bytes"]
