@@ -290,9 +290,9 @@ def draw(output: Path, epochs: int) -> Path:
     for ax, (xlabel, cost) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         is_time = xlabel.startswith("ms")
         points = {
-            name: (cost(ARMS[name]), [value / 100 for value in seeds.values()])
-            for name, seeds in top1.items()
-            if not is_time or name in latency
+            arm.name: (cost(arm), [value / 100 for value in top1[arm.name].values()])
+            for arm in ARMS.values()
+            if arm.name in top1 and (not is_time or arm.name in latency)
         }
         plot_tradeoff(points, ax, xlabel=xlabel, ylabel="top-1")
     path = output / "budget.svg"
