@@ -79,5 +79,5 @@ def test_a_broken_photo_is_named_before_anything_is_measured(photos, monkeypatch
     broken = photos / "class1" / "1.png"
     broken.write_bytes(broken.read_bytes()[:900] if content is None else content)
     monkeypatch.setattr("tiedconv.data.base.ImageFiles.batches", lambda *_: pytest.fail("measured"))
-    with pytest.raises(SystemExit, match=r"cannot read the photo photos/class1/1\.png: .*\. Replace it or take it out"):
+    with pytest.raises(SystemExit, match=r"photos/class1/1\.png cannot be read as an image: .*\. Replace the file"):
         similarity("--models", "test_resnet")

@@ -20,7 +20,7 @@ from tiedconv.data import OcclusionScenes, SceneOptions
 from tiedconv.data.scenes import write_scenes
 from tiedconv.detection import DetectorName, Widths
 from tiedconv.metrics.coco import METRICS, coco_metrics
-from tiedconv.tasks import DetectionTask, Optimization
+from tiedconv.tasks import ClassificationTask, DetectionTask, Optimization
 from tiedconv.tasks.detection import coco_results
 
 # pycocotools' decode calls what numpy 2 deprecates.
@@ -310,6 +310,13 @@ def test_a_checkpoint_gives_the_task_back(tmp_path, root):
 
 
 @fixed_norms
+def test_a_classifiers_checkpoint_is_not_a_detectors():
+    classifier = ClassificationTask("resnet_tiny", num_classes=10)
+    checkpoint = {"state_dict": classifier.state_dict(), "hyper_parameters": dict(classifier.hparams)}
+    with pytest.raises(ValueError, match=r"a classifier, resnet_tiny, not a detector, mask_rcnn on resnet_tiny\. Give"):
+        make_task().on_load_checkpoint(checkpoint)
+
+
 def test_training_starts_from_a_classifiers_weights_and_its_checkpoint_needs_them_no_more(tmp_path, root):
     state = timm.create_model("resnet_tiny", num_classes=10).state_dict()
     torch.save(state, tmp_path / "classifier.pth")

@@ -1,12 +1,11 @@
 """``tiedconv analyze similarity``."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
 import torch
-from PIL import Image
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
@@ -68,13 +67,13 @@ def similarity(
     found: list[ModelSimilarity] = []
     errors = Console(stderr=True)
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
-        paths = given[0].photos(images).paths
-        paths = [paths[i] for i in evenly_spaced(len(paths), limit)]
-        _check_readable(progress.track(paths, description="reading"))
+        files = given[0].photos(images)
+        chosen = evenly_spaced(len(files), limit)
+        for i in progress.track(chosen, description="reading"):
+            files[i]  # a broken photo comes to light in seconds, not after hours
         for entry in given:
-            task = progress.add_task(escape(entry.label), total=len(paths))
+            task = progress.add_task(escape(entry.label), total=len(chosen))
             files = entry.photos(images)
-            chosen = evenly_spaced(len(files), limit)
             measured = filter_similarity(
                 entry.model,
                 layers,
@@ -84,10 +83,10 @@ def similarity(
                 progress=partial(progress.advance, task),
             )
             found.append(ModelSimilarity(entry.label, entry.weights, entry.random, measured))
-            settings = {"tiedconv": __version__, "images": len(paths), "max_channels": channels}
+            settings = {"tiedconv": __version__, "images": len(chosen), "max_channels": channels}
             write_whole(output / "similarity.json", similarity_json(found, settings) + "\n")
     console = table_console()
-    console.print(_table(found, len(paths)))
+    console.print(_table(found, len(chosen)))
     write_similarity_plots(found, output)
     call = command(
         "similarity",
@@ -102,21 +101,9 @@ def similarity(
         device=device,
         output=output,
     )
-    blocks = facts(given, photos=f"{len(paths)} of {images}", filters=f"at most {channels or 'all'} a layer")
+    blocks = facts(given, photos=f"{len(chosen)} of {images}", filters=f"at most {channels or 'all'} a layer")
     write_similarity_report(found, output / "report.html", command=call, blocks=blocks)
     console.print(f"Numbers: {output / 'similarity.json'}\nReport:  {output / 'report.html'}", markup=False)
-
-
-def _check_readable(paths: Iterable[Path]) -> None:
-    """Decode every photo once, which takes seconds, before the hours in which a broken one would come to light."""
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                image.load()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(
-                f"cannot read the photo {path}: {error}. Replace it or take it out of the folder."
-            ) from error
 
 
 def _table(found: Sequence[ModelSimilarity], images: int) -> Table:

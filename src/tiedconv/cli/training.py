@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from .. import data as tied_data
 from .._files import check_writable
 from ..data import DetectionData, ImageData
-from ..models.weights import read_checkpoint
+from ..models.weights import read_images
 from ..tasks import Task, keep_checkpoints_whole, quiet_lightning
 from ..tasks.progress import Outlook, progress_bar
 from ..tasks.resume import LastCheckpoint
@@ -120,7 +120,7 @@ class TrainingCLI(LightningCLI):
 def _adopt_images(data: Any, checkpoint: Path, arguments: Sequence[str]) -> None:
     """Prepare images as in the training that wrote ``checkpoint``, unless options say else."""
     try:
-        trained = read_checkpoint(checkpoint)[1].get("pretrained_cfg")
+        trained = read_images(checkpoint)
     except ValueError:
         return  # what is wrong with it is said when it is loaded
     if trained is None:

@@ -94,6 +94,12 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     return weights, {**arguments, "model_kwargs": {k: v for k, v in kwargs.items() if k not in _FETCHING}}
 
 
+def read_images(path: str | Path) -> Mapping[str, Any] | None:
+    """Return how the training that wrote a checkpoint prepared images, if it says so; the weights stay on the disk."""
+    content = _read(Path(path), mmap=True)
+    return content.get("pretrained_cfg") if isinstance(content, Mapping) else None
+
+
 def _find_state(path: Path, content: Any) -> tuple[Any, str]:
     """Return the state dict in what a file holds, and in words where it was; warn if it is a moving average."""
     found, where, said = content, "", ""
@@ -125,7 +131,7 @@ def _has_begun(average: Mapping[str, Any]) -> bool:
     return updates is None or updates.is_meta or bool(updates.any())
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, *, mmap: bool = False) -> Any:
     if path.is_dir():
         files = [file for file in sorted(path.rglob("*")) if file.suffix in (".ckpt", ".safetensors", ".pth")]
         raise FileNotFoundError(f"{path} is a folder. Give a file in it{f', such as {files[0]}' if files else ''}.")
@@ -137,7 +143,7 @@ def _read(path: Path) -> Any:
         if path.suffix.lower() == ".safetensors":
             return load_file(path)
         with torch.serialization.safe_globals([argparse.Namespace]):  # the options in files of timm and torchvision
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} is not a file of weights, or holds Python objects beside them, such as a whole model; reading "

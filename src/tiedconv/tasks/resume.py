@@ -198,6 +198,11 @@ def _check_same_network(task: L.LightningModule, checkpoint: Mapping[str, Any]) 
     if not difference:
         return
     there, here = checkpoint.get("hyper_parameters") or {}, dict(task.hparams)
+    if {"model", "backbone"} <= here.keys() ^ there.keys():  # each is an option of one kind of task
+        raise ValueError(
+            f"The checkpoint is of another network: {_network(there)}, not {_network(here)}. Give one of the same kind; "
+            "a detector's backbone starts from a classifier by --model.weights."
+        )
     options = "; ".join(
         f"{name} = {there.get(name)!r} there, {here.get(name)!r} here"
         for name in {**here, **there}
@@ -207,6 +212,12 @@ def _check_same_network(task: L.LightningModule, checkpoint: Mapping[str, Any]) 
         f"The checkpoint is of another network: {options or type(task).__name__} ({difference}). Give the options that "
         "it was trained with, or another checkpoint."
     )
+
+
+def _network(options: Mapping[str, Any]) -> str:
+    if "backbone" in options:
+        return f"a detector, {options.get('detector')} on {options['backbone']}"
+    return f"a classifier, {options.get('model')}"
 
 
 def _describe_data(trainer: L.Trainer) -> dict[str, Any]:
