@@ -3,6 +3,8 @@
     python benchmarks/budget.py --list
     python benchmarks/budget.py --root data/cifar10 --output runs/budget --sweep --train
     python benchmarks/budget.py --output runs/budget --latency --report
+    python benchmarks/budget.py --root data/imagenette --pixels 64 --output runs/budget-imagenette --lr 0.2 --train \
+        --arms untied --share 0.1 --epochs 200
 
 `--root` holds the folders `train` and `val`, and these one folder of images per class. Each arm is a residual network
 of three stages with two bottlenecks each, behind a stem of stride 2, with shortcuts that have no parameters. Arms
@@ -10,7 +12,8 @@ differ in how their convolutions share weights, in their widths, and in the size
 that all keep to their budget. `--sweep` tries four learning rates for one untied and one tied network, on a tenth of
 the training images held out; `--train` then trains each arm with the best one of its kind, seed by seed. "Tying pays"
 if a tied arm beats every untied arm of equal parameters, with the 95 % interval of the paired differences over the
-seeds above zero. Stop it at any time: the same command goes on after the last whole epoch.
+seeds above zero. `--share` trains on a part of the images of each class, `--pixels` says to which side they are scaled.
+Stop it at any time: the same command goes on after the last whole epoch.
 """
 
 import argparse
@@ -33,6 +36,7 @@ from budget_networks import ARMS, PIXELS, Arm, build, check_budgets, costs, depl
 from scipy import stats
 from torch import Tensor, nn
 from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
 
 from tiedconv._files import write_whole
 from tiedconv.bench.timer import interleaved
@@ -59,15 +63,28 @@ class Images:
         return Images(self.pixels[index], self.labels[index])
 
     @classmethod
-    def load(cls, folder: Path, cache: Path) -> "Images":
+    def load(cls, folder: Path, cache: Path, side: int) -> "Images":
+        """Read a folder of images per class: the middle of each, scaled to ``side`` pixels."""
         if not cache.exists():
-            images = ImageFolder(str(folder))
+            images = ImageFolder(str(folder), v2.Compose([v2.Resize(side), v2.CenterCrop(side)]))
             file = io.BytesIO()
             pixels = np.stack([np.asarray(image) for image, _ in images])
             np.savez(file, pixels=pixels, labels=np.array(images.targets))
             write_whole(cache, file.getvalue())
         with np.load(cache) as arrays:
+            if arrays["pixels"].shape[1] != side:
+                raise SystemExit(f"{cache} holds images of another size. Give another --output.")
             return cls(torch.from_numpy(arrays["pixels"]), torch.from_numpy(arrays["labels"]))
+
+    def share(self, share: float) -> "Images":
+        """Return this share of each class, always the same images."""
+        generator = torch.Generator().manual_seed(0)
+        chosen = []
+        for label in self.labels.unique():
+            indices = torch.nonzero(self.labels == label).flatten()
+            order = torch.randperm(len(indices), generator=generator)
+            chosen.append(indices[order[: max(1, round(share * len(indices)))]])
+        return self[torch.cat(chosen).sort().values]
 
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images and labels: in order as they are, or shuffled, cropped and flipped at random."""
@@ -80,9 +97,10 @@ class Images:
             yield normalised(augmented(self.pixels[chosen], generator)), self.labels[chosen]
 
 
-def augmented(pixels: Tensor, generator: torch.Generator, border: int = 4) -> Tensor:
-    """Move each image by up to ``border`` pixels over black, and mirror half of them."""
+def augmented(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Move each image by up to an eighth of its side over black, and mirror half of them."""
     n, height, width, _ = pixels.shape
+    border = height // 8
     down, right = torch.randint(2 * border + 1, (2, n, 1), generator=generator)
     mirrored = torch.rand(n, 1, generator=generator) < 0.5
     rows = down + torch.arange(height)
@@ -105,11 +123,14 @@ class Run:
     lr: float
     epochs: int
     is_sweep: bool = False
+    share: float = 1.0
 
     @property
     def name(self) -> str:
         """Name of its files, without the ending."""
-        return f"{'sweep-' if self.is_sweep else ''}{self.arm.name}-seed{self.seed}-lr{self.lr:g}-epochs{self.epochs}"
+        share = f"-share{self.share:g}" if self.share < 1 else ""
+        kind = "sweep-" if self.is_sweep else ""
+        return f"{kind}{self.arm.name}-seed{self.seed}-lr{self.lr:g}-epochs{self.epochs}{share}"
 
 
 def train(run: Run, training: Images, test: Images, output: Path) -> None:
@@ -156,7 +177,8 @@ def train(run: Run, training: Images, test: Images, output: Path) -> None:
         "lr": run.lr,
         "epochs": run.epochs,
         "is_sweep": run.is_sweep,
-        **costs(run.arm),
+        "share": run.share,
+        **costs(run.arm, training.pixels.shape[1]),
         "top1": top1,
         "losses": losses,
         "seconds": seconds,
@@ -197,9 +219,10 @@ def accuracy(arm: Arm, model: nn.Module, test: Images) -> float:
 
 
 def enlarged(arm: Arm, images: Tensor) -> Tensor:
-    if arm.pixels == PIXELS:
+    side = arm.side(images.shape[-1])
+    if side == images.shape[-1]:
         return images
-    return F.interpolate(images, size=(arm.pixels, arm.pixels), mode="bilinear", align_corners=False)
+    return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
 
 
 def sweep(training: Images, epochs: int, output: Path) -> None:
@@ -227,7 +250,7 @@ def read_results(output: Path, *, is_sweep: bool) -> list[dict[str, Any]]:
     return [result for result in results if result["is_sweep"] == is_sweep]
 
 
-def measure_latency(arms: Sequence[Arm], output: Path, rounds: int) -> None:
+def measure_latency(arms: Sequence[Arm], output: Path, rounds: int, pixels: int) -> None:
     """Time one image in ONNX Runtime, networks in turn, and write the times and the sizes of the files.
 
     The exporter computes what does not depend on the image, so that files of arms with `scale` or `private` hold the
@@ -238,7 +261,7 @@ def measure_latency(arms: Sequence[Arm], output: Path, rounds: int) -> None:
     with TemporaryDirectory() as folder:
         for arm in arms:
             model = with_random_norms(build(arm)).eval()
-            image = torch.randn(1, 3, arm.pixels, arm.pixels)
+            image = torch.randn(1, 3, arm.side(pixels), arm.side(pixels))
             shape: dict[str, Any] = {"input_size": image.shape[1:], "dynamic_size": False, "batch_size": 1}
             tied = to_onnx(model, f"{folder}/{arm.name}.onnx", **shape)
             file = to_onnx(deployed(model), f"{folder}/{arm.name}-deployed.onnx", **shape)
@@ -259,11 +282,11 @@ def with_random_norms(model: nn.Module) -> nn.Module:
     return model
 
 
-def accuracies(output: Path, epochs: int) -> dict[str, dict[int, float]]:
+def accuracies(output: Path, epochs: int, share: float) -> dict[str, dict[int, float]]:
     """Return top-1 in per cent by arm and seed."""
     top1: dict[str, dict[int, float]] = {}
     for result in read_results(output, is_sweep=False):
-        if result["epochs"] == epochs:
+        if result["epochs"] == epochs and result.get("share", 1.0) == share:
             seeds = top1.setdefault(result["arm"], {})
             if result["seed"] in seeds:
                 raise SystemExit(f"{output} holds {result['arm']} at several learning rates. Move away all but one.")
@@ -278,12 +301,12 @@ def read_latency(output: Path) -> dict[str, dict[str, float]]:
     return measured
 
 
-def draw(output: Path, epochs: int) -> Path:
+def draw(output: Path, epochs: int, share: float, pixels: int) -> Path:
     """Draw accuracy against parameters, multiply-adds and, where measured, the deployed network's time."""
-    top1, latency = accuracies(output, epochs), read_latency(output)
+    top1, latency = accuracies(output, epochs, share), read_latency(output)
     panels = {
-        "parameters": lambda arm: costs(arm)["params"],
-        "multiply-adds per image": lambda arm: costs(arm)["macs"],
+        "parameters": lambda arm: costs(arm, pixels)["params"],
+        "multiply-adds per image": lambda arm: costs(arm, pixels)["macs"],
         "ms per image in ONNX Runtime, one thread": lambda arm: latency[arm.name]["ms"],
     }
     figure = style.new_figure(13, 4.4)
@@ -300,9 +323,9 @@ def draw(output: Path, epochs: int) -> Path:
     return path
 
 
-def report(output: Path, epochs: int) -> str:
+def report(output: Path, epochs: int, share: float, pixels: int) -> str:
     """Return Markdown: what each arm costs and reaches, and the paired differences of tied to untied arms."""
-    top1, latency = accuracies(output, epochs), read_latency(output)
+    top1, latency = accuracies(output, epochs, share), read_latency(output)
     lines = [
         "| arm | params | MACs, M | top-1, % | seeds | ONNX Runtime, ms | file, kB | deployed file, kB |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
@@ -311,7 +334,7 @@ def report(output: Path, epochs: int) -> str:
         if arm.name not in top1 and arm.name not in latency:
             continue
         values = list(top1.get(arm.name, {}).values())
-        cost, measured = costs(arm), latency.get(arm.name)
+        cost, measured = costs(arm, pixels), latency.get(arm.name)
         cells = [arm.name, f"{cost['params']:,}", f"{cost['macs'] / 1e6:.2f}"]
         cells += [f"{statistics.fmean(values):.2f}" if values else "", str(len(values))]
         cells += (
@@ -355,12 +378,12 @@ def verdict(intervals: Sequence[tuple[float, float, float]]) -> str:
     return "no" if any(high < 0 for _, _, high in intervals) else "not shown"
 
 
-def table() -> str:
+def table(pixels: int) -> str:
     lines = [f"{'arm':28}{'widths':16}{'pixels':>7}{'params':>10}{'MACs':>12}"]
     for arm in ARMS.values():
-        cost = costs(arm)
+        cost = costs(arm, pixels)
         widths = "/".join(map(str, arm.widths))
-        lines.append(f"{arm.name:28}{widths:16}{arm.pixels:7}{cost['params']:10,}{cost['macs']:12,}")
+        lines.append(f"{arm.name:28}{widths:16}{arm.side(pixels):7}{cost['params']:10,}{cost['macs']:12,}")
     return "\n".join(lines)
 
 
@@ -381,6 +404,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--sweep-epochs", type=int, default=5)
     parser.add_argument("--lr", type=float, help="peak learning rate. Default: the best of the sweep")
+    parser.add_argument("--pixels", type=int, default=PIXELS, help="side to which images are scaled")
+    parser.add_argument("--share", type=float, default=1.0, help="of the training images, 0-1")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=300, help="of --latency")
     given = parser.parse_args(arguments)
@@ -391,21 +416,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given.output.mkdir(parents=True, exist_ok=True)
     arms = [ARMS[name] for name in given.arms]
     if given.list:
-        print(table())
+        print(table(given.pixels))
     if given.sweep or given.train:
-        training, test = (Images.load(given.root / split, given.output / f"{split}.npz") for split in ("train", "val"))
+        training, test = (
+            Images.load(given.root / split, given.output / f"{split}.npz", given.pixels) for split in ("train", "val")
+        )
         if given.sweep:
             sweep(training, given.sweep_epochs, given.output)
         if given.train:
             rates = dict.fromkeys((False, True), given.lr) if given.lr else best_learning_rates(given.output)
+            chosen = training.share(given.share) if given.share < 1 else training
             for seed in given.seeds:
                 for arm in arms:
-                    train(Run(arm, seed, rates[arm.is_tied], given.epochs), training, test, given.output)
+                    run = Run(arm, seed, rates[arm.is_tied], given.epochs, share=given.share)
+                    train(run, chosen, test, given.output)
     if given.latency:
-        measure_latency(arms, given.output, given.rounds)
+        measure_latency(arms, given.output, given.rounds, given.pixels)
     if given.report:
-        print(report(given.output, given.epochs))
-        print(f"\nDrawn: {draw(given.output, given.epochs)}")
+        results = (given.output, given.epochs, given.share, given.pixels)
+        print(report(*results))
+        print(f"\nDrawn: {draw(*results)}")
 
 
 if __name__ == "__main__":

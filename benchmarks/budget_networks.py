@@ -16,6 +16,8 @@ from tiedconv.metrics import count
 from tiedconv.nn import TiedConv2d
 
 PIXELS = 32
+"""Side of the images by which budgets are counted."""
+
 PARAMS = 57_400
 """What every arm may have, but for the ceiling, which may have twice as many."""
 
@@ -38,7 +40,7 @@ class Arm:
         scatter: whether the scales of the norms behind them are scattered at the start.
         scale: whether each of their input channels has a learned scale, scattered at the start.
         private: whether each block adds a matrix of rank 1 of its own to the shared filters.
-        pixels: side of the images, which are enlarged if it is not theirs.
+        enlarged: by how much its images are enlarged.
         times_params, times_macs: budget, in those of the untied network.
     """
 
@@ -50,9 +52,13 @@ class Arm:
     scatter: bool = False
     scale: bool = False
     private: bool = False
-    pixels: int = PIXELS
+    enlarged: float = 1.0
     times_params: int = 1
     times_macs: int = 1
+
+    def side(self, pixels: int) -> int:
+        """Return the side of its input for images of ``pixels``."""
+        return round(self.enlarged * pixels)
 
     @property
     def is_tied(self) -> bool:
@@ -69,10 +75,11 @@ ARMS = {
     arm.name: arm
     for arm in (
         Arm("untied", (10, 20, 41)),
+        Arm("tied2", (20, 40, 80), blocks=2, times_macs=2),
         Arm("tied2-shuffle", (20, 40, 80), blocks=2, shuffle=True, times_macs=2),
         Arm("tied2-shuffle-scatter", (20, 40, 80), blocks=2, shuffle=True, scatter=True, times_macs=2),
         Arm("grouped4-shuffle", (20, 40, 80), groups=4, shuffle=True),
-        Arm("untied-larger-images", (10, 20, 41), pixels=44, times_macs=2),
+        Arm("untied-larger-images", (10, 20, 41), enlarged=1.375, times_macs=2),
         Arm("tied2-shuffle-scale", (20, 38, 80), blocks=2, shuffle=True, scale=True, times_macs=2),
         Arm("untied-scatter", (10, 20, 41), scatter=True),
         Arm("grouped4-shuffle-scatter", (20, 40, 80), groups=4, shuffle=True, scatter=True),
@@ -188,9 +195,9 @@ def build(arm: Arm, num_classes: int = 10) -> nn.Sequential:
 
 
 @cache
-def costs(arm: Arm) -> dict[str, int]:
-    """Return an arm's parameters and multiply-adds per image."""
-    return asdict(count(build(arm), (3, arm.pixels, arm.pixels)))
+def costs(arm: Arm, pixels: int = PIXELS) -> dict[str, int]:
+    """Return an arm's parameters and multiply-adds per image of that side."""
+    return asdict(count(build(arm), (3, arm.side(pixels), arm.side(pixels))))
 
 
 def check_budgets() -> None:

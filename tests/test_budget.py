@@ -68,9 +68,9 @@ def test_blocks_of_a_varied_convolution_differ_by_scale_and_rank_1():
 
 
 def test_augmented_images_are_mirrored_windows_of_the_padded_image():
-    pixels = torch.randint(1, 256, (1, 8, 8, 3), dtype=torch.uint8)
+    pixels = torch.randint(1, 256, (1, 32, 32, 3), dtype=torch.uint8)
     padded = torch.nn.functional.pad(pixels[0], (0, 0, 4, 4, 4, 4))
-    windows = [padded[i : i + 8, j : j + 8] for i in range(9) for j in range(9)]
+    windows = [padded[i : i + 32, j : j + 32] for i in range(9) for j in range(9)]
     windows += [window.flip(1) for window in windows]
     found = budget.augmented(pixels.expand(200, -1, -1, -1), torch.Generator().manual_seed(0))
     indices = [next(i for i, w in enumerate(windows) if torch.equal(w, image)) for image in found]
@@ -121,6 +121,26 @@ def test_training_takes_the_rate_of_the_sweep_and_the_report_names_every_arm(roo
     (tmp_path / "untied-seed0-lr9-epochs1.json").write_text(path.read_text())
     with pytest.raises(SystemExit, match="untied at several learning rates"):
         run("--report", *common)
+
+
+def test_a_share_has_the_same_part_of_every_class():
+    images = budget.Images(torch.arange(60).view(60, 1, 1, 1), torch.tensor([0, 1, 1] * 20))
+    share = images.share(0.1)
+    assert share.labels.bincount().tolist() == [2, 4]
+    assert torch.equal(share.pixels, images.share(0.1).pixels)
+    assert torch.equal(images.labels[share.pixels.flatten()], share.labels)
+
+
+def test_larger_images_and_a_share_of_them_are_trained_and_reported_apart(root, tmp_path, capsys):
+    common = ("--output", tmp_path, "--pixels", 64, "--share", 0.5, "--epochs", 1, "--arms", "untied")
+    run("--root", root, "--train", "--lr", 0.1, "--seeds", 0, *common)
+    (path,) = tmp_path.glob("*.json")
+    assert path.name == "untied-seed0-lr0.1-epochs1-share0.5.json"
+    assert json.loads(path.read_text())["macs"] == budget.costs(budget.ARMS["untied"], 64)["macs"]
+    run("--report", *common)
+    assert "| untied | 57,130 | 9.0" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"train\.npz holds images of another size"):
+        run("--root", root, "--train", "--lr", 0.1, "--output", tmp_path)
 
 
 def test_latency_is_that_of_the_deployed_network_and_stands_in_the_report(tmp_path, monkeypatch, capsys):
