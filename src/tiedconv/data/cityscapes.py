@@ -34,23 +34,15 @@ class Cityscapes(DetectionData):
 
     Args:
         root: folder that holds ``leftImg8bit`` and ``gtFine``, or their two archives, which are then unpacked.
-        masks, flip, batch_size, num_workers, predict_path: as in :class:`DetectionData`.
+        options: as in :class:`DetectionData`.
 
     Raises:
         FileNotFoundError: in ``prepare_data``, if files are missing, with the way to get them.
         ValueError: in ``prepare_data``, if an image does not hold instance numbers.
     """
 
-    def __init__(
-        self,
-        root: str = "data/cityscapes",
-        masks: bool = True,
-        flip: float = 0.5,
-        batch_size: int = 2,
-        num_workers: int = 4,
-        predict_path: str | None = None,
-    ) -> None:
-        super().__init__(masks, flip, batch_size, num_workers, predict_path)
+    def __init__(self, root: str = "data/cityscapes", **options: Any) -> None:
+        super().__init__(**options)
         self.save_hyperparameters()
         self.root = Path(root)
 

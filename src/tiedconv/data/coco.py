@@ -1,6 +1,7 @@
 """Detection data in COCO's format: MS-COCO itself, and whatever an annotation tool exports in that form."""
 
 from pathlib import Path
+from typing import Any
 
 from .._checks import named
 from .._coco import read_json
@@ -27,7 +28,7 @@ class Coco(DetectionData):
             ``train/_annotations.coco.json`` and ``valid/_annotations.coco.json`` among the images.
         train_images, val_images: folders that the files' ``file_name`` start from. Default: ``root``, if the JSON files
             are given.
-        masks, flip, batch_size, num_workers, predict_path: as in :class:`DetectionData`.
+        options: as in :class:`DetectionData`.
 
     Raises:
         ValueError: if only one of the two JSON files is given, or folders without them; when a split is read, if the
@@ -42,13 +43,9 @@ class Coco(DetectionData):
         train_images: str = "",
         val_annotations: str | None = None,
         val_images: str = "",
-        masks: bool = True,
-        flip: float = 0.5,
-        batch_size: int = 2,
-        num_workers: int = 4,
-        predict_path: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(masks, flip, batch_size, num_workers, predict_path)
+        super().__init__(**options)
         self.save_hyperparameters()
         self.root = Path(root)
         self._given = {True: (train_annotations, train_images), False: (val_annotations, val_images)}

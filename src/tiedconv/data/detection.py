@@ -84,6 +84,7 @@ class DetectionData(ImageData):
         super().__init__(batch_size, num_workers, predict_path)
         if not 0 <= flip <= 1:
             raise ValueError(f"{type(self).__name__}: flip must be in 0-1, got {flip}.")
+        self.save_hyperparameters("masks", "flip")
         self.masks = masks
         self.flip = flip
         self._val: Annotated | None = None

@@ -19,15 +19,8 @@ class _SmallImages(ClassificationData):
 
     crop_padding: int
 
-    def __init__(
-        self,
-        root: str = "data",
-        download: bool = False,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        predict_path: str | None = None,
-    ) -> None:
-        super().__init__(batch_size, num_workers, predict_path)
+    def __init__(self, root: str = "data", download: bool = False, **options: Any) -> None:
+        super().__init__(**options)
         self.save_hyperparameters()
         self.root = root
         self.download = download
@@ -64,7 +57,7 @@ class FashionMNIST(_SmallImages):
         source: folder with the four ``*-ubyte.gz`` archives; the default is where Debian's package
             ``dataset-fashion-mnist`` puts them.
         download: fetch the archives if they are in neither folder.
-        batch_size, num_workers, predict_path: as in :class:`ClassificationData`.
+        options: as in :class:`ClassificationData`.
 
     Raises:
         FileNotFoundError: in ``prepare_data``, if the files are missing, with the ways to get them.
@@ -77,15 +70,9 @@ class FashionMNIST(_SmallImages):
     crop_padding = 2
 
     def __init__(
-        self,
-        root: str = "data",
-        source: str = _DEBIAN_FASHION_MNIST,
-        download: bool = False,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        predict_path: str | None = None,
+        self, root: str = "data", source: str = _DEBIAN_FASHION_MNIST, download: bool = False, **options: Any
     ) -> None:
-        super().__init__(root, download, batch_size, num_workers, predict_path)
+        super().__init__(root, download, **options)
         self.source = source
 
     def open(self, train: bool, transform: Transform | None) -> Dataset[Any]:
@@ -117,7 +104,7 @@ class CIFAR10(_SmallImages):
     Args:
         root: folder that holds torchvision's ``cifar-10-batches-py``.
         download: fetch the files when they are missing.
-        batch_size, num_workers, predict_path: as in :class:`ClassificationData`.
+        options: as in :class:`ClassificationData`.
 
     Raises:
         FileNotFoundError: in ``prepare_data``, if the files are missing.

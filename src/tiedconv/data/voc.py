@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.datasets.voc import DATASET_YEAR_DICT
@@ -40,7 +40,7 @@ class Voc(DetectionData):
         year: 2007 or 2012.
         train_set, val_set: image sets of the two splits: ``"train"``, ``"val"``, ``"trainval"`` (both) or, of 2007
             alone, ``"test"``.
-        flip, batch_size, num_workers, predict_path: as in :class:`DetectionData`.
+        options: as in :class:`DetectionData`, without ``masks``.
 
     Raises:
         ValueError: if the year has no such image set; when a split is read, if an XML file is broken, with the file
@@ -54,12 +54,9 @@ class Voc(DetectionData):
         year: Year = 2007,
         train_set: ImageSet = "trainval",
         val_set: ImageSet = "test",
-        flip: float = 0.5,
-        batch_size: int = 2,
-        num_workers: int = 4,
-        predict_path: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(False, flip, batch_size, num_workers, predict_path)
+        super().__init__(masks=False, **options)
         if year not in get_args(Year):
             raise ValueError(f"Voc: year must be one of {', '.join(map(str, get_args(Year)))}, got {year!r}.")
         known = [name for name in get_args(ImageSet) if year == 2007 or name != "test"]

@@ -5,6 +5,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -42,7 +43,7 @@ class VocFolder(DetectionData):
             ImageSets/Main/test.txt`` tests on the images of that list. Default: as described.
         val_share: share of the images that validate, 0-1, where there is no validation split.
         class_names: names of the classes. Default: all names in the XML files of both splits, sorted.
-        flip, batch_size, num_workers, predict_path: as in :class:`DetectionData`.
+        options: as in :class:`DetectionData`, without ``masks``.
 
     Raises:
         ValueError: if ``val_share`` is not between 0 and 1; when a split is read, if an XML file is broken, with the
@@ -57,12 +58,9 @@ class VocFolder(DetectionData):
         val: str | None = None,
         val_share: float = 0.2,
         class_names: list[str] | None = None,
-        flip: float = 0.5,
-        batch_size: int = 2,
-        num_workers: int = 4,
-        predict_path: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(False, flip, batch_size, num_workers, predict_path)
+        super().__init__(masks=False, **options)
         if not 0 < val_share < 1:
             raise ValueError(f"VocFolder: val_share must be between 0 and 1, got {val_share}.")
         self.save_hyperparameters()

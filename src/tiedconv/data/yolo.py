@@ -41,7 +41,7 @@ class Yolo(DetectionData):
         root: folder with ``data.yaml``, or a YAML file of another name.
         train_set, val_set: keys of ``data.yaml`` for the two splits. ``--data.val_set test`` tests on the test images.
         masks: read outlines as masks. Then every object needs one.
-        flip, batch_size, num_workers, predict_path: as in :class:`DetectionData`.
+        options: as in :class:`DetectionData`.
 
     Raises:
         FileNotFoundError: at construction, if there is no ``data.yaml``; when a split is read, if its images are
@@ -56,12 +56,9 @@ class Yolo(DetectionData):
         train_set: str = "train",
         val_set: str = "val",
         masks: bool = False,
-        flip: float = 0.5,
-        batch_size: int = 2,
-        num_workers: int = 4,
-        predict_path: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(masks, flip, batch_size, num_workers, predict_path)
+        super().__init__(masks, **options)
         self.save_hyperparameters()
         given = Path(root)
         self.file = given / on_disk(given, "data.yaml") if given.is_dir() else given
