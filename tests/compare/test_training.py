@@ -97,7 +97,7 @@ def test_folder_with_other_settings_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"classes": ["one", "two"]}, r"data.class names = '0, 1, 2.* there, 'one, two' now"),
+        ({"classes": ["one", "two"]}, "data.classes = 10 there, 2 now"),
         ({"images": 3}, "data.training images = 1437 there, 3 now; data.validation images = 360 there, 3 now"),
     ],
 )
@@ -113,18 +113,7 @@ def test_result_of_data_that_have_changed_is_refused(tmp_path, monkeypatch, chan
         check_same_run(tmp_path, describe_run(SPEC, data, BUDGET))
 
 
-def test_many_class_names_do_not_fill_pages(monkeypatch):
-    def described(names):
-        data = Digits(image_size=8)
-        monkeypatch.setattr(data, "classes", names)
-        return describe_run(SPEC, data, BUDGET)["data"]["class names"]
-
-    many = [f"class {i} \udce9" for i in range(1000)]
-    assert re.fullmatch("1000 with the sha256 [0-9a-f]{64}", described(many))
-    assert described(many) != described(many[::-1])
-
-
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"model": 1}', "null"])
+@pytest.mark.parametrize("content", ["", "[]", '{"model": 1}', "null"])
 def test_damaged_settings_are_named(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(

@@ -31,24 +31,17 @@ def finding(comparison: Comparison) -> Finding:
 
 
 def score(comparison: Comparison, model: ModelResult, metric: str = "", unit: str = f"{NARROW}%") -> str:
-    """Write the mean over the runs, with the standard deviation if there are several: ``97.1 ± 0.4 %``.
-
-    From 10,000 validation images on, where an image counts 0.01 points or less, there are two decimals.
-    """
+    """Write the mean over the runs, with the standard deviation if there are several: ``97.1 ± 0.4 %``."""
     mean, sd = model.mean(metric or comparison.metric), model.sd(metric or comparison.metric)
     if mean is None:
         return NOTHING
-    digits = 2 if comparison.images >= 10_000 else 1
+    digits = 2 if comparison.images >= 10_000 else 1  # where an image counts 0.01 points or less
     spread = "" if sd is None else f"{NARROW}±{NARROW}{100 * sd:.{digits}f}"
     return f"{100 * mean:.{digits}f}{spread}{unit}"
 
 
 def images_error(comparison: Comparison) -> float:
-    r"""Return the largest binomial standard error of one model's accuracy, a fraction: what its images alone give it.
-
-    It is :math:`\sqrt{p (1 - p) / N}` for the mean accuracy :math:`p` on :math:`N` validation images; 0 if the metric
-    is not a share of images.
-    """
+    """Return the largest binomial standard error of an accuracy, a fraction; 0 if the metric is not one."""
     if not comparison.images:
         return 0.0
     means = [mean for model in comparison.models if (mean := model.mean(comparison.metric)) is not None]
@@ -58,18 +51,8 @@ def images_error(comparison: Comparison) -> float:
 def interval(ours: Sequence[float], theirs: Sequence[float], images: int = 0) -> tuple[float, float] | None:
     """Return Welch's 95 % confidence interval of ``mean(ours) - mean(theirs)``, or None if there is no spread.
 
-    The seeds of two models are taken as independent samples, whose variances may differ. Accuracies come in steps of
-    one image, and a few runs can fall on the same step: the standard error is at least half a step, in equal parts
-    from the two models.
-
-    Args:
-        ours, theirs: accuracies, fractions 0-1, one per seed. Fewer than two have no spread.
-        images: validation images that the accuracies are shares of. 0: not known, so there is no such floor.
-
-    Example:
-        >>> low, high = interval([0.97, 0.98, 0.99], [0.95, 0.96, 0.97])
-        >>> round(low, 4), round(high, 4)  # 0.02 -+ 2.776 * sqrt(2 * 0.01**2 / 3)
-        (-0.0027, 0.0427)
+    Accuracies come in steps of one image, and a few runs can fall on the same step: with ``images``, the number of
+    validation images, the standard error is at least half a step.
     """
     if min(len(ours), len(theirs)) < 2:
         return None

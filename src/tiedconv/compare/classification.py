@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
@@ -127,7 +128,7 @@ def _predict(task: ClassificationTask, data: ClassificationData) -> tuple[Tensor
 
 
 def _similarity(task: ClassificationTask, data: ClassificationData, indices: list[int]) -> list[dict[str, Any]]:
-    """One histogram per stage, or none for a network whose stages return no feature maps but, for example, tokens."""
+    """Return a histogram per stage, or none for a network whose stages do not return feature maps."""
     split = data.split(train=False)
     images = torch.stack([split[i][0] for i in indices]).to(task.device)
     try:
@@ -142,6 +143,8 @@ def _sample(data: ClassificationData, index: int) -> Sample:
     image, label = data.split(train=False)[index]
     mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
     picture = to_pil_image((image * std + mean).clamp(0, 1))
+    factor = max(1, 144 // max(picture.size))  # a browser would blur what it enlarges
+    picture = ImageOps.scale(picture, factor, Image.Resampling.NEAREST)
     picture.thumbnail((160, 160))
     return Sample(encoded(picture), int(label))
 

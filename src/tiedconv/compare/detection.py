@@ -183,13 +183,12 @@ class _Detectors(Adapter):
 
 
 def _found(folder: Path) -> list[dict[str, Any]]:
-    """Return the detections of a run."""
     return read_kept(folder / _FOUND, list, f"Remove {folder / 'result.json'}: the detections are then made again")
 
 
 @torch.inference_mode()
 def _detect(task: DetectionTask, data: DetectionData, samples: Sequence[int]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the detections on the validation images in COCO's format, and those on the samples as pictures."""
+    """Return the detections on all validation images in COCO's format, and those on the samples as pictures."""
     results: list[dict[str, Any]] = []
     pictures = []
     place = 0

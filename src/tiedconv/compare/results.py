@@ -20,12 +20,12 @@ class Run:
     Attributes:
         seed: seed of initialisation, order of the images and augmentation.
         seconds: training time, summed over interrupted parts.
-        history: what was logged of each epoch: its number, mean losses per image, and perhaps the validation accuracy.
-        metrics: results of the last epoch on the validation images, fractions 0-1: ``top1`` and ``top5``, or
-            COCO's for boxes and perhaps masks, such as ``mask_AP``; None where there is nothing to find.
+        history: of each epoch its number, the mean losses per image and, of a classifier, the validation accuracy.
+        metrics: of the last epoch on the validation images, fractions 0-1: ``top1`` and ``top5``, or COCO's for boxes
+            and perhaps masks, such as ``mask_AP``; None where there is nothing to find.
         details: what else the report shows. Of a classifier ``confusion`` (``[i][j]``: images of class ``i`` taken for
-            class ``j``), ``predictions`` (class and probability of each sample image) and ``similarity`` (a histogram
-            per measured layer); of a detector ``pictures`` (each sample image with its detections, a JPEG in base64).
+            class ``j``), ``predictions`` (class and probability per sample image) and ``similarity`` (a histogram per
+            measured layer); of a detector ``pictures`` (each sample image with its detections, a JPEG in base64).
     """
 
     seed: int
@@ -43,14 +43,13 @@ class ModelResult:
         label: the name it goes by in tables, unique in a comparison.
         name, kwargs, tied: as in :class:`tiedconv.compare.ModelSpec`.
         params: parameters; of a detector, those of the backbone without the pyramid.
-        macs: multiply-adds for one image; of a detector, those of the backbone without the pyramid for one square
-            image of the detector's ``min_size``.
+        macs: likewise the multiply-adds for one image; of a detector, for a square one of its ``min_size``.
         detector_params: parameters of the whole detector; None for a classifier.
         runs: one entry per seed.
-        train_images_per_s, inference_images_per_s: throughput at the comparison's batch size; None until measured.
-        peak_memory_mib: memory that one train step adds to the process, in MiB; None where it was not measured.
-        deployed_images_per_s: throughput on the CPU of :func:`tiedconv.export.deploy`'s network in ONNX Runtime; None
-            if it was not measured.
+        train_images_per_s, inference_images_per_s: throughput at the comparison's batch size. This and what follows is
+            None where it was not measured.
+        peak_memory_mib: memory that one train step adds to the process, in MiB.
+        deployed_images_per_s: throughput on the CPU of :func:`tiedconv.export.deploy`'s network in ONNX Runtime.
         deployed_bytes: size of that network's ONNX file.
     """
 
@@ -88,7 +87,7 @@ class Sample:
     """A validation image that every model is asked about.
 
     Attributes:
-        picture: base64. A PNG of an image with one class; a JPEG of a detection image, with what is really there.
+        picture: in base64, a PNG for a classifier; for a detector a JPEG with what is really there.
         label: index of the class; None for detection.
     """
 
@@ -141,21 +140,13 @@ def to_json(result: Run | Comparison) -> str:
 
 
 def read_run(path: Path) -> Run:
-    """Read what :func:`to_json` wrote for one run.
-
-    Raises:
-        ValueError: if the file is damaged or of another version.
-    """
+    """Read what :func:`to_json` wrote for one run."""
     remedy = "Remove it: what was trained is kept in the checkpoint beside it, and is evaluated again"
     return read_kept(path, lambda found: Run(**found), remedy)
 
 
 def read_kept(path: Path, build: Callable[[Any], Kept], remedy: str) -> Kept:
-    """Return what ``build`` makes of a JSON file in the folder of a run.
-
-    Raises:
-        ValueError: if the file is damaged or of another version; the message names it and ends with ``remedy``.
-    """
+    """Return what ``build`` makes of a JSON file; raise ValueError with ``remedy`` if it is damaged."""
     try:
         return build(json.loads(path.read_text(encoding="utf-8")))
     except (AttributeError, LookupError, TypeError, ValueError) as error:

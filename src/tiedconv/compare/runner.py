@@ -35,13 +35,13 @@ Folders = Mapping[str, Sequence[Path]]
 
 @dataclass(frozen=True)
 class Adapter(ABC):
-    """What a comparison of classifiers and one of detectors do differently.
+    """What differs between a comparison of classifiers and one of detectors.
 
     Attributes:
         models, data, budget: as in :func:`tiedconv.compare.compare`.
         metrics: what the table of results shows; the models are compared by the first.
         settings: what a run's results depend on besides model, data and budget.
-        logged: what is kept of each epoch: names of our own, and those under which the task logs it.
+        logged: what is kept of each epoch, as in :class:`History`.
         trainer_options: more for Lightning's trainer.
     """
 
@@ -82,16 +82,9 @@ class Adapter(ABC):
 def run_comparison(
     adapter: Adapter, seeds: Sequence[int], output: Path, *, title: str, command: Sequence[str], say: Say
 ) -> Comparison:
-    """Train every model with every seed, or go on with it, and write ``results.json`` and ``report.html``.
-
-    Both are written after every run, with what is finished.
-
-    Args:
-        adapter: models, data, and what to do with them.
-        seeds, output, title, command, say: as in :func:`tiedconv.compare.compare`.
-    """
+    """Do what :func:`tiedconv.compare.compare` says, for any kind of models and data."""
     models, data = adapter.models, adapter.data
-    check_specs(models, seeds)
+    _check_specs(models, seeds)
     require("matplotlib", extra="analysis")  # before the training, not after it
     data.prepare_data()
     data.setup("fit")
@@ -134,14 +127,7 @@ def run_comparison(
 
 
 def train_run(adapter: Adapter, spec: ModelSpec, seed: int, folder: Path) -> Run:
-    """Train ``spec`` with ``seed`` in ``folder``, or read the result if it is there already.
-
-    An unfinished run goes on from its last epoch and ends with the numbers it would have had without the interruption.
-
-    Raises:
-        ValueError: if the folder holds a run of another model, data set or budget, or a damaged file.
-        KeyboardInterrupt: if the user stopped it; the next call goes on.
-    """
+    """Train ``spec`` with ``seed`` in ``folder``, go on where that was interrupted, or read the result."""
     check_same_run(folder, {**describe_run(spec, adapter.data, adapter.budget), **adapter.settings})
     result = folder / _RESULT
     if result.exists():
@@ -158,8 +144,7 @@ def train_run(adapter: Adapter, spec: ModelSpec, seed: int, folder: Path) -> Run
     return run
 
 
-def check_specs(models: Sequence[ModelSpec], seeds: Sequence[int]) -> None:
-    """Raise ValueError unless there are known models with labels that differ, and valid seeds that differ."""
+def _check_specs(models: Sequence[ModelSpec], seeds: Sequence[int]) -> None:
     for what, values in (("models", [spec.label for spec in models]), ("seeds", [str(seed) for seed in seeds])):
         if not values:
             raise ValueError(f"{what} is empty. Give at least one.")
@@ -187,7 +172,7 @@ def rates(
 
 
 def printable(options: Mapping[str, Any]) -> dict[str, str]:
-    """Return the options that are set as text, nested ones under both names."""
+    """Return the options that are set, as text; nested ones are called ``outer: inner``."""
     shown: dict[str, str] = {}
     for option, value in options.items():
         if isinstance(value, Mapping):
@@ -198,7 +183,7 @@ def printable(options: Mapping[str, Any]) -> dict[str, str]:
 
 
 def default_device() -> torch.device:
-    """Return where Lightning trains one model: the first GPU if there is one."""
+    """Return the first GPU if there is one, else the CPU; Lightning trains one model there too."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -1,6 +1,5 @@
 """The training of one run: its budget, its model, and its folder, where an interrupted training goes on."""
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -87,18 +86,10 @@ class ModelSpec:
 
 
 def train(task: Task, data: ImageData, budget: Budget, folder: Path, history: "History", **options: Any) -> L.Trainer:
-    """Train ``task`` in ``folder``, or go on after the last epoch that is finished there.
+    """Train ``task`` in ``folder``, or go on after the last epoch finished there; the task stays on its device.
 
     Args:
-        task: what to train. It ends on the trainer's device.
-        data: what to train it on.
-        budget: epochs and arithmetic.
-        folder: holds the checkpoint.
-        history: follows the training.
         options: more for Lightning's trainer.
-
-    Raises:
-        KeyboardInterrupt: if the user stopped it; the next call goes on.
     """
     # Its own name, not "last": Lightning would number a second file when the folder holds one already.
     checkpoint = ModelCheckpoint(
@@ -129,11 +120,7 @@ def train(task: Task, data: ImageData, budget: Budget, folder: Path, history: "H
 
 
 class History(L.Callback):
-    """Epoch by epoch results; they travel in the checkpoint.
-
-    Args:
-        metrics: what to keep of an epoch: names of our own, and those under which the task logs it.
-    """
+    """Results per epoch, which travel in the checkpoint: ``metrics`` under our names and those that the task logs."""
 
     def __init__(self, metrics: Mapping[str, str]) -> None:
         self.metrics = metrics
@@ -158,63 +145,45 @@ class History(L.Callback):
 
 
 def describe_run(spec: ModelSpec, data: ImageData, budget: Budget) -> dict[str, Any]:
-    """What a run's results depend on, but for the seed."""
+    """Return what a run's results depend on, apart from the seed."""
     return {
         "model": {k: v for k, v in asdict(spec).items() if k != "label" and v is not None},
-        # What was found too: there may be other images under the same root by now.
         "data": {
             "name": type(data).__name__,
             **{k: v for k, v in data.hparams.items() if k not in _IRRELEVANT},
-            **split_sizes(data),
-            "class names": _class_names(data),
+            **split_sizes(data),  # there may be other images under the same root by now
+            "classes": len(data.classes),
         },
         "budget": asdict(budget),
     }
 
 
 def split_sizes(data: ImageData) -> dict[str, int]:
-    """Return how many images there are in either split, by words for it."""
+    """Return the number of images in each split."""
     words = {"training images": True, "validation images": False}
     return {what: len(data.split(train)) for what, train in words.items()}  # type: ignore[arg-type]  # all have one
 
 
-def _class_names(data: ImageData) -> str:
-    """Return the names as one line, or their number and a hash where they would fill pages."""
-    names = list(map(str, data.classes))
-    line = ", ".join(names)
-    if len(names) <= 20:
-        return line
-    return f"{len(names)} with the sha256 {hashlib.sha256(line.encode(errors='surrogatepass')).hexdigest()}"
-
-
 def check_same_run(folder: Path, description: dict[str, Any]) -> None:
-    """Keep in ``folder`` what its run is, or check that it is the same.
-
-    Raises:
-        ValueError: if the folder holds a run with other settings, with those that differ, or a damaged file of them.
-    """
+    """Write into ``folder`` what its run is, or raise ValueError if it holds another one, with what differs."""
     file = folder / "run.json"
     description = json.loads(json.dumps(description))
     if not file.exists():
         check_writable("output", file)
         write_whole(file, json.dumps(description, indent=1))
         return
-    found = read_kept(file, _settings, f"Remove the folder {folder} to train again")
-    if found != description:
-        pairs = [(part, found.get(part, {}), description.get(part, {})) for part in {**found, **description}]
-        differing = [
-            f"{part}.{name} = {there.get(name)!r} there, {now.get(name)!r} now"
-            for part, there, now in pairs
-            for name in {**there, **now}
-            if there.get(name) != now.get(name)
-        ]
+    there, now = read_kept(file, _settings, f"Remove the folder {folder} to train again"), _settings(description)
+    differing = [
+        f"{name} = {there.get(name)!r} there, {now.get(name)!r} now"
+        for name in {**there, **now}
+        if there.get(name) != now.get(name)
+    ]
+    if differing:
         raise ValueError(
             f"{folder} holds a run with other settings: {'; '.join(differing)}. Choose another output folder, "
             "or remove this one to train again."
         )
 
 
-def _settings(found: Any) -> dict[str, dict[str, Any]]:
-    if not found or not all(isinstance(part, dict) for part in found.values()):
-        raise ValueError("it holds no settings of a run")
-    return found
+def _settings(description: dict[str, Any]) -> dict[str, Any]:
+    return {f"{part}.{name}": value for part, options in description.items() for name, value in options.items()}

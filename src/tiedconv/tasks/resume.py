@@ -200,8 +200,8 @@ def _check_same_network(task: L.LightningModule, checkpoint: Mapping[str, Any]) 
     there, here = checkpoint.get("hyper_parameters") or {}, dict(task.hparams)
     if {"model", "backbone"} <= here.keys() ^ there.keys():  # each is an option of one kind of task
         raise ValueError(
-            f"The checkpoint is of another network: {_network(there)}, not {_network(here)}. Give one of the same kind; "
-            "a detector's backbone starts from a classifier by --model.weights."
+            f"The checkpoint is of another network: {_network(there)}, not {_network(here)}. Give one of the same "
+            "kind; a detector's backbone starts from a classifier by --model.weights."
         )
     options = "; ".join(
         f"{name} = {there.get(name)!r} there, {here.get(name)!r} here"
