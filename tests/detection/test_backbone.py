@@ -317,10 +317,10 @@ def test_weights_and_other_options_go_together(tmp_path: Path) -> None:
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     path, _ = saved_by_torch("resnet_tiny", tmp_path)
     message = r"does not hold the weights of tiedresnet_tiny \(missing: \d+, such as layer1\.0\..*; unknown: \d+, such"
-    with pytest.raises(ValueError, match=rf"pretrained_from: {path} {message}"):
+    with pytest.raises(ValueError, match=rf"FPNBackbone: {path} {message}"):
         small("tiedresnet_tiny", weights=path)
     message = r"weights of resnet_tiny \(of another shape: \d+, such as layer1\.0\.conv1\.weight\)\."
-    with pytest.raises(ValueError, match=f"pretrained_from: .*{message}"):
+    with pytest.raises(ValueError, match=f"FPNBackbone: .*{message}"):
         small("resnet_tiny", weights=path, model_kwargs={"base_width": 48})
 
 
@@ -331,14 +331,14 @@ def test_weights_for_other_channels_are_refused(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
-    message = rf"pretrained_from: {tmp_path}/last\.ckpt does not exist\. Give a classifier's checkpoint\."
+    message = rf"FPNBackbone: {tmp_path}/last\.ckpt does not exist\. Give a classifier's checkpoint\."
     with pytest.raises(FileNotFoundError, match=message):
         small("resnet_tiny", weights=tmp_path / "last.ckpt")
 
 
 def test_a_file_of_something_else_is_named(tmp_path: Path) -> None:
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
-    with pytest.raises(ValueError, match=r"pretrained_from: .*list\.pth must hold a state dict, got a list\."):
+    with pytest.raises(ValueError, match=r"FPNBackbone: .*list\.pth must hold a state dict, got a list\."):
         small("resnet_tiny", weights=tmp_path / "list.pth")
 
 

@@ -378,21 +378,15 @@ def with_keypoints():
 @pytest.mark.parametrize(
     ("make_stages", "weights", "error", "message"),
     [
-        (list, (), ValueError, r"stages is empty, and needs at least 1\. Pass one RoIHeads per stage\.$"),
-        (lambda: [small_stage(), nn.Identity()], (1, 1), TypeError, r"stage 2 must be a RoIHeads, got Identity\.$"),
-        (lambda: [small_stage()], (1, 0.5), ValueError, r"1 stages need 1 loss_weights, got 2: \(1, 0\.5\)\. Pass one"),
+        (list, (), ValueError, r"stages is empty\. Pass one RoIHeads per stage\.$"),
+        (lambda: [small_stage()], (1, 0.5), ValueError, r"1 stages need 1 loss_weights, got \(1, 0\.5\)\.$"),
         (
             lambda: [small_stage(masks=masks) for masks in (True, False, True)],
             (1, 0.5, 0.25),
             ValueError,
             r"of 3 stages only 1, 3 predict masks\. Give every stage a mask_roi_pool, mask_head and mask_predictor, or",
         ),
-        (
-            lambda: [with_keypoints()],
-            (1,),
-            ValueError,
-            r"stage 1 has a keypoint head, .* Build the stage without it\.$",
-        ),
+        (lambda: [with_keypoints()], (1,), ValueError, r"stage 1 has a keypoint head\. Build it for boxes and masks"),
         (
             lambda: [small_stage(predictor=FastRCNNPredictor), small_stage()],
             (1, 1),
@@ -406,40 +400,10 @@ def test_stages_that_make_no_cascade_are_refused(make_stages, weights, error, me
         CascadeRoIHeads(make_stages(), weights)
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        (
-            {"boxes": torch.tensor([[0, 0, 9, 9]])},
-            TypeError,
-            r"boxes of targets\[1\] .* got torch\.int64\. .*\.float\(\)",
-        ),
-        ({"labels": torch.tensor([1.0])}, TypeError, r"labels of targets\[1\] .* got torch\.float32\. .*\.long\(\)"),
-        ({"masks": None}, ValueError, r"targets\[1\] needs boxes, labels, masks, but has no masks\. Add it\.$"),
-        ({"labels": None}, ValueError, r"targets\[1\] needs boxes, labels, masks, but has no labels\. Add it\.$"),
-    ],
-)
-def test_targets_that_do_not_fit_are_refused_at_the_call(change, error, message):
+def test_incomplete_targets_are_refused_in_training():
     features, proposals, sizes, targets = random_batch()
-    targets[1] = {name: value for name, value in (targets[1] | change).items() if value is not None}
-    with pytest.raises(error, match=f"^CascadeRoIHeads: {message}"):
-        small_cascade(masks=True)(features, proposals, sizes, targets)
-
-
-def test_missing_targets_are_refused_in_training():
-    features, proposals, sizes, targets = random_batch()
-    with pytest.raises(ValueError, match=r"^CascadeRoIHeads: targets is None in training mode, .* call eval\(\)"):
+    with pytest.raises(ValueError, match="targets should not be None"):
         small_cascade()(features, proposals, sizes)
-    with pytest.raises(ValueError, match=r"^CascadeRoIHeads: got 1 targets for 2 images\. Pass one dict per image\.$"):
-        small_cascade()(features, proposals, sizes, targets[:1])
-
-
-def test_predictors_that_do_not_fit_are_refused():
-    with pytest.raises(
-        ValueError, match=r"^ClassAgnosticPredictor: num_classes counts the background .*num_classes=1\."
-    ):
-        ClassAgnosticPredictor(6, num_classes=1)
-    with pytest.raises(
-        RuntimeError, match=r"expected input \(N, 6\) or \(N, 6, 1, 1\), got \(5, 6, 2, 2\)\. Pass in_ch"
-    ):
-        ClassAgnosticPredictor(6, num_classes=3)(torch.zeros(5, 6, 2, 2))
+    del targets[1]["masks"]
+    with pytest.raises(ValueError, match="should have a masks key"):
+        small_cascade(masks=True)(features, proposals, sizes, targets)

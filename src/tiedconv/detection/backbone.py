@@ -5,18 +5,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import timm
+import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
-from torchvision.ops.feature_pyramid_network import (
-    ExtraFPNBlock,
-    FeaturePyramidNetwork,
-    LastLevelMaxPool,
-    LastLevelP6P7,
-)
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool, LastLevelP6P7
 
+from .._checks import named
 from ..models import check_model_name
+from ..models.weights import classifiers, describe_difference, read_weights
 from ..nn import TiedGlobalContext
-from .weights import pretrained_from
 
 Norm = Literal["batch", "frozen", "sync"]
 Top = Literal["pool", "p6p7"]
@@ -39,7 +36,8 @@ class FPNBackbone(nn.Module):
             ``"sync"`` takes statistics over all devices.
         context_blocks: put a global context module with this many blocks (1: GCB, 2 or more: TiedGCB) at the end
             of every bottleneck of stages c3 to c5, as in the paper's Table 4. Default: none.
-        weights: file with the weights of a classifier of the same name, see :func:`pretrained_from`.
+        weights: file with the weights of a classifier of the same name, as :func:`tiedconv.models.read_weights` reads
+            them; its last layer may be of any size.
         model_kwargs: more arguments for ``timm.create_model``; a Swin needs ``{"strict_img_size": False}``.
 
     Shape:
@@ -53,7 +51,9 @@ class FPNBackbone(nn.Module):
         mean, std: of the images that timm's weights of this model were trained on.
 
     Raises:
-        ValueError: if the name is unknown, an option is out of range, or the model has no such feature maps.
+        ValueError: if the name is unknown, an option is out of range, the model has no such feature maps, or the
+            weights are of another network.
+        FileNotFoundError: if there is no file of weights.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class FPNBackbone(nn.Module):
                 raise ValueError(f"FPNBackbone: {argument} must be one of {', '.join(allowed)}, got {value!r}.")
         kwargs = dict(model_kwargs or {})
         if weights is not None:
-            kwargs |= pretrained_from(weights, name, kwargs)
+            kwargs |= _pretrained(Path(weights), name, kwargs)
         self.body = timm.create_model(name, features_only=True, **kwargs)
         self.channels_last_maps = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
         config: Any = self.body.pretrained_cfg
@@ -90,14 +90,10 @@ class FPNBackbone(nn.Module):
         self.levels = levels
         self.out_channels = out_channels
         self.reductions = [stage["reduction"] for stage in used]
-        extra: ExtraFPNBlock
-        if top == "pool":
-            extra = LastLevelMaxPool()
-            self.reductions += [2 * self.reductions[-1]]
-        else:
-            extra = LastLevelP6P7(used[-1]["num_chs"], out_channels)
-            self.reductions += [2 * self.reductions[-1], 4 * self.reductions[-1]]
-        self.fpn = FeaturePyramidNetwork([stage["num_chs"] for stage in used], out_channels, extra)
+        channels = [stage["num_chs"] for stage in used]
+        extra = LastLevelMaxPool() if top == "pool" else LastLevelP6P7(channels[-1], out_channels)
+        self.reductions += [factor * self.reductions[-1] for factor in ((2,) if top == "pool" else (2, 4))]
+        self.fpn = FeaturePyramidNetwork(channels, out_channels, extra)
 
         if context_blocks is not None:
             for stage in _stage_names(self.body, name, stages)[-3:]:
@@ -131,6 +127,23 @@ class FPNBackbone(nn.Module):
             features = [feature.permute(0, 3, 1, 2) for feature in features]
         pyramid: dict[str, Tensor] = self.fpn({str(i): feature for i, feature in enumerate(features)})
         return pyramid
+
+
+def _pretrained(path: Path, name: str, model_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments with which ``timm.create_model`` starts from a classifier's weights."""
+    if not path.is_file():
+        raise FileNotFoundError(f"FPNBackbone: {path} does not exist. Give a classifier's checkpoint.")
+    with torch.device("meta"):
+        classifier = timm.create_model(name, **model_kwargs)
+    with named("FPNBackbone"):
+        state = read_weights(path, classifier)
+    heads = tuple(f"{layer}." for layer in classifiers(classifier))
+    state = {key: value for key, value in state.items() if not key.startswith(heads)}
+    expected = {key: value for key, value in classifier.state_dict().items() if not key.startswith(heads)}
+    difference = describe_difference(expected, state)
+    if difference:
+        raise ValueError(f"FPNBackbone: {path} does not hold the weights of {name} ({difference}).")
+    return {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
 
 
 def _check_levels(name: str, stages: list[dict[str, Any]], levels: int) -> None:

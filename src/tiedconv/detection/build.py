@@ -27,8 +27,8 @@ _CASCADE = (  # IoU threshold and box weights of each stage (Cascade R-CNN)
     (0.6, (20.0, 20.0, 10.0, 10.0)),
     (0.7, (30.0, 30.0, 15.0, 15.0)),
 )
-_OURS = {"backbone", "num_classes", "anchor_generator", "head", "proposal_matcher", "rpn_anchor_generator", "rpn_head"}
-_OURS |= {"box_roi_pool", "box_head", "box_predictor", "kwargs"}
+_OURS = {"backbone", "num_classes", "anchor_generator", "head", "proposal_matcher", "rpn_anchor_generator", "rpn_head",
+         "box_roi_pool", "box_head", "box_predictor", "kwargs"}  # fmt: skip
 _FIXED_BY_CASCADE = ("box_fg_iou_thresh", "box_bg_iou_thresh", "bbox_reg_weights")
 
 
@@ -142,16 +142,14 @@ def build_detector(
 
 
 class _RetinaNet(RetinaNet):
-    """torchvision's RetinaNet, which has a score for class 0 and might detect the background, kept from doing so."""
+    """torchvision's RetinaNet, kept from detecting the background, for which it has a score too."""
 
     def postprocess_detections(
         self, head_outputs: dict[str, list[Tensor]], anchors: list[list[Tensor]], image_shapes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
         logits = [F.pad(level[..., 1:], (1, 0), value=-math.inf) for level in head_outputs["cls_logits"]]
-        detections: list[dict[str, Tensor]] = super().postprocess_detections(
-            {**head_outputs, "cls_logits": logits}, anchors, image_shapes
-        )
-        return detections
+        outputs = {**head_outputs, "cls_logits": logits}
+        return super().postprocess_detections(outputs, anchors, image_shapes)
 
 
 def _check_options(name: str, options: Mapping[str, Any]) -> None:
@@ -199,7 +197,7 @@ def _mask_parts(body: FPNBackbone, widths: Widths, num_classes: int) -> dict[str
 
 
 def _cascade(first: RoIHeads, body: FPNBackbone, widths: Widths, num_classes: int, *, masks: bool) -> CascadeRoIHeads:
-    """Build the stages, with what the user chose for all of them taken from the heads of a plain Faster R-CNN."""
+    """Build the stages, with the user's settings taken from the heads of a plain Faster R-CNN."""
     return CascadeRoIHeads(
         [
             RoIHeads(

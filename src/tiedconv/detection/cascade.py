@@ -24,15 +24,11 @@ class ClassAgnosticPredictor(nn.Module):
 
     Args:
         in_channels: width of the box head's output.
-        num_classes: how many classes are scored, background (class 0) included; at least 2.
+        num_classes: how many classes are scored, background (class 0) included.
 
     Shape:
         - Input: (N, C) or (N, C, 1, 1) with C = ``in_channels`` and one row per box; N may be 0.
         - Output: class logits (N, K) and deltas (N, 4K) with K = ``num_classes``.
-
-    Raises:
-        ValueError: at construction, if ``num_classes`` is below 2.
-        RuntimeError: at the call, if a row of the input has another number of values than ``in_channels``.
 
     Example:
         >>> logits, deltas = ClassAgnosticPredictor(1024, num_classes=3)(torch.zeros(5, 1024))
@@ -44,23 +40,12 @@ class ClassAgnosticPredictor(nn.Module):
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__()
-        if num_classes < 2:
-            raise ValueError(
-                f"ClassAgnosticPredictor: num_classes counts the background and must be at least 2, got "
-                f"num_classes={num_classes}. Pass the number of object classes plus 1."
-            )
         self.cls_score = nn.Linear(in_channels, num_classes)
         self.bbox_pred = nn.Linear(in_channels, 4)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        channels, num_classes = self.cls_score.in_features, self.cls_score.out_features
-        if x.shape[1:].numel() != channels:
-            raise RuntimeError(
-                f"ClassAgnosticPredictor: expected input (N, {channels}) or (N, {channels}, 1, 1), got "
-                f"{tuple(x.shape)}. Pass in_channels as wide as the box head's output."
-            )
         x = x.flatten(1)
-        return self.cls_score(x), self.bbox_pred(x).repeat(1, num_classes)
+        return self.cls_score(x), self.bbox_pred(x).repeat(1, self.cls_score.out_features)
 
 
 class CascadeRoIHeads(nn.Module):
@@ -87,16 +72,15 @@ class CascadeRoIHeads(nn.Module):
         - features: dict of maps (N, C, H, W), for N images; as the stages' poolers want them.
         - proposals: list of N tensors (P, 4), ``[x1, y1, x2, y2]`` in pixels. P may be 0.
         - image_shapes: list of N pairs (height, width) in pixels.
-        - targets: list of N dicts; needed in training, ignored at evaluation: ``boxes`` (G, 4), floating-point,
-          ``labels`` (G), int64, 1 to K - 1, and with mask heads ``masks`` (G, height, width). G may be 0.
+        - targets: list of N dicts; needed in training, ignored at evaluation: ``boxes`` (G, 4), ``labels`` (G), 1 to
+          K - 1, and with mask heads ``masks`` (G, height, width). G may be 0.
         - Output: (detections, losses). In training, ``[]`` and the weighted losses ``loss_classifier_1``,
           ``loss_box_reg_1``, with mask heads ``loss_mask_1``, then ``..._2`` for the second stage and so on. At
           evaluation, N dicts and ``{}``: ``boxes`` (D, 4), ``labels`` (D), ``scores`` (D), 0-1, highest first, and with
           mask heads ``masks`` (D, 1, M, M), probabilities within the boxes. D may be 0.
 
     Raises:
-        TypeError: at construction, if a stage is not a ``RoIHeads`` or, before the last, has a ``FastRCNNPredictor``;
-            at the call, if boxes are not floating-point or labels not int64.
+        TypeError: at construction, if a stage before the last has a ``FastRCNNPredictor``.
         ValueError: at construction, if there are no stages, not one loss weight per stage, masks in some stages
             only, or keypoint heads; at the call in training, if targets or one of their keys are missing.
 
@@ -129,13 +113,8 @@ class CascadeRoIHeads(nn.Module):
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         if not self.training:
             return self._detect(features, proposals, image_shapes), {}
-        if targets is None:
-            raise ValueError(
-                "CascadeRoIHeads: targets is None in training mode, and the losses need them. Pass one dict per image, "
-                "or call eval() for detections."
-            )
-        _check_targets(targets, images=len(proposals), with_masks=self.has_mask())
-        return [], self._compute_losses(features, proposals, image_shapes, targets)
+        self.stages[0].check_targets(targets)
+        return [], self._compute_losses(features, proposals, image_shapes, targets)  # type: ignore[arg-type]  # not None
 
     def _compute_losses(
         self, features: Maps, proposals: list[Tensor], image_shapes: Sizes, targets: list[Target]
@@ -214,15 +193,10 @@ def _next_proposals(boxes: Tensor, refined: Tensor, target: Target) -> Tensor:
 
 def _check_stages(stages: Sequence[RoIHeads], loss_weights: Sequence[float]) -> None:
     if len(stages) == 0:
-        raise ValueError("CascadeRoIHeads: stages is empty, and needs at least 1. Pass one RoIHeads per stage.")
+        raise ValueError("CascadeRoIHeads: stages is empty. Pass one RoIHeads per stage.")
     for number, stage in enumerate(stages, start=1):
-        if not isinstance(stage, RoIHeads):
-            raise TypeError(f"CascadeRoIHeads: stage {number} must be a RoIHeads, got {type(stage).__name__}.")
         if stage.has_keypoint():
-            raise ValueError(
-                f"CascadeRoIHeads: stage {number} has a keypoint head, and a cascade predicts boxes and masks only. "
-                "Build the stage without it."
-            )
+            raise ValueError(f"CascadeRoIHeads: stage {number} has a keypoint head. Build it for boxes and masks only.")
         if number < len(stages) and isinstance(stage.box_predictor, FastRCNNPredictor):
             raise TypeError(
                 f"CascadeRoIHeads: stage {number} of {len(stages)} has a FastRCNNPredictor, which moves a box "
@@ -230,8 +204,7 @@ def _check_stages(stages: Sequence[RoIHeads], loss_weights: Sequence[float]) -> 
             )
     if len(loss_weights) != len(stages):
         raise ValueError(
-            f"CascadeRoIHeads: {len(stages)} stages need {len(stages)} loss_weights, got {len(loss_weights)}: "
-            f"{tuple(loss_weights)}. Pass one per stage."
+            f"CascadeRoIHeads: {len(stages)} stages need {len(stages)} loss_weights, got {tuple(loss_weights)}."
         )
     with_masks = [number for number, stage in enumerate(stages, start=1) if stage.has_mask()]
     if len(with_masks) not in (0, len(stages)):
@@ -239,23 +212,3 @@ def _check_stages(stages: Sequence[RoIHeads], loss_weights: Sequence[float]) -> 
             f"CascadeRoIHeads: of {len(stages)} stages only {', '.join(map(str, with_masks))} predict masks. Give "
             "every stage a mask_roi_pool, mask_head and mask_predictor, or none."
         )
-
-
-def _check_targets(targets: list[Target], *, images: int, with_masks: bool) -> None:
-    if len(targets) != images:
-        raise ValueError(f"CascadeRoIHeads: got {len(targets)} targets for {images} images. Pass one dict per image.")
-    keys = ["boxes", "labels", "masks"] if with_masks else ["boxes", "labels"]
-    for i, target in enumerate(targets):
-        for key in keys:
-            if key not in target:
-                raise ValueError(f"CascadeRoIHeads: targets[{i}] needs {', '.join(keys)}, but has no {key}. Add it.")
-        if not target["boxes"].is_floating_point():
-            raise TypeError(
-                f"CascadeRoIHeads: boxes of targets[{i}] must be floating-point, got {target['boxes'].dtype}. Convert "
-                "them, e.g. boxes.float()."
-            )
-        if target["labels"].dtype != torch.int64:
-            raise TypeError(
-                f"CascadeRoIHeads: labels of targets[{i}] must be torch.int64, got {target['labels'].dtype}. Convert "
-                "them, e.g. labels.long()."
-            )
