@@ -53,8 +53,8 @@ def test_intervals_come_from_images_drawn_alike_for_all_models_and_runs(generate
     draw = np.random.default_rng(7)
     good, *worse = (CocoMatches(truth, run, "box") for run in (results["good"], *results["worse"]))
     samples = [[good.images[i] for i in draw.integers(30, size=30)] for _ in range(40)]
-    of_good = np.array([good.ap(sample, 0.75) for sample in samples])
-    of_worse = np.mean([[run.ap(sample, 0.75) for sample in samples] for run in worse], axis=0)
+    of_good = np.array([good.ap_by_iou(sample)[0.75] for sample in samples])
+    of_worse = np.mean([[run.ap_by_iou(sample)[0.75] for sample in samples] for run in worse], axis=0)
     first, second = report.models
     for estimate, drawn in (
         (first.scores["AP75"][0], of_good),
@@ -137,7 +137,7 @@ def test_an_interval_lies_about_its_value_even_where_every_draw_is_above_it():
         for shift in range(4)
     ]
     draw, matches = np.random.default_rng(0), CocoMatches(truth, found, "box")
-    draws = [matches.ap(draw.integers(count, size=count).tolist()) for _ in range(50)]
+    draws = [np.mean([*matches.ap_by_iou(draw.integers(count, size=count).tolist()).values()]) for _ in range(50)]
     [model] = analyze_occlusion(truth, {"a": found}, kind="box", edges=(0, 1), resamples=50).models
     estimate = model.scores["AP"][0]
     assert min(draws) > estimate.value == pytest.approx(1 / 4)

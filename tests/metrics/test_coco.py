@@ -2,6 +2,7 @@ import copy
 import json
 import math
 import random
+from statistics import fmean
 
 import pytest
 from tests import coco_cases
@@ -102,7 +103,8 @@ def three_images():
     ],
 )
 def test_average_precision_of_chosen_images_by_hand(images, ap):
-    assert CocoMatches(*three_images(), "box").ap(images) == pytest.approx(ap, nan_ok=True)
+    by_iou = CocoMatches(*three_images(), "box").ap_by_iou(images)
+    assert list(by_iou.values()) == pytest.approx([ap] * 10, nan_ok=True)
 
 
 @pytest.mark.parametrize("kind", ["box", "mask"])
@@ -118,11 +120,10 @@ def test_repeated_images_count_as_copies_under_new_ids(seed, kind):
         copied["images"].append({"id": number, "height": coco_cases.HEIGHT, "width": coco_cases.WIDTH})
         copied["annotations"] += [{**a, "image_id": number} for a in truth["annotations"] if a["image_id"] == image]
         found += [{**r, "image_id": number} for r in results if r["image_id"] == image]
+    by_iou = matches.ap_by_iou(chosen)
     for reference in (coco_metrics(copied, found, kind).values(), coco_cases.reference(copied, found, kind)):
         ap, ap50, ap75, *_ = reference
-        assert [matches.ap(chosen), matches.ap(chosen, 0.5), matches.ap(chosen, 0.75)] == pytest.approx(
-            [ap, ap50, ap75], abs=1e-6
-        )
+        assert [fmean(by_iou.values()), by_iou[0.5], by_iou[0.75]] == pytest.approx([ap, ap50, ap75], abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["box", "mask"])
@@ -130,18 +131,15 @@ def test_all_images_give_the_metrics_of_the_whole_set(kind):
     truth, results = coco_cases.generate(5)
     matches, metrics = CocoMatches(truth, results, kind), coco_metrics(truth, results, kind)
     assert matches.images == [image["id"] for image in truth["images"]]
-    assert matches.ap() == pytest.approx(metrics["AP"])
-    assert matches.ap(iou=0.75) == pytest.approx(metrics["AP75"])
-    assert matches.ap_by_iou()[0.5] == pytest.approx(metrics["AP50"])
-    assert len(matches.ap_by_iou()) == 10
+    by_iou = matches.ap_by_iou()
+    assert list(by_iou) == pytest.approx([0.5 + 0.05 * i for i in range(10)])
+    assert [fmean(by_iou.values()), by_iou[0.75]] == pytest.approx([metrics["AP"], metrics["AP75"]])
 
 
-def test_an_unknown_image_or_threshold_is_refused(tiny):
+def test_an_unknown_image_is_refused(tiny):
     matches = CocoMatches(*tiny, "box")
-    with pytest.raises(ValueError, match=r"CocoMatches\.ap: image 9 is not among the 1 of the ground truth\. Choose"):
-        matches.ap([1, 9])
-    with pytest.raises(ValueError, match=r"CocoMatches\.ap: iou must be one of 0\.5, 0\.55.*, 0\.95, got iou=0\.76\."):
-        matches.ap(iou=0.76)
+    with pytest.raises(ValueError, match=r"CocoMatches: image 9 is not among the 1 of the ground truth\. Choose"):
+        matches.ap_by_iou([1, 9])
 
 
 def test_files_are_read_back(tmp_path, tiny):

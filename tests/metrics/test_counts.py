@@ -79,7 +79,6 @@ def test_attention_by_type_and_place() -> None:
     model = nn.ModuleDict({"a": nn.Sequential(nn.Conv2d(3, 64, 1), se), "b": nn.Sequential(gcb, nn.Linear(5, 5))})
 
     assert count_attention(model) == 162 + 649
-    assert count_attention(model, (TiedSE,)) == 162
     assert count_attention(model, within=["b"]) == 649
     assert count_attention(nn.Sequential(se, se)) == 162
 

@@ -1,13 +1,11 @@
 """COCO's average precision, of boxes or masks, over all images or over any choice of them.
 
-faster-coco-eval computes it, and is called directly: torchmetrics' MeanAveragePrecision, which calls it too, agrees to
-1e-7, but only with areas and thresholds in float64 handed to it, writes -1 for nan, and takes dense masks in the place
-of RLEs: 31 MB for 100 objects of an image of 480 x 640 pixels.
+faster-coco-eval computes it. torchmetrics' MeanAveragePrecision, which calls it too, agrees to 1e-7 if it gets areas
+and thresholds in float64, but it takes dense masks instead of RLEs: 31 MB for 100 objects in 480 x 640 pixels.
 """
 
 import copy
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +20,7 @@ METRICS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L")
 Kind = Literal["box", "mask"]
 """What a detection is compared by."""
 
-_MASK_KEYS: dict[Kind, str | None] = {"box": None, "mask": "segmentation"}
+_MASK_KEYS = {"box": None, "mask": "segmentation"}
 
 
 @named("coco_metrics")
@@ -42,7 +40,7 @@ def coco_metrics(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str,
         One value per metric; nan where there is nothing to find, such as no large object in the ground truth.
 
     Raises:
-        ValueError: if an entry lacks what is needed, or names an image or a category that the ground truth lacks.
+        ValueError: if an entry lacks what is needed, or belongs to no image or category of the ground truth.
 
     Example:
         >>> truth = {
@@ -64,8 +62,8 @@ def coco_metrics(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str,
 class CocoMatches:
     """Detections matched with the ground truth once, to take the average precision over many choices of images.
 
-    The matching of one image does not depend on the others, so that only the cheap part, the accumulation, is done for
-    each choice. Objects of every area count, and the 100 best detections of an image and category.
+    Images are matched independently, so that each choice costs only the accumulation. Objects of every area count,
+    and the 100 best detections per image and category.
 
     Args:
         ground_truth, results, kind: as in :func:`coco_metrics`.
@@ -81,36 +79,28 @@ class CocoMatches:
         evaluation.params.maxDets = [100]
         evaluation.evaluate()
         self._params = evaluation.params
-        # One entry per category and image. The library keeps it for its own accumulation and has no public name for it.
+        # One entry per category and image; the library has no public name for it.
         self._matches = evaluation._evalImgs_cpp
         self.images = [int(image) for image in self._params.imgIds]
         self._places = {image: place for place, image in enumerate(self.images)}
 
-    def ap(self, images: Sequence[int] | None = None, iou: float | None = None) -> float:
-        """Return the average precision over some images, a fraction 0-1; nan if they show nothing to find.
+    def ap_by_iou(self, images: Sequence[int] | None = None) -> dict[float, float]:
+        """Return the average precision over some images, a fraction 0-1, at each of COCO's ten IoU thresholds.
+
+        It is nan if these images show nothing to find. COCO's AP is the mean over the thresholds.
 
         Args:
             images: ids; one that comes several times counts as several images. None: each image once.
-            iou: one of COCO's thresholds, such as 0.75. None: the mean over all ten.
 
         Raises:
-            ValueError: if an image is unknown or the threshold is not one of COCO's.
+            ValueError: if an image is unknown.
         """
-        by_iou = self.ap_by_iou(images)
-        if iou is None:
-            return statistics.fmean(by_iou.values())
-        if iou not in by_iou:
-            raise ValueError(f"CocoMatches.ap: iou must be one of {', '.join(map(str, by_iou))}, got iou={iou}.")
-        return by_iou[iou]
-
-    def ap_by_iou(self, images: Sequence[int] | None = None) -> dict[float, float]:
-        """As :meth:`ap`, for each of the ten IoU thresholds."""
         chosen = self.images if images is None else images
         unknown = next((image for image in chosen if image not in self._places), None)
         if unknown is not None:
             raise ValueError(
-                f"CocoMatches.ap: image {unknown!r} is not among the {len(self.images)} of the ground truth. "
-                "Choose from the attribute images."
+                f"CocoMatches: image {unknown!r} is not among the {len(self.images)} of the ground truth. Choose from "
+                "the attribute images."
             )
         thresholds = [round(float(iou), 2) for iou in self._params.iouThrs]
         accumulate = require("faster_coco_eval.faster_eval_api_cpp", extra="detection").COCOevalAccumulate
@@ -170,7 +160,7 @@ def _prepare(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any
     truth = library.COCO(
         {
             "images": list(ground_truth["images"]),
-            # Own ids: the library takes an annotation with id 0 for no annotation, and two with one id for one.
+            # Ids of our own: to the library, an annotation with id 0 does not exist, and two with one id are one.
             "annotations": [
                 {**entry, "id": number, "iscrowd": entry.get("iscrowd") or 0}
                 for number, entry in enumerate(ground_truth["annotations"], 1)
@@ -181,7 +171,7 @@ def _prepare(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any
     # Without the box of a mask: the library would take the area of the box for that of the mask.
     keys = ("image_id", "category_id", "score", _MASK_KEYS[kind] or "bbox")
     found = truth.loadRes([{key: entry[key] for key in keys} for entry in results])
-    called = {"box": "bbox", "mask": "segm"}[kind]
+    called = "bbox" if kind == "box" else "segm"
     return library.COCOeval_faster(truth, found, called, print_function=lambda *_: None, **options)
 
 

@@ -15,8 +15,7 @@ from .._meta import on_meta
 from ..models.published import PUBLISHED, PublishedCount
 from ..nn import TiedGlobalContext, TiedSE
 
-ATTENTION = (SEModule, SqueezeExcite, TiedSE, TiedGlobalContext)
-"""The attention modules of the paper's tables 3 and 4, untied and tied."""
+_ATTENTION = (SEModule, SqueezeExcite, TiedSE, TiedGlobalContext)  # of the paper's Tables 3 and 4, untied and tied
 
 
 @dataclass(frozen=True)
@@ -54,14 +53,11 @@ def count(model: nn.Module, input_size: Sequence[int]) -> Counts:
     return Counts(_parameters([model]), macs[""])
 
 
-def count_attention(
-    model: nn.Module, types: tuple[type[nn.Module], ...] = ATTENTION, within: Sequence[str] = ()
-) -> int:
-    """Count the parameters of a model's attention modules, as the paper's Tables 3 and 4 do.
+def count_attention(model: nn.Module, within: Sequence[str] = ()) -> int:
+    """Count the parameters of a model's attention modules, as the paper's Tables 3 and 4 do, each once.
 
     Args:
         model: any module.
-        types: which modules count; what they contain is counted with them, once.
         within: names of the submodules to look into. Default: the whole model.
 
     Example:
@@ -69,7 +65,7 @@ def count_attention(
         162
     """
     roots = [model.get_submodule(name) for name in within] or [model]
-    return _parameters(m for root in roots for m in root.modules() if isinstance(m, types))
+    return _parameters(m for root in roots for m in root.modules() if isinstance(m, _ATTENTION))
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ class Comparison:
     Attributes:
         published: the row of the paper.
         params: parameters of the model built here, in millions; ``None`` if it is not here.
-        gmacs: its multiply-adds for one 224x224 image, in 10^9; ``None`` also where only attention is counted.
+        gmacs: its multiply-adds for one 224x224 image, in 10^9; also ``None`` where only attention is counted.
     """
 
     published: PublishedCount

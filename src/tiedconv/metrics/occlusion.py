@@ -19,12 +19,10 @@ _KEYS: dict[Regions, str | None] = {"boxes": None, "masks": "segmentation", "amo
 
 
 def occlusion_ratio(masks_or_boxes: Tensor) -> float:
-    r"""Return which share of the objects' area in one image is shared with other objects (paper, eq. 5).
+    r"""Return the fraction of the objects' area in one image that other objects cover too (paper, eq. 5).
 
-    For each object the area that at least one other object covers too; summed over the objects, and divided by the sum
-    of their areas. With :math:`c(p)` the number of objects at a place :math:`p`, that is
-    :math:`\sum_{p: c(p) \ge 2} c(p) / \sum_p c(p)`: 0 where nothing overlaps, with one object and with none; 1 where no
-    object has a place of its own.
+    With :math:`c(p)` the number of objects at a place :math:`p`, that is
+    :math:`\sum_{p: c(p) \ge 2} c(p) / \sum_p c(p)`: 0 if nothing overlaps, 1 if no object has a place of its own.
 
     Args:
         masks_or_boxes: boolean masks, or masks of any numeric type with the values 0 and 1; or boxes
@@ -35,7 +33,7 @@ def occlusion_ratio(masks_or_boxes: Tensor) -> float:
 
     Raises:
         ValueError: if a mask holds other values, or a box is not finite or ends before it begins.
-        RuntimeError: if the shape is another.
+        RuntimeError: if the shape is neither of these.
 
     Example:
         >>> occlusion_ratio(torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10]]))  # half of each
@@ -61,9 +59,9 @@ def occlusion_ratios(ground_truth: Mapping[str, Any], regions: Regions = "boxes"
 
     Args:
         ground_truth: as in :func:`tiedconv.metrics.coco.coco_metrics`.
-        regions: ``"boxes"`` takes bbox. ``"masks"`` takes segmentation (polygons or RLE); in COCO a mask is only what
-            is seen of an object, and masks hardly overlap however much the objects do, so that boxes say more.
-            ``"amodal"`` takes amodal_segmentation, in the same form: the whole object, also where it is covered.
+        regions: ``"boxes"`` takes bbox. ``"masks"`` takes segmentation (polygons or RLE); COCO's masks are only of what
+            is visible and hardly overlap, so boxes say more. ``"amodal"`` takes amodal_segmentation, in the same form:
+            the whole object, covered parts included.
 
     Raises:
         ValueError: if an annotation lacks what is needed, with its id.
@@ -107,7 +105,7 @@ def _count_masks(masks: Tensor) -> Tensor:
             f"{masks.max().item():g}. Compare scores with a threshold first."
         )
     counts = masks[:1].sum(dim=0, dtype=torch.int32)
-    for mask in masks[1:]:  # several times as fast as one sum, which would convert all masks first
+    for mask in masks[1:]:  # several times faster than one sum, which would convert all masks first
         counts += mask.bool()
     return counts
 
