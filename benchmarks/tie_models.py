@@ -16,7 +16,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,39 @@ KINDS = {  # what is counted as one reason for keeping a layer
     r"a (.*), which computes in a way of its own": r"`\1`",
     r"it shares a parameter.*": "shared parameter",
 }
+FAMILIES = {  # networks that behave alike → their names, and what to do with them
+    "Full convolutions: ResNet, RegNet, DenseNet, VGG, Inception, CSPNet, HRNet, ...": (
+        """torchvision/resnet18 torchvision/resnet50 torchvision/resnext50_32x4d torchvision/wide_resnet50_2
+        torchvision/regnet_y_400mf torchvision/densenet121 torchvision/vgg11_bn torchvision/alexnet
+        torchvision/inception_v3 timm/resnet26 timm/seresnet50 timm/ecaresnet26t timm/res2net50_26w_4s timm/resnest14d
+        timm/regnetx_002 timm/regnety_004 timm/densenet121 timm/vgg11 timm/dla34 timm/hrnet_w18_small timm/inception_v4
+        timm/cspresnet50 timm/cspdarknet53 timm/repvgg_a0 timm/vovnet39a timm/selecsls42b timm/tresnet_m""",
+        "`blocks=2`: nearly every layer is tied",
+    ),
+    "1x1 layers around depthwise ones or pooling: ConvNeXt, MaxViT, MobileViT, PoolFormer, ...": (
+        """torchvision/convnext_tiny torchvision/maxvit_t timm/convnext_atto timm/convnextv2_atto timm/poolformer_s12
+        timm/mobilevit_xxs timm/edgenext_xx_small timm/fastvit_t8""",
+        "`blocks=2`: the depthwise layers that are kept hold few weights",
+    ),
+    "Transformers and MLPs of timm: ViT, DeiT, Swin, LeViT, XCiT, ResMLP, ...": (
+        """timm/vit_tiny_patch16_224 timm/deit_tiny_distilled_patch16_224 timm/swin_tiny_patch4_window7_224
+        timm/resmlp_12_224 timm/pit_ti_224 timm/coat_lite_tiny timm/levit_128s timm/mvitv2_tiny
+        timm/xcit_nano_12_p16_224""",
+        "`blocks=2`: attention is tied too",
+    ),
+    "MLP-Mixer": ("timm/mixer_s32_224", "`blocks=2`: layers over its 49 tokens are kept, which only 7 and 49 divide"),
+    "ViT, Swin and GoogLeNet of torchvision": (
+        "torchvision/vit_b_16 torchvision/swin_t torchvision/googlenet",
+        "attention and auxiliary heads are kept; take timm's ViT or Swin",
+    ),
+    "Small networks: EfficientNet, MobileNet, MNASNet, ShuffleNet, GhostNet, SqueezeNet": (
+        """torchvision/squeezenet1_1 torchvision/mobilenet_v2 torchvision/mobilenet_v3_small torchvision/mnasnet0_5
+        torchvision/shufflenet_v2_x0_5 torchvision/efficientnet_b0 timm/efficientnet_b0 timm/tf_efficientnet_b0
+        timm/efficientnet_lite0 timm/mobilenetv3_small_100 timm/mobilenetv4_conv_small timm/ghostnet_100""",
+        "`blocks=2` saves less: the classifier is kept, a large part of the smallest",
+    ),
+    "Convolutions with standardised weights: NF-RegNet": ("timm/nf_regnet_b0", "do not tie: nearly all is kept"),
+}
 HEADERS = ("model", "tied", "kept", "params", "→", "MACs", "→", "untie error", "also kept")
 PAGE = """\
 ---
@@ -88,6 +121,14 @@ shows that the code works on them; it says nothing about accuracy, for which see
 [Tie any model](guides/tie.md#what-it-keeps-measured). All of these train after it (every parameter that had a gradient
 before has one), give their weights to a second network tied by the report's `blocks`, and untie without a change of the
 output.
+
+## Which blocks for which network
+
+With two blocks, what is left of a network's parameters and multiply-adds, from the table below:
+
+{families}
+
+## Every network
 
 - The first convolution, whose 3 channels two blocks do not divide, and the output layer are kept in all networks,
   unless the last column says otherwise. It names what is kept beside these, with how many layers.
@@ -269,9 +310,37 @@ def _versions() -> str:
     return f"torchvision {torchvision.__version__}, timm {timm.__version__}"
 
 
+def families(shares: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Return the lines of the table of families, from the shares of parameters and multiply-adds left, by network."""
+    lines = ["| networks | params | MACs | what to do |", "|---|--:|--:|---|"]
+    for title, (names, advice) in FAMILIES.items():
+        found = [shares[name] for name in names.split() if name in shares]
+        if found:
+            lines.append(
+                f"| {title} | {' | '.join(_range(values) for values in zip(*found, strict=True))} | {advice} |"
+            )
+    return lines
+
+
+def _range(shares: Sequence[float]) -> str:
+    low, high = (f"{100 * share:.0f}" for share in (min(shares), max(shares)))
+    return f"{low} %" if low == high else f"{low}–{high} %"
+
+
+def _shares(report: TieReport) -> tuple[float, float]:
+    return report.tied_params / report.params, (report.tied_macs or 0) / (report.macs or 1)
+
+
 def markdown(results: list[Result]) -> str:
     done = [result for result in results if result.report is not None and not result.failure]
-    head = PAGE.format(done=len(done), all=len(results), torch=torch.__version__, others=_versions())
+    shares = {r.name: _shares(r.report) for r in done if r.report is not None}
+    head = PAGE.format(
+        done=len(done),
+        all=len(results),
+        families="\n".join(families(shares)),
+        torch=torch.__version__,
+        others=_versions(),
+    )
     lines = [
         f"| {' | '.join(HEADERS)} |",
         f"|{'|'.join('---' if i in (0, 8) else '--:' for i in range(len(HEADERS)))}|",

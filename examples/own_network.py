@@ -90,7 +90,7 @@ def main() -> None:
     print(f"\nOne image more is {1 / len(new):.1%}: one training each does not tell which is better.")
 
     # The same network without touching its code: tie_ replaces the layers of one that is built already.
-    report = tiedconv.tie_(Net(nn.Conv2d, nn.Linear), BLOCKS, init="random", input_size=(1, 8, 8))
+    report = tiedconv.tie_(Net(nn.Conv2d, nn.Linear), BLOCKS, init="random", example_inputs=torch.zeros(1, 1, 8, 8))
     print(f"tie_ ties {', '.join(report.blocks)} likewise: {report.params:,} -> {report.tied_params:,} parameters.")
 
 

@@ -65,7 +65,7 @@ def main() -> None:
 
     print("\n1. Two blocks in every layer, weights nearest to the old ones: needs no images")
     tied = copy.deepcopy(model)
-    describe(tiedconv.tie_(tied, blocks=2, input_size=data.input_size), args.output / "blocks.txt")
+    describe(tiedconv.tie_(tied, blocks=2, example_inputs=torch.zeros(1, *data.input_size)), args.output / "blocks.txt")
     print(f"tied            {accuracy(tied, validation):>7.1%}")
     recalibrate_norms_(tied, samples)
     print(f"recalibrated    {accuracy(tied, validation):>7.1%}")

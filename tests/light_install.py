@@ -40,7 +40,7 @@ def tie_and_untie() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3), nn.Flatten(), nn.Linear(16 * 16, 4)).eval()
     images = torch.randn(2, 3, 8, 8)
     for init in ("project", "data"):
-        report = tiedconv.tie_(model, 2, init=init, images=images if init == "data" else None, input_size=(3, 8, 8))
+        report = tiedconv.tie_(model, 2, init=init, images=images if init == "data" else None, example_inputs=images)
         assert "layers tied" in str(report)
         outputs = model(images)
         tiedconv.untie_(model, form="dense")

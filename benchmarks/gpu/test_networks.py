@@ -88,7 +88,7 @@ def test_convert_tied(precision, init, record_property):
     reports, tied = [], []
     for device in ("cpu", DEVICE):
         tied.append(copy.deepcopy(model).to(device))
-        arguments = {"images": images.to(device)} if init == "data" else {"input_size": images.shape[1:]}
+        arguments = {"images": images.to(device)} if init == "data" else {"example_inputs": images}
         reports.append(tiedconv.tie_(tied[-1], blocks=2, init=init, **arguments))
     assert {parameter.device.type for parameter in tied[1].parameters()} == {DEVICE.type}
     assert reports[0].blocks == reports[1].blocks

@@ -1,12 +1,22 @@
 """Where multiply-adds are counted: one way for whole models and for their layers."""
 
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
+
+
+class _NoHooks(ModuleTracker):
+    """Takes the place of the counter's hooks on all modules, with which a model cannot call autograd.grad."""
+
+    def __enter__(self) -> "_NoHooks":
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        pass
 
 
 @contextmanager
@@ -32,6 +42,8 @@ def counted_macs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, int]]:
     """
     macs: dict[str, int] = {}
     handles = []
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _NoHooks()
 
     # Differences of the total, as the counter's own names of modules differ from those of ``named_modules`` for a
     # module that stands in several places.
@@ -49,9 +61,7 @@ def counted_macs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, int]]:
     try:
         for name, module in modules.items():
             watch(name, module)
-        with warnings.catch_warnings(), FlopCounterMode(display=False) as counter:
-            # The counter has hooks on all modules, and asks nothing of them that a compiled one could do wrong.
-            warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global hooks")
+        with counter:
             yield macs
     finally:
         for handle in handles:

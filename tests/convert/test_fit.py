@@ -173,7 +173,7 @@ def test_other_types_are_fitted(dtype):
 def test_integers_go_in_where_a_model_takes_them():
     model = nn.Sequential(nn.Embedding(10, 8), nn.Linear(8, 8))
     report = tie_(model, 2, "all", "data", images=torch.randint(10, (4, 5)))
-    assert report.input_size == (5,)
+    assert report.input_shapes == ((1, 5),)
     assert report.tied[0].macs == 5 * 64
 
 

@@ -12,8 +12,8 @@ import torchvision
 from torch import Tensor, nn
 
 from tiedconv import tie_
-from tiedconv.convert.costs import try_forward
-from tiedconv.convert.placement import Choice, choose
+from tiedconv.convert.placement import choose
+from tiedconv.convert.trial import try_forward
 from tiedconv.detection import build_detector
 from tiedconv.detection.build import Widths
 
@@ -29,7 +29,7 @@ def build(name: str, **arguments: Any) -> nn.Module:
 
 
 def chosen(model: nn.Module, blocks: Any = 2, filter_fn: Any = None) -> dict[str, int]:
-    trial = try_forward(model, None) if filter_fn in (None, "body") else None
+    trial = try_forward(model) if filter_fn in (None, "body") else None
     return {choice.name: choice.blocks for choice in choose(model, blocks, filter_fn, trial) if choice.blocks}
 
 
@@ -51,50 +51,45 @@ def test_a_number_counts_for_every_layer():
 
 
 def test_the_first_pattern_that_matches_counts():
-    assert chosen(chain(), {"[01]": 2, "?": 4}, "all") == {"0": 2, "1": 2, "2": 4, "3": 4}
-    assert chosen(chain(), {"?": 4, "[01]": 2}, "all") == {"0": 4, "1": 4, "2": 4, "3": 4}
+    assert chosen(chain(), {"[01]": 2, "?": 4}) == {"0": 2, "1": 2, "2": 4}
+    assert chosen(chain(), {"?": 4, "[01]": 2}) == {"0": 4, "1": 4, "2": 4}
 
 
-def test_a_layers_very_name_counts_before_patterns():
-    assert chosen(chain(), {"*": 2, "1": 8}, "all") == {"0": 2, "1": 8, "2": 2, "3": 2}
+def test_an_exact_name_counts_before_patterns_and_takes_the_output_layer_too():
+    assert chosen(chain(), {"*": 2, "1": 8}) == {"0": 2, "1": 8, "2": 2}
+    assert chosen(chain(), {"3": 2}) == {"3": 2}
 
 
 def test_one_block_keeps_a_layer_and_ends_the_search_for_a_pattern():
-    choices = choose(chain(), {"1": 1, "*": 2}, "all")
-    assert choices[1] == Choice("1", choices[1].layer, 0, "one block asked for")
-    assert [choice.blocks for choice in choices] == [2, 0, 2, 2]
+    choices = choose(chain(), {"1": 1, "*": 2}, None, try_forward(chain()))
+    assert [choice.blocks for choice in choices] == [2, 0, 2, 0]
+    assert choices[1].reason == "one block asked for"
 
 
 def test_layers_without_a_pattern_are_kept():
-    assert [c.reason for c in choose(chain(), {"0": 2}, "all")] == ["", *["no pattern of blocks matches"] * 3]
+    assert [c.reason for c in choose(chain()[:2], {"0": 2}, None)] == ["", "no pattern of blocks matches"]
 
 
 def test_a_name_with_glob_characters_is_a_name():
-    model = nn.ModuleDict({"a[0]": nn.Linear(4, 4), "a0": nn.Linear(4, 4)})
-    assert chosen(model, {"a[0]": 2}, "all") == {"a[0]": 2, "a0": 2}  # its pattern matches the other as well
-    assert chosen(model, {"a[[]0]": 2}, "all") == {"a[0]": 2}
+    model = nn.Sequential(nn.ModuleDict({"a[0]": nn.Linear(4, 4), "a0": nn.Linear(4, 4)}))
+    trial = replace(try_forward(nn.Sequential(nn.Linear(4, 4))), macs=dict.fromkeys(("0.a[0]", "0.a0")), outputs=())
+    for blocks, expected in (({"0.a[0]": 2}, [2, 2]), ({"0.a[[]0]": 2}, [2, 0])):  # the first matches both
+        assert [choice.blocks for choice in choose(model, blocks, None, trial)] == expected
 
 
-def test_patterns_know_upper_from_lower_case():
+def test_patterns_distinguish_upper_from_lower_case():
     model = nn.ModuleDict({"Fc": nn.Linear(4, 4), "fc": nn.Linear(4, 4)})
-    assert chosen(model, {"F*": 2}, "all") == {"Fc": 2}
+    assert [choice.reason for choice in choose(model, {"Fc": 2}, None)] == ["", "no pattern of blocks matches"]
 
 
 def test_a_pattern_takes_what_can_be_tied_and_a_name_must_be():
-    model = nn.ModuleDict({"stem": nn.Conv2d(3, 8, 3), "body": nn.Conv2d(8, 8, 3)})
-    assert chosen(model, {"*": 2}, "all") == {"body": 2}
-    with pytest.raises(ValueError, match=r"'stem' is named in blocks and cannot be tied: in_channels 3 .*by a"):
-        chosen(model, {"stem": 2, "*": 2}, "all")
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
+    assert chosen(model, {"*": 2}) == {"1": 2}
+    with pytest.raises(ValueError, match=r"'0' is named in blocks and cannot be tied: in_channels 3 .*by a"):
+        chosen(model, {"0": 2, "*": 2})
 
 
-def test_a_name_takes_the_output_layer_too_unless_a_filter_is_given():
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    assert chosen(model, {"*": 2}) == {"0": 2}
-    assert chosen(model, {"1": 2}) == {"1": 2}
-    assert chosen(model, {"1": 2}, "body") == {}
-
-
-def test_a_function_gets_the_layer_and_its_name():
+def test_a_function_is_asked_about_every_layer():
     model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Sequential(nn.Linear(8, 8)))
     seen: list[tuple[nn.Module, str]] = []
 
@@ -102,19 +97,19 @@ def test_a_function_gets_the_layer_and_its_name():
         seen.append((layer, name))
         return 4 if isinstance(layer, nn.Linear) else 1
 
-    assert chosen(model, blocks, "all") == {"1.0": 4}
+    assert chosen(model, blocks) == {"1.0": 4}
     assert seen == [(model[0], "0"), (model[1][0], "1.0")]
 
 
-def test_a_filter_function_decides_which_layers_are_asked_about():
+def test_a_filter_function_chooses_the_layers():
     model = chain()
-    assert chosen(model, lambda layer, name: int(name) + 1, lambda layer, name: name in "13") == {"1": 2, "3": 4}
+    assert chosen(model, 2, lambda layer, name: name in "13") == {"1": 2, "3": 2}
     assert choose(model, 2, lambda layer, name: layer is model[3])[0].reason == "left out by filter_fn"
 
 
 def test_of_a_layer_that_was_not_called_the_report_says_so():
     model = chain()
-    trial = replace(try_forward(model, None), macs={"0": 0, "2": 0})
+    trial = replace(try_forward(model), macs={"0": 0, "2": 0})
     choices = choose(model, 2, "all", trial)
     assert [choice.reason for choice in choices] == ["", "not called in a forward pass"] * 2
 
@@ -151,7 +146,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_body_leaves_out_the_output_layers_alone(name):
     model = build(name, **ARGUMENTS.get(name, {}))
-    trial = try_forward(model, None)
+    trial = try_forward(model)
     reasons = {c.name: c.reason for c in choose(model, 2, "body", trial)}
     assert {layer for layer, reason in reasons.items() if reason == "the model's output layer"} == OUTPUTS[name]
     others = {c.name: c.reason for c in choose(model, 2, "all", trial) if c.name not in OUTPUTS[name]}
@@ -196,7 +191,7 @@ class Heads(nn.Module):
 
 
 def test_output_layers_are_those_whose_result_no_layer_takes():
-    assert tie_(Heads(), 2, input_size=(4, 8, 8)).blocks == {"body": 2, "wide": 2}
+    assert tie_(Heads(), 2, example_inputs=torch.zeros(1, 4, 8, 8)).blocks == {"body": 2, "wide": 2}
     layer = nn.Conv2d(4, 4, 1)
     assert chosen(nn.Sequential(nn.Conv2d(4, 4, 3), layer, nn.ReLU(), layer)) == {"0": 2}
 

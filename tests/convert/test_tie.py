@@ -136,7 +136,7 @@ def test_a_layer_that_stands_in_several_places_stays_one():
 
 def test_a_report_repeats_the_tying_on_another_model_that_takes_the_weights():
     first, second, x = plain(), plain(), torch.randn(2, 4, 8, 8)
-    report = tie_(first, {"0": 4, "*": 2}, "all")
+    report = tie_(first, {"0": 4, "5": 2, "*": 2})
     assert report.blocks == {"0": 4, "2": 2, "5": 2}
     assert tie_(second, report.blocks, init="random").blocks == report.blocks
     second.load_state_dict(first.state_dict())
@@ -308,10 +308,38 @@ def test_a_layer_that_is_not_called_is_kept():
     assert model(torch.randn(2, 8)).shape == (2, 8)
 
 
+class Pair(nn.Module):
+    """Two inputs, one of them token numbers, and a layer that only reads its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.mix, self.read, self.head = (nn.Embedding(9, 8), *(nn.Linear(8, 8) for _ in range(3)))
+
+    def forward(self, words: Tensor, mask: Tensor) -> Tensor:
+        y: Tensor = self.head(F.linear(self.mix(self.words(words)) * mask, self.read.weight))
+        return y
+
+
+def test_a_model_of_several_inputs_is_checked_with_examples():
+    model = Pair()
+    words, mask = torch.zeros(1, 5, dtype=torch.int64), torch.ones(1, 5, 1)
+    with pytest.raises(ValueError, match="Give example_inputs"):
+        tie_(model)
+    report = tie_(model, example_inputs=(words, mask))
+    assert {row.name: row.reason for row in report.layers} == {
+        "mix": "",
+        "read": "not called in a forward pass",
+        "head": "the model's output layer",
+    }
+    assert (report.input_shapes, report.macs) == (((1, 5), (1, 5, 1)), 2 * 5 * 64)
+    assert "MACs for an input of 1x5 and 1x5x1" in str(report)
+    assert tie_(Pair(), example_inputs={"mask": mask, "words": words}).blocks == report.blocks
+
+
 def test_layers_that_an_encoder_reads_in_evaluation_mode_are_kept():
     encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     model = nn.Sequential(nn.Linear(8, 8), encoder, nn.Linear(8, 2)).eval()
-    report = tie_(model, 2, input_size=(5, 8))
+    report = tie_(model, 2, example_inputs=torch.zeros(1, 5, 8))
     assert report.blocks == {"0": 2}
     assert "nn.TransformerEncoderLayer reads its weight in evaluation mode" in {each.reason for each in report.kept}
     with torch.no_grad():  # the fast path
@@ -383,19 +411,41 @@ ERRORS: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "all one block": (plain, {"blocks": 1}, ValueError, "none of the 3 .*one block asked for"),
     "no layer": (lambda: nn.Sequential(nn.ReLU()), {}, ValueError, "none of the 0 .*there is none"),
     "filter": (plain, {"filter_fn": "heads"}, ValueError, "filter_fn must be a function .* 'se', got 'heads'"),
-    "input size": (plain, {"input_size": (3, 8, 8)}, ValueError, r"does not run on an input of input_size=\(3, 8, 8\)"),
-    "one number": (plain, {"input_size": 224}, TypeError, "input_size must be the shape of one input.* got 224"),
-    "size that was not given": (
+    "example_inputs": (
+        plain,
+        {"example_inputs": torch.zeros(1, 3, 8, 8)},
+        ValueError,
+        r"tie_: Sequential does not run on the inputs given, with tensors of \(\(1, 3, 8, 8\),\).*to have 4 channels",
+    ),
+    "other images": (
+        plain,
+        {"init": "data", "images": torch.zeros(2, 3, 8, 8)},
+        ValueError,
+        "Sequential does not run on the inputs given",
+    ),
+    "inputs that were not given": (
         lambda: nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4)),
         {},
         ValueError,
-        'filter_fn="body" cannot tell the output layers of Sequential: it does not run on an assumed input',
+        "cannot tell the output layers of Sequential.* does not run on the input assumed.* Give example_inputs, or say",
+    ),
+    "dict and filter": (
+        plain,
+        {"blocks": {"0": 2}, "filter_fn": "all"},
+        ValueError,
+        "blocks is a dict.* the dict alone",
+    ),
+    "function and filter": (
+        plain,
+        {"blocks": lambda m, n: 2, "filter_fn": lambda m, n: True},
+        ValueError,
+        "blocks is a function, which says .* Give filter_fn with a number of blocks, or the function alone",
     ),
     "without gradients": (
         lambda: WithoutGradients(*plain()),
         {},
         ValueError,
-        'filter_fn="body" cannot tell the output layers of WithoutGradients: its code computes without gradients',
+        "cannot tell the output layers of WithoutGradients.* computes without gradients.* Say with filter_fn or names",
     ),
     "alias": (
         Aliased,

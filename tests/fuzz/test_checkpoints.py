@@ -165,7 +165,7 @@ def folders(tmp_path_factory):
 
     parent = tmp_path_factory.mktemp("models")
     tied = timm.create_model("resnet_tiny", num_classes=3, in_chans=1, base_width=16)
-    tiedconv.tie_(tied, blocks=2, input_size=(1, 16, 16))
+    tiedconv.tie_(tied, blocks=2, example_inputs=torch.zeros(1, 1, 16, 16))
     plain = timm.create_model("tiedresnet_tiny", num_classes=3)
     save_pretrained(tied, parent / "tied", model_args={"base_width": 16})
     return [parent / "tied", save_pretrained(plain, parent / "plain")]

@@ -133,8 +133,8 @@ def network() -> nn.Module:
 
 ROOTS = [network, network, network, lambda: nn.Conv2d(4, 4, 1), nn.Identity, Lost, lambda: None, lambda: "model"]
 TIE = {
-    "blocks": {"0": 2}, "filter_fn": "all", "init": "random", "images": torch.zeros(2, 4, 6, 6),
-    "input_size": (4, 6, 6),
+    "blocks": 2, "filter_fn": "all", "init": "random", "images": torch.zeros(2, 4, 6, 6),
+    "example_inputs": torch.zeros(2, 4, 6, 6),
 }  # fmt: skip
 
 

@@ -30,7 +30,7 @@ def tie(
     checkpoint: Path | None = None,
     model_kwargs: dict[str, Any] | None = None,
     blocks: int | dict[str, int] = 2,
-    layers: Preset = "body",
+    layers: Preset | None = None,
     init: Init = "project",
     data: ClassificationData | None = None,
     samples: int = 256,
@@ -51,8 +51,8 @@ def tie(
         checkpoint: weights of it, from `tiedconv fit`, torch.save or .safetensors.
         model_kwargs: more arguments of the model. Default: those that a checkpoint of `tiedconv fit` was built with.
         blocks: how many blocks share a layer's weight; in a config file also numbers by patterns of layer names.
-        layers: which layers are tied: body, all but the output layer; all; entry, the 1x1 convolutions that open a
-            bottleneck; se, those of squeeze-and-excitation modules.
+        layers: which layers a number of blocks is for (filter_fn of tie_): body, all but the output layers, the default;
+            all; entry, the 1x1 convolutions that open a bottleneck; se, those of squeeze-and-excitation modules.
         init: project, nearest to the old weights; data, nearest to the old layers' outputs on images; random.
         data: a data module such as Digits, FashionMNIST, CIFAR10, ImageFolder or ImageNet, to measure and train on.
         samples: training images for init=data and for the norms' statistics.

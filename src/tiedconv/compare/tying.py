@@ -111,7 +111,7 @@ def tie_and_finetune(
         filter_fn,
         init,
         images=batches if init == "data" else None,
-        input_size=data.input_size,
+        example_inputs=torch.zeros(1, *data.input_size),
         progress=progress,
     )
     measure("tied", tied=report.blocks)

@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized
 
-from ..nn import SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
+from ..nn import TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
+from .replace import TIED_LAYERS, is_listed
 from .trial import Trial
 
 Blocks = int | Mapping[str, int] | Callable[[nn.Module, str], int]
@@ -23,7 +24,6 @@ Preset = Literal["all", "body", "entry", "se"]
 TIED = {nn.Conv1d: TiedConv1d, nn.Conv2d: TiedConv2d, nn.Conv3d: TiedConv3d, nn.Linear: TiedLinear}
 """What takes the place of what."""
 
-TIED_LAYERS = (TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear, SplitTiedConv2d)
 _SE = re.compile(r"(SE|SqueezeExcit\w*)(Module|Layer|Block)?")
 
 
@@ -58,17 +58,27 @@ def choose(
         TypeError, ValueError: as :func:`tiedconv.tie_` about ``blocks`` and ``filter_fn``.
     """
     layers = {name: module for name, module in model.named_modules() if is_listed(module)}
-    wanted = _Wanted(blocks, layers)
+    if filter_fn is not None and (isinstance(blocks, Mapping) or callable(blocks)):
+        kind = "dict" if isinstance(blocks, Mapping) else "function"
+        raise ValueError(
+            f"tie_: blocks is a {kind}, which says which layers are tied, and so does filter_fn. Nothing was changed. "
+            f"Give filter_fn with a number of blocks, or the {kind} alone."
+        )
+    asked = _asked(blocks, layers)
+    by_name = [name for name in layers if isinstance(blocks, Mapping) and name in blocks]
+    preset = filter_fn
+    if preset is None:
+        preset = "all" if callable(blocks) else "body"
     outputs = output_layers(model, trial)
-    left_out = _filter(model, filter_fn, outputs or ())
+    left_out = _filter(model, preset, outputs or ())
     owners = parameter_owners(model)
     read = _read_elsewhere(model)
     choices = []
     for name, layer in layers.items():
-        if (reason := left_out(layer, name)) and not (filter_fn is None and wanted.by_name(name)):
+        if (reason := left_out(layer, name)) and name not in by_name:
             choices.append(Choice(name, layer, 0, reason))
             continue
-        number = wanted.blocks(layer, name)
+        number = asked(layer, name)
         if number == 1:
             choices.append(Choice(name, layer, 0, "one block asked for"))
         elif number == 0:
@@ -76,7 +86,7 @@ def choose(
         elif obstacle := (
             _obstacle(layer, owners) or read.get(id(layer)) or _uncalled(name, trial) or _indivisible(layer, number)
         ):
-            if wanted.by_name(name):
+            if name in by_name:
                 raise ValueError(
                     f"tie_: {name!r} is named in blocks and cannot be tied: {obstacle}. Nothing was changed. Leave it "
                     "out, or name it by a pattern, which takes what can be tied."
@@ -84,48 +94,45 @@ def choose(
             choices.append(Choice(name, layer, 0, obstacle))
         else:
             choices.append(Choice(name, layer, number))
-    unnamed = any(choice.blocks and not (filter_fn is None and wanted.by_name(choice.name)) for choice in choices)
-    if filter_fn in (None, "body") and outputs is None and unnamed:
-        why = "it does not run on an assumed input" if trial is None else "its code computes without gradients"
+    if preset == "body" and outputs is None and any(choice.blocks and choice.name not in by_name for choice in choices):
+        why, what = "its code computes without gradients, which would show them", "Say"
+        if trial is None:
+            why, what = "it does not run on the input assumed", "Give example_inputs, or say"
         raise ValueError(
-            f'tie_: filter_fn="body" cannot tell the output layers of {type(model).__name__}: {why}. Nothing was '
-            "changed. Give input_size if that is another, or say with filter_fn or names in blocks which layers to tie."
+            f"tie_: cannot tell the output layers of {type(model).__name__}, which are kept: {why}. Nothing was "
+            f"changed. {what} with filter_fn or names in blocks which layers to tie."
         )
     return choices
 
 
-class _Wanted:
-    """The argument ``blocks``, checked: layer → number of blocks; 0 where it says nothing."""
+def _asked(blocks: Blocks, layers: Mapping[str, nn.Module]) -> Callable[[nn.Module, str], int]:
+    """Check the argument ``blocks``, and return the function that says a layer's number; 0 where no pattern matches."""
+    if isinstance(blocks, Mapping):
+        for pattern, number in blocks.items():
+            _check_number(number, f"blocks[{pattern!r}]")
+            if not any(_matches(pattern, name) for name in layers):
+                nearest = difflib.get_close_matches(pattern, layers, n=3, cutoff=0.0)
+                raise ValueError(
+                    f"tie_: the pattern {pattern!r} in blocks matches none of the {len(layers)} convolution and linear "
+                    f"layers. Nearest names: {', '.join(nearest) or 'none'}. Nothing was changed. Correct the pattern "
+                    "or remove it."
+                )
 
-    def __init__(self, blocks: Blocks, layers: Mapping[str, nn.Module]) -> None:
-        self.given = blocks
-        if isinstance(blocks, Mapping):
-            for pattern, number in blocks.items():
-                _check_number(number, f"blocks[{pattern!r}]")
-                if not any(_matches(pattern, name) for name in layers):
-                    nearest = difflib.get_close_matches(pattern, layers, n=3, cutoff=0.0)
-                    raise ValueError(
-                        f"tie_: the pattern {pattern!r} in blocks matches none of the {len(layers)} convolution and "
-                        f"linear layers. Nearest names: {', '.join(nearest) or 'none'}. Nothing was changed. Correct "
-                        "the pattern or remove it."
-                    )
-        elif not callable(blocks):
-            _check_number(blocks, "blocks")
+        def by_pattern(layer: nn.Module, name: str) -> int:
+            first = (number for pattern, number in blocks.items() if _matches(pattern, name))
+            return blocks[name] if name in blocks else next(first, 0)
 
-    def blocks(self, layer: nn.Module, name: str) -> int:
-        if isinstance(self.given, Mapping):
-            if name in self.given:
-                return self.given[name]
-            return next((number for pattern, number in self.given.items() if _matches(pattern, name)), 0)
-        if callable(self.given):
-            number = self.given(layer, name)
+        return by_pattern
+    if callable(blocks):
+
+        def by_function(layer: nn.Module, name: str) -> int:
+            number = blocks(layer, name)
             _check_number(number, f"what blocks returned for {name!r}")
             return number
-        return self.given
 
-    def by_name(self, name: str) -> bool:
-        """Whether the layer was asked for by its own name."""
-        return isinstance(self.given, Mapping) and name in self.given
+        return by_function
+    _check_number(blocks, "blocks")
+    return lambda layer, name: blocks
 
 
 def _matches(pattern: str, name: str) -> bool:
@@ -142,24 +149,23 @@ def _check_number(number: object, what: str) -> None:
 
 
 def _filter(
-    model: nn.Module, filter_fn: FilterFn | Preset | None, outputs: Collection[nn.Module]
+    model: nn.Module, filter_fn: FilterFn | Preset, outputs: Collection[nn.Module]
 ) -> Callable[[nn.Module, str], str]:
     """Return the function that says why the filter leaves a layer out; nothing if it does not."""
     if callable(filter_fn):
         return lambda layer, name: "" if filter_fn(layer, name) else "left out by filter_fn"
-    preset = "body" if filter_fn is None else filter_fn
-    if preset not in get_args(Preset):
+    if filter_fn not in get_args(Preset):
         allowed = ", ".join(map(repr, get_args(Preset)))
         raise ValueError(
             f"tie_: filter_fn must be a function (module, name) -> bool or one of {allowed}, got {filter_fn!r}. "
             "Nothing was changed."
         )
-    if preset == "body":
+    if filter_fn == "body":
         return lambda layer, name: "the model's output layer" if layer in outputs else ""
-    if preset == "entry":
+    if filter_fn == "entry":
         entries = set(entry_convs(model))
         return lambda layer, name: "" if layer in entries else "not the 1x1 entry of a bottleneck"
-    if preset == "se":
+    if filter_fn == "se":
         squeezers = set(se_layers(model))
         return lambda layer, name: "" if layer in squeezers else "not in a squeeze-and-excitation module"
     return lambda layer, name: ""
@@ -217,12 +223,6 @@ def _common_parent(first: str, second: str) -> str:
             break
         parts.append(a)
     return ".".join(parts)
-
-
-def is_listed(module: nn.Module) -> bool:
-    """Whether a module is a convolution or a linear layer, of any kind: what a report has a row for."""
-    quantized = "quantized" in type(module).__module__ and hasattr(module, "weight")
-    return isinstance(module, (_ConvNd, nn.Linear, *TIED_LAYERS)) or quantized
 
 
 def parameter_owners(model: nn.Module) -> dict[int, list[str]]:

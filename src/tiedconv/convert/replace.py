@@ -6,12 +6,21 @@ from typing import Any
 import torch
 import torch.fx
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from ..nn import SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
 from ..ops import layout
-from .placement import TIED_LAYERS, is_listed
+
+TIED_LAYERS = (TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear, SplitTiedConv2d)
 
 _WRAPPERS = ("OptimizedModule", "DistributedDataParallel", "DataParallel", "FullyShardedDataParallel")
+
+
+def is_listed(module: nn.Module) -> bool:
+    """Whether a module is a convolution or a linear layer, of any kind: what a report has a row for."""
+    quantized = "quantized" in type(module).__module__ and hasattr(module, "weight")
+    return isinstance(module, (_ConvNd, nn.Linear, *TIED_LAYERS)) or quantized
 
 
 def check_root(model: nn.Module) -> None:

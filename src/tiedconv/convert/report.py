@@ -47,7 +47,7 @@ class TieReport:
     Attributes:
         layers: one entry for every convolution and linear layer, in the order of ``model.named_modules()``.
         params, tied_params: parameters of the whole model, before and after.
-        input_size: of the input that multiply-adds are for; ``None`` if the model did not run on the one assumed.
+        input_shapes: of the tensors that multiply-adds are for; ``None`` if the model did not run on the input assumed.
         error_of: what ``error`` is of: the ``"weight"`` (norm of the difference between the old weight and the untied
             form of the new one, over the norm of the old) or the layer's ``"output"`` on the images, likewise; ``None``
             for random weights.
@@ -56,7 +56,7 @@ class TieReport:
     layers: tuple[LayerReport, ...]
     params: int
     tied_params: int
-    input_size: tuple[int, ...] | None
+    input_shapes: tuple[tuple[int, ...], ...] | None
     error_of: Literal["weight", "output"] | None
 
     @property
@@ -125,12 +125,13 @@ class TieReport:
         return line
 
     def _caption(self) -> str:
-        if self.input_size is None:
-            counted = "MACs unknown: the model does not run on an assumed input; give input_size"
+        if self.input_shapes is None:
+            counted = "MACs unknown: the model does not run on the input assumed; give example_inputs"
         elif self.macs is None:
             counted = "MACs unknown: they depend on the values of the input"
         else:
-            counted = f"MACs for one input {'x'.join(map(str, self.input_size))}"
+            shapes = " and ".join("x".join(map(str, shape)) for shape in self.input_shapes)
+            counted = f"MACs for an input of {shapes}" if shapes else "MACs for example_inputs"
         return counted + (f"; error: relative, of the {self.error_of}" if self.error_of else "")
 
 

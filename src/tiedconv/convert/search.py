@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from .._checks import named
 from . import placement
-from .costs import parameters, try_forward, try_tied
 from .fit import Images, as_batches, evaluation, fit_alone
 from .placement import FilterFn, Preset
 from .replace import check_root, replace
 from .tie import Init, tied_twin
-from .trial import Trial
+from .trial import Trial, parameters, try_forward, try_tied
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def search_blocks(
         if init not in ("project", "data"):
             raise ValueError(f"init must be 'project' or 'data', got {init!r}.")
         batches = as_batches(images)
-        trial = try_forward(model, None, batches[0])
+        trial = try_forward(model, batches[0][:1])
     now = {"params": parameters(model)}
     if trial is not None and trial.total is not None:
         now["macs"] = trial.total

@@ -1,6 +1,6 @@
 """``tie_``: layers of a model replaced by tied ones, in place."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import torch
@@ -10,12 +10,12 @@ from torch.nn.modules.conv import _ConvNd
 from .._checks import named
 from .._meta import copied
 from . import placement
-from .costs import parameters, try_forward, try_tied
 from .fit import Images, as_batches, evaluation, fit_outputs
 from .placement import Blocks, Choice, FilterFn, Preset
 from .project import project_bias, project_weight, projection_error
 from .replace import check_root, replace, take_over
 from .report import LayerReport, TieReport
+from .trial import parameters, try_forward, try_tied
 
 Init = Literal["project", "data", "random"]
 
@@ -27,7 +27,7 @@ def tie_(
     init: Init = "project",
     *,
     images: Images | None = None,
-    input_size: Sequence[int] | None = None,
+    example_inputs: Any = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TieReport:
     r"""Replace convolution and linear layers of a model by tied ones, in place.
@@ -41,24 +41,27 @@ def tie_(
 
     Args:
         model: any module that holds such layers.
-        blocks: how many blocks a layer's channels are split into. A number for all; a dict from names or shell-style
-            patterns of names to numbers, of which a layer's very name counts, else the first that matches; layers that
-            none matches are kept; or a function ``(module, name) -> int``. 1 keeps a layer. What cannot be tied is
-            kept, but for layers whose very name stands in the dict: these are an error.
-        filter_fn: which layers are considered: a function ``(module, name) -> bool``, or ``"body"``, all but the output
-            layers: a classifier, every head of a detector or a segmenter; ``"all"``; ``"entry"``, the 1x1 convolutions
-            that open a bottleneck (the paper's choice for ResNets); ``"se"``, those in squeeze-and-excitation modules
-            (TiedSE). Default: ``"body"``, and what ``blocks`` names.
+        blocks: how many blocks a layer's channels are split into. One number for the layers that ``filter_fn`` takes;
+            or a dict from names or shell-style patterns of names to numbers, of which a layer's exact name counts, else
+            the first pattern that matches (layers that none matches are kept, and output layers unless they are named);
+            or a function ``(module, name) -> int``, asked about every layer. 1 keeps a layer. What cannot be tied is
+            kept, except that a layer whose exact name is in the dict is an error.
+        filter_fn: which layers a number of blocks is for; not with a dict or a function. A function
+            ``(module, name) -> bool``, or ``"body"``, all but the output layers: a classifier, every head of a detector
+            or a segmenter; ``"all"``; ``"entry"``, the 1x1 convolutions that open a bottleneck (the paper's choice for
+            ResNets); ``"se"``, those in squeeze-and-excitation modules (TiedSE). Default: ``"body"``.
         init: where the tied weights come from. ``"project"``: nearest to the old weights by least squares. ``"data"``:
             nearest to the old layers' outputs on ``images``, by least squares in closed form, layer after layer, each
             on the inputs that the tied layers before it give. ``"random"``: as newly built layers.
         images: for ``"data"``: a tensor :math:`(N, ...)` or batches of it, as the model takes them; of pairs, as a
             data loader gives them, the first counts. All are kept in memory. Some hundred different ones: with few, the
             fit follows these and is poor on others.
-        input_size: shape of one input, such as ``(3, 224, 224)``, for a trial pass in evaluation mode: to find the
-            output layers and those that are not called or whose weights other code reads, and to count multiply-adds.
-            It computes values only for models that need them, such as detectors, and then counts nothing. Default: that
-            of ``images``, else timm's for the model, else 224x224 pixels.
+        example_inputs: what a copy of the model is called with, in evaluation mode, to find the output layers and those
+            that are not called or whose weights other code reads, and to count multiply-adds. A tuple holds the
+            positional arguments, a dict the keyword arguments, anything else is the one argument: ``images``,
+            ``(images, mask)``, ``{"input_ids": ids}``. Only the shapes and types count, except for models whose code
+            looks at values, such as detectors, for which nothing is counted. Default: the first of ``images``, else an
+            image of the size that timm gives for the model, else of 224x224 pixels.
         progress: called with the number of layers fitted and their total while ``"data"`` is at work.
 
     Returns:
@@ -69,7 +72,8 @@ def tie_(
         ValueError: for an argument out of range, a pattern without a layer, a named layer that cannot be tied, a model
             that is itself a layer, has lazy layers, cannot be copied (``torch.nn.utils.weight_norm``,
             ``spectral_norm``, ``prune``: the message says what to call first), does not call the tied layers in their
-            places, or whose output layers ``"body"`` cannot tell, and if no layer is tied.
+            places, does not run on ``example_inputs``, or whose output layers ``"body"`` cannot tell, and if no layer
+            is tied.
 
     Example:
         >>> from torch import nn
@@ -91,7 +95,8 @@ def tie_(
     with named("tie_"):
         check_root(model)
         batches = [] if images is None else as_batches(images)
-        trial = try_forward(model, input_size, batches[0] if batches else None)
+        first = batches[0][:1] if batches else None
+        trial = try_forward(model, first if example_inputs is None else example_inputs)
     choices = placement.choose(model, blocks, filter_fn, trial)
     chosen = [choice for choice in choices if choice.blocks]
     if not chosen:
@@ -115,7 +120,7 @@ def tie_(
         tuple(_row(choice, tied.get(id(choice.layer), choice.layer), *macs, errors) for choice in choices),
         before,
         parameters(model),
-        None if trial is None else trial.input_size,
+        None if trial is None else trial.input_shapes,
         {"project": "weight", "data": "output"}.get(init),  # type: ignore[arg-type]
     )
 

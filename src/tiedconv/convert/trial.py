@@ -1,39 +1,235 @@
-"""What a trial pass shows about a model's layers."""
+"""Trial passes: which layers a model calls, what they cost there, and which of them give the model's outputs."""
 
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-from .._meta import copied, on_meta
+from .._counting import counted_macs
+from .._meta import check_copyable, copied, on_meta
+from .replace import is_listed, replace
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A forward pass of a copy of a model in evaluation mode, for one input.
+    """A forward pass of a copy of a model in evaluation mode.
 
     Attributes:
-        input_size: shape of the input without the batch dimension.
-        dtype: its type.
-        device: meta, or the model's if its code needs values, as that of detectors does.
-        macs: layer → multiply-adds of its calls for that input; None where values decide about them. Layers that were
-            not called are missing.
+        inputs: what the model was called with, in the form of ``example_inputs`` of :func:`tiedconv.tie_`.
+        copy: how the model was copied: without values, or with them if its code needs them, as that of detectors does.
+        saving: the context that says what autograd kept of the pass.
+        macs: layer → multiply-adds of its calls; None where values decide about them. Layers that were not called are
+            missing.
         outputs: the layers whose result no other module with weights takes. None: the code computes without gradients,
             by which they are found.
     """
 
-    input_size: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
+    inputs: Any
+    copy: Callable[[nn.Module], nn.Module]
+    saving: Callable[[], AbstractContextManager[Any]]
     macs: dict[str, int | None]
     outputs: frozenset[str] | None
-
-    def copy(self, module: nn.Module) -> nn.Module:
-        """Return a copy of ``module`` on the trial's device."""
-        return on_meta(module) if self.device.type == "meta" else copied(module)
 
     @property
     def total(self) -> int | None:
         """Multiply-adds of all layers."""
         counts = [count for count in self.macs.values() if count is not None]
         return sum(counts) if len(counts) == len(self.macs) else None
+
+    @property
+    def input_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the tensors in ``inputs``."""
+        return _shapes(self.inputs)
+
+
+def _keep_nothing() -> AbstractContextManager[Any]:
+    """Keep no activations, for a graph that is looked at and never run backward."""
+    return saved_tensors_hooks(lambda tensor: None, lambda nothing: nothing)
+
+
+# Without values if the model's code allows that; with all activations only if it calls autograd.grad as well.
+_WAYS = ((on_meta, nullcontext), (copied, _keep_nothing), (copied, nullcontext))
+
+
+def try_forward(model: nn.Module, example_inputs: Any = None) -> Trial | None:
+    """Run a copy of a model and look at its layers.
+
+    Args:
+        model: it is neither run nor changed.
+        example_inputs: as in :func:`tiedconv.tie_`. None: an image of the size in timm's ``default_cfg``, else of 224
+            pixels square with the channels of the first convolution, else the features of the first linear layer.
+
+    Returns:
+        None if no inputs were given and the model does not run on the ones assumed.
+
+    Raises:
+        ValueError: if the model does not run on the inputs given, or cannot be copied.
+    """
+    check_copyable(model)
+    inputs = _assumed(model) if example_inputs is None else example_inputs
+    if inputs is None:
+        return None
+    if isinstance(inputs, Mapping):
+        inputs = dict(inputs)  # of a class of its own, torch would not look for tensors in it
+    for duplicate, saving in _WAYS:
+        try:
+            return _trial(model, inputs, duplicate, saving)
+        except Exception as error:  # whatever a model's code raises for inputs it is not made for, or without values
+            last = error
+    if example_inputs is None:
+        return None
+    raise ValueError(
+        f"{type(model).__name__} does not run on the inputs given, with tensors of {_shapes(inputs)}: {last}. Nothing "
+        "was changed. Give what its forward takes: one argument, a tuple of arguments or a dict of keyword arguments."
+    ) from last
+
+
+def parameters(module: nn.Module) -> int:
+    """Return how many parameters a module has, each shared one once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def try_tied(model: nn.Module, tied: Mapping[str, nn.Module], trial: Trial) -> dict[str, int | None]:
+    """Repeat a trial with tied layers in the places of their names, in a copy, and return the multiply-adds of layers.
+
+    So it shows where a model gets at its layers by other ways than a call of what stands in that place.
+
+    Raises:
+        ValueError: if the pass fails or does not call one of them.
+    """
+    twin = trial.copy(model)
+    replace(twin, {id(twin.get_submodule(name)): trial.copy(layer) for name, layer in tied.items()})
+    advice = "Nothing was changed. Leave the layer out, with blocks or filter_fn."
+    try:
+        macs = _run(twin, _listed(twin), trial.inputs, trial.saving)
+    except Exception as error:  # as in try_forward
+        raise ValueError(
+            f"tie_: {type(model).__name__} runs on tensors of {trial.input_shapes}, but not with the layers tied: "
+            f"{error}. Its code probably reads the weight of one of them. {advice}"
+        ) from error
+    if missed := [name for name in tied if name not in macs]:
+        raise ValueError(
+            f"tie_: {', '.join(map(repr, missed[:5]))} would stand in the model tied, but its code calls the old layer "
+            f"by another reference, such as a list of its own or a compiled function. {advice}"
+        )
+    return macs
+
+
+def _trial(
+    model: nn.Module,
+    inputs: Any,
+    duplicate: Callable[[nn.Module], nn.Module],
+    saving: Callable[[], AbstractContextManager[Any]],
+) -> Trial:
+    twin = duplicate(model)
+    layers = _listed(twin)
+    for parameter in (parameter for layer in layers.values() for parameter in layer.parameters()):
+        if parameter.is_floating_point() or parameter.is_complex():
+            parameter.requires_grad_()
+    flow = _Flow(twin, layers)
+    macs = _run(twin, layers, inputs, saving)
+    return Trial(inputs, duplicate, saving, macs, flow.outputs())
+
+
+def _listed(model: nn.Module) -> dict[str, nn.Module]:
+    return {name: module for name, module in model.named_modules() if is_listed(module)}
+
+
+def _shapes(inputs: Any) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(value.shape) for value in tree_leaves(inputs) if isinstance(value, Tensor))
+
+
+def _run(
+    twin: nn.Module,
+    layers: Mapping[str, nn.Module],
+    inputs: Any,
+    saving: Callable[[], AbstractContextManager[Any]],
+) -> dict[str, int | None]:
+    device = next((p.device for p in twin.parameters()), torch.device("meta"))
+
+    def moved(tensor: Tensor) -> Tensor:  # a copy, as the model's code may change it
+        return tensor.detach().to(device, copy=True).requires_grad_(tensor.requires_grad)
+
+    given = tree_map_only(Tensor, moved, inputs)
+    twin.eval()
+    with torch.enable_grad(), saving(), counted_macs(layers) as macs:
+        if isinstance(given, tuple):
+            twin(*given)
+        elif isinstance(given, dict):
+            twin(**given)
+        else:
+            twin(given)
+    return dict(macs) if device.type == "meta" else dict.fromkeys(macs)
+
+
+class _Flow:
+    """Which layers' results other modules with weights take, seen in the graph that autograd builds.
+
+    So it does not need what the model returns: a detector's head counts though its boxes are sorted out afterwards, and
+    a region proposal's though its boxes are cut from the graph before they are used.
+
+    Args:
+        model: a copy, which keeps the hooks.
+        layers: of the model, by name.
+    """
+
+    def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+        self._results: dict[str, list[Any]] = {}
+        self._taken: list[Any] = []
+        for module in model.modules():
+            if not isinstance(module, torch.jit.ScriptModule) and module._parameters:
+                module.register_forward_pre_hook(self._take, with_kwargs=True)
+        for name, layer in layers.items():
+            if any(parameter.requires_grad for parameter in layer.parameters()):
+                layer.register_forward_hook(partial(self._result, name))
+
+    def _take(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._taken.extend(_nodes((args, kwargs)))
+
+    def _result(self, name: str, module: nn.Module, args: Any, output: Any) -> Any:
+        # A clone has a node of its own. That of a view is lost when its values are changed in place.
+        output = tree_map_only(Tensor, Tensor.clone, output)
+        self._results.setdefault(name, []).extend(_nodes(output))
+        return output
+
+    def outputs(self) -> frozenset[str] | None:
+        """Return the layers with a result that no module takes; None if a layer computed without gradients."""
+        if any(node is None for nodes in self._results.values() for node in nodes):
+            return None
+        seen, waiting = {None}, self._taken
+        while waiting:
+            node = waiting.pop()
+            if node not in seen:
+                seen.add(node)
+                # Of a pooling of regions only its maps: in evaluation its boxes still hang on the head that gave them.
+                edges = node.next_functions[:1] if "_roi_" in node.name() else node.next_functions
+                waiting.extend(before for before, _ in edges)
+        return frozenset(name for name, nodes in self._results.items() if not seen.issuperset(nodes))
+
+
+def _nodes(values: Any) -> list[Any]:
+    return [value.grad_fn for value in tree_leaves(values) if isinstance(value, Tensor)]
+
+
+def _assumed(model: nn.Module) -> Tensor | None:
+    """Return an input of zeros, of the type of the model's parameters; None if nothing says what it could be."""
+    config: Any = getattr(model, "default_cfg", None)
+    conv = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    linear = next((m for m in model.modules() if isinstance(m, nn.Linear)), None)
+    if isinstance(config, dict) and config.get("input_size"):
+        channels = getattr(model, "in_chans", None) or (conv.in_channels if conv else config["input_size"][0])
+        size = (channels, *config["input_size"][1:])
+    elif conv is not None:
+        size = (conv.in_channels, 224, 224)
+    elif linear is not None:
+        size = (linear.in_features,)
+    else:
+        return None
+    types = (p.dtype for p in model.parameters() if p.is_floating_point() or p.is_complex())
+    return torch.zeros(1, *size, dtype=next(types, torch.get_default_dtype()))

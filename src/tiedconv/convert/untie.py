@@ -8,8 +8,8 @@ from .._checks import named
 from .._meta import reparametrized
 from ..nn import SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
 from ..ops import layout
-from .placement import TIED_LAYERS, has_hooks, parameter_owners
-from .replace import check_root, replace, take_over
+from .placement import has_hooks, parameter_owners
+from .replace import TIED_LAYERS, check_root, replace, take_over
 
 Form = Literal["grouped", "dense"]
 

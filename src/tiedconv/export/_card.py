@@ -9,7 +9,7 @@ from timm.models._hub import generate_readme
 from torch import nn
 
 from .._meta import on_meta
-from ..convert.placement import TIED_LAYERS
+from ..convert.replace import TIED_LAYERS
 from ..metrics.counts import count
 from ..models.inputs import native_input_size
 from ..nn import SplitTiedConv2d

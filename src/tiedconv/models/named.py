@@ -11,7 +11,7 @@ from torch import nn
 
 from .. import _checks
 from ..convert import tie_
-from ..convert.placement import TIED_LAYERS
+from ..convert.replace import TIED_LAYERS
 from ._factory import check_model_name
 from .inputs import for_channels, set_images
 from .saved import CONFIG, HUB, WEIGHTS, build_arguments, own_entry, read_config, saved_folder
@@ -141,7 +141,7 @@ def tie_as_saved(model: nn.Module, tied: Mapping[str, int]) -> None:
         name: blocks for name, blocks in tied.items() if name in layers and not isinstance(layers[name], TIED_LAYERS)
     }
     if left:
-        tie_(model, left, filter_fn="all", init="random")
+        tie_(model, left, init="random")
 
 
 def _is_name(name: str) -> bool:
