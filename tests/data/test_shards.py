@@ -46,7 +46,7 @@ def with_shard(root, content, name="a.tar"):
 
 
 WHOLE = tar_file(*SAMPLE, ("8.png", PNG), ("8.cls", b"0"))
-NO_TAR = "is not a whole, uncompressed tar file: "
+NO_TAR = "it is not a whole, uncompressed tar file: "
 
 
 @pytest.mark.parametrize(
@@ -59,11 +59,11 @@ NO_TAR = "is not a whole, uncompressed tar file: "
         (tar_file(*SAMPLE, ("8.png", None, tarfile.LNKTYPE)), "8.png is a link or a sparse file. Store the file its"),
         (tar_file(*SAMPLE, ("8.png", None, tarfile.SYMTYPE)), "8.png is a link or a sparse file"),
         (tar_file(("7.png", PNG), ("7.cls", None, tarfile.LNKTYPE)), "7.cls is a link or a sparse file"),
-        (tar_file(*SAMPLE, ("7.jpg", PNG)), "7.jpg is the second image of the name 7. Give each image a name of its"),
+        (tar_file(*SAMPLE, ("7.jpg", PNG)), "7.jpg is the second image of the name 7. Give each image its own"),
         (tar_file(*SAMPLE, ("7.cls", b"0")), "7.cls is the second class of the name 7"),
         (tar_file(("7.png", b""), ("7.cls", b"1")), "7.png is empty. Replace the image or take it out"),
-        (tar_file(("7.txt", b"text"), ("7.cls", b"1")), " holds no image. Known suffixes: .jpg"),
-        (tar_file(), " holds no image"),
+        (tar_file(("7.txt", b"text"), ("7.cls", b"1")), "it holds no image. Known suffixes: .jpg"),
+        (tar_file(), "it holds no image"),
         (gzip.compress(WHOLE), NO_TAR),
         (b"", f"{NO_TAR}empty file. Copy or write it again"),
         (b"hello" * 300, NO_TAR),
@@ -74,7 +74,7 @@ NO_TAR = "is not a whole, uncompressed tar file: "
 )
 def test_a_shard_that_cannot_be_indexed_is_named(tmp_path, content, message):
     root = with_shard(tmp_path, content)
-    with pytest.raises(ValueError, match=f"index_shards: {re.escape(root)}/train/a.tar.*{re.escape(message)}"):
+    with pytest.raises(ValueError, match=f"index_shards: {re.escape(root)}/train/a.tar: .*{re.escape(message)}"):
         index_shards(root, ["black", "white"])
     assert not (tmp_path / "index.json").exists()
 
@@ -128,6 +128,8 @@ INDEX = {
     "val": [{"name": "val/a.tar", "bytes": 10240, "offsets": [512], "sizes": [len(PNG)], "labels": [1]}],
 }
 
+LISTS = "offsets, sizes, labels of train/a.tar must be lists of whole numbers, with one entry per image"
+
 
 def changed(**changes):
     """Return the index with other entries in its training shard."""
@@ -146,7 +148,7 @@ def changed(**changes):
         ({**INDEX, "classes": ["a", 1]}, "classes must be a list of names, got ['a', 1]"),
         ({**INDEX, "val": None}, "val must be a list of shards, one or more, got None"),
         ({**INDEX, "train": []}, "train must be a list of shards, one or more, got []"),
-        ({**INDEX, "train": ["a.tar"]}, "a shard of train must be an object with name, bytes, offsets, sizes, labels,"),
+        ({**INDEX, "train": ["a.tar"]}, "a shard must have a name as train/<name>.tar"),
         (changed(name=3), "a shard must have a name as train/<name>.tar, with no /, \\ or : in <name>, got 3. Rename"),
         (changed(name="val/a.tar"), "a shard must have a name as train/<name>.tar"),
         (changed(name="train/.."), "a shard must have a name as train/<name>.tar"),
@@ -155,19 +157,21 @@ def changed(**changes):
         (changed(name="train/a.tar\n"), "a shard must have a name as train/<name>.tar"),
         (changed(name="train/a\0.tar"), "a shard must have a name as train/<name>.tar"),
         (changed(name="train/.tar"), "a shard must have a name as train/<name>.tar"),
-        (changed(bytes=None), "bytes of train/a.tar must be an int from 1 to"),
-        (changed(bytes=True), "bytes of train/a.tar must be an int from 1 to"),
-        (changed(bytes=0), "bytes of train/a.tar must be an int from 1 to"),
-        (changed(bytes=2**63), "bytes of train/a.tar must be an int from 1 to"),
-        (changed(labels=None), "labels of train/a.tar must be a list of ints, one or more, got None"),
-        (changed(labels=[0.7]), "labels of train/a.tar must be a list of ints, one or more, got [0.7]"),
-        (changed(labels=[True]), "labels of train/a.tar must be a list of ints, one or more, got [True]"),
-        (changed(sizes=[]), "sizes of train/a.tar must be a list of ints, one or more, got []"),
-        (changed(labels=[0, 1]), "train/a.tar must have one of each for every image, got 1 offsets, 1 sizes and 2 lab"),
-        (changed(labels=[-100]), "labels of train/a.tar must be from 0 to 1, got [-100, -100]"),
-        (changed(labels=[2]), "labels of train/a.tar must be from 0 to 1, got [2, 2]"),
+        (changed(bytes=None), "bytes of train/a.tar must be a whole number from 1 to"),
+        (changed(bytes=True), "bytes of train/a.tar must be a whole number from 1 to"),
+        (changed(bytes=0), "bytes of train/a.tar must be a whole number from 1 to"),
+        (changed(bytes=2**63), "bytes of train/a.tar must be a whole number from 1 to"),
+        (changed(labels=None), LISTS),
+        (changed(labels=[0.7]), LISTS),
+        (changed(labels=["1"]), LISTS),
+        (changed(labels=[[1]]), LISTS),
+        (changed(labels=[0, 1]), LISTS),
+        (changed(labels=[], offsets=[], sizes=[]), LISTS),
+        (changed(offsets=[10**30]), LISTS),
+        (changed(labels=[-100]), "labels of train/a.tar must be from 0 to 1, got -100 to -100"),
+        (changed(labels=[2]), "labels of train/a.tar must be from 0 to 1, got 2 to 2"),
         (changed(offsets=[-1]), "an image of train/a.tar must lie within its 10240 bytes"),
-        (changed(offsets=[10**30]), "an image of train/a.tar must lie within its 10240 bytes"),
+        (changed(offsets=[2**63 - 1]), "an image of train/a.tar must lie within its 10240 bytes"),
         (changed(offsets=[10240 - len(PNG) + 1]), "an image of train/a.tar must lie within its 10240 bytes"),
         (changed(sizes=[0]), "an image of train/a.tar must lie within its 10240 bytes"),
     ],

@@ -5,11 +5,12 @@ import json
 import re
 import reprlib
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -19,8 +20,7 @@ from .folders import ImageFolder
 
 INDEX = "index.json"
 _PARTS = ("train", "val")
-_LISTS = ("offsets", "sizes", "labels")  # of a shard in the index, with one entry per image
-_MAX_BYTES = 2**63 - 1
+PLACES = ("offsets", "sizes", "labels")  # of a shard in the index, each with one entry per image
 
 
 def write_shards(data: ImageFolder, output: str, images_per_shard: int = 1000) -> None:
@@ -69,7 +69,7 @@ def index_shards(folder: str, classes: Sequence[str]) -> None:
     """Write ``folder/index.json``, by which :class:`StreamedImages` finds the images in shards of any tool.
 
     A sample is an image file and a file of the same name with the suffix ``.cls``, its class as a number. The tar files
-    are not compressed. Other files in them are passed over, and so are those that macOS adds, ``._*``.
+    must not be compressed. Other files in them are passed over, and so are those that macOS adds, ``._*``.
 
     Args:
         folder: folder with ``train/*.tar`` and ``val/*.tar``.
@@ -85,7 +85,10 @@ def index_shards(folder: str, classes: Sequence[str]) -> None:
         shards = sorted(Path(folder, part).glob("*.tar"))
         if not shards:
             raise ValueError(f"index_shards: no *.tar in {Path(folder, part)}. Expected train/*.tar and val/*.tar.")
-        index[part] = [{"name": f"{part}/{path.name}", **_images(path, len(classes))} for path in shards]
+        index[part] = []
+        for path in shards:
+            with named(f"index_shards: {path}"):
+                index[part].append({"name": f"{part}/{path.name}", **_images(path, len(classes))})
     with named(f"index_shards: {Path(folder, INDEX)}"):
         _check_index(index)
     write_whole(Path(folder, INDEX), json.dumps(index))
@@ -98,31 +101,28 @@ def _images(path: Path, classes: int) -> dict[str, Any]:
     for member, label in _members(path):
         key = member.name.rpartition(".")[0]
         if not member.isreg() or member.issparse():
-            raise ValueError(f"index_shards: {path}: {member.name} is a link or a sparse file. Store the file itself.")
+            raise ValueError(f"{member.name} is a link or a sparse file. Store the file itself.")
         if key in (places if label is None else labels):
-            raise ValueError(
-                f"index_shards: {path}: {member.name} is the second {'image' if label is None else 'class'} of the "
-                f"name {key}. Give each image a name of its own."
-            )
+            what = "image" if label is None else "class"
+            raise ValueError(f"{member.name} is the second {what} of the name {key}. Give each image its own name.")
         if label is not None:
             labels[key] = label
         elif member.size:
             places[key] = (member.offset_data, member.size)
         else:
-            raise ValueError(f"index_shards: {path}: {member.name} is empty. Replace the image or take it out.")
+            raise ValueError(f"{member.name} is empty. Replace the image or take it out.")
     if not places:
-        raise ValueError(f"index_shards: {path} holds no image. Known suffixes: {', '.join(IMG_EXTENSIONS)}.")
+        raise ValueError(f"it holds no image. Known suffixes: {', '.join(IMG_EXTENSIONS)}.")
     return {
         "bytes": path.stat().st_size,
         "offsets": [offset for offset, _ in places.values()],
         "sizes": [size for _, size in places.values()],
-        "labels": [_label(path, key, labels.get(key), classes) for key in places],
+        "labels": [_label(key, labels.get(key), classes) for key in places],
     }
 
 
-def _members(path: Path) -> list[tuple[tarfile.TarInfo, bytes | None]]:
-    """Return the entries of a shard that are images, with None, or classes, with what they hold."""
-    found: list[tuple[tarfile.TarInfo, bytes | None]] = []
+def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
+    """Yield the entries of a shard that are images, with None, or classes, with what they hold."""
     try:
         with tarfile.open(path, "r:") as tar:  # in a compressed file, offsets are meaningless
             for member in tar:
@@ -130,23 +130,20 @@ def _members(path: Path) -> list[tuple[tarfile.TarInfo, bytes | None]]:
                 if member.isdir() or member.name.rpartition("/")[2].startswith("._"):
                     continue
                 if f".{suffix.lower()}" in IMG_EXTENSIONS:
-                    found.append((member, None))
+                    yield member, None
                 elif suffix == "cls":
                     content = tar.extractfile(member) if member.isreg() else None
-                    found.append((member, content.read() if content else b""))
+                    yield member, content.read() if content else b""
             end = tar.offset
         with path.open("rb") as file:
             file.seek(end)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a damaged entry for the end
                 raise tarfile.ReadError(f"it breaks off at byte {end}")
     except (tarfile.TarError, ValueError) as error:  # tarfile raises ValueError for some damaged headers
-        raise ValueError(
-            f"index_shards: {path} is not a whole, uncompressed tar file: {error}. Copy or write it again."
-        ) from error
-    return found
+        raise ValueError(f"it is not a whole, uncompressed tar file: {error}. Copy or write it again.") from error
 
 
-def _label(path: Path, key: str, content: bytes | None, classes: int) -> int:
+def _label(key: str, content: bytes | None, classes: int) -> int:
     """Return the class of an image from what its ``.cls`` holds."""
     try:
         label = int(content or b"")
@@ -154,10 +151,7 @@ def _label(path: Path, key: str, content: bytes | None, classes: int) -> int:
         label = -1
     if not 0 <= label < classes:
         got = "no such file" if content is None else reprlib.repr(content)
-        raise ValueError(
-            f"index_shards: {path}: the class of {key} must be a number from 0 to {classes - 1} in {key}.cls, got "
-            f"{got}."
-        )
+        raise ValueError(f"the class of {key} must be a number from 0 to {classes - 1} in {key}.cls, got {got}.")
     return label
 
 
@@ -208,31 +202,26 @@ def _mistake(index: Any) -> str:
         shards = index.get(part)
         if not isinstance(shards, list) or not shards:
             return f"{part} must be a list of shards, one or more, got {reprlib.repr(shards)}"
-        for shard in shards:
-            mistake = _mistake_in_shard(shard, part, len(classes))
-            if mistake:
-                return mistake
+        mistakes = (_mistake_in_shard(shard, part, len(classes)) for shard in shards)
+        if mistake := next(filter(None, mistakes), ""):
+            return mistake
     return ""
 
 
 def _mistake_in_shard(shard: Any, part: str, classes: int) -> str:
-    if not isinstance(shard, dict):
-        return f"a shard of {part} must be an object with name, bytes, {', '.join(_LISTS)}, got {reprlib.repr(shard)}"
-    name, size = shard.get("name"), shard.get("bytes")
+    name, size = (shard.get("name"), shard.get("bytes")) if isinstance(shard, dict) else (None, None)
     if not isinstance(name, str) or not re.fullmatch(rf"{part}/[^/\\:\x00-\x1f]+\.tar", name):
         return f"a shard must have a name as {part}/<name>.tar, with no /, \\ or : in <name>, got {name!r}. Rename it"
-    if type(size) is not int or not 0 < size <= _MAX_BYTES:
-        return f"bytes of {name} must be an int from 1 to {_MAX_BYTES}, got {reprlib.repr(size)}"
-    for key in _LISTS:
-        values = shard.get(key)
-        if not isinstance(values, list) or not values or set(map(type, values)) != {int}:  # a bool is none
-            return f"{key} of {name} must be a list of ints, one or more, got {reprlib.repr(values)}"
-    offsets, sizes, labels = (shard[key] for key in _LISTS)
-    if not len(offsets) == len(sizes) == len(labels):
-        counts = f"{len(offsets)} offsets, {len(sizes)} sizes and {len(labels)} labels"
-        return f"{name} must have one of each for every image, got {counts}"
-    if not 0 <= min(labels) <= max(labels) < classes:
-        return f"labels of {name} must be from 0 to {classes - 1}, got {reprlib.repr([min(labels), max(labels)])}"
-    if min(offsets) < 0 or min(sizes) < 1 or max(map(int.__add__, offsets, sizes)) > size:
+    if type(size) is not int or not 0 < size < 2**63:
+        return f"bytes of {name} must be a whole number from 1 to 2^63 - 1, got {reprlib.repr(size)}"
+    try:
+        offsets, sizes, labels = places = np.array([shard.get(key) for key in PLACES])
+    except ValueError:  # of different lengths
+        places = np.array(None)
+    if places.ndim != 2 or places.dtype != np.int64:
+        return f"{', '.join(PLACES)} of {name} must be lists of whole numbers, with one entry per image"
+    if not 0 <= labels.min() <= labels.max() < classes:
+        return f"labels of {name} must be from 0 to {classes - 1}, got {labels.min()} to {labels.max()}"
+    if offsets.min() < 0 or sizes.min() < 1 or (offsets > size - sizes).any():
         return f"an image of {name} must lie within its {size} bytes, got an offset or a size that leads out of them"
     return ""

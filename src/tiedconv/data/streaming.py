@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from .base import Transform, read_image
 from .folders import ImageFolder
-from .shards import read_index
+from .shards import PLACES, read_index
 
 
 class StreamedImages(ImageFolder):
@@ -74,9 +74,7 @@ class _Shards(Dataset[tuple[torch.Tensor, int]]):
         # Arrays, which worker processes share, where lists of numbers would be copied into each of them.
         self.files = [(shard["name"], shard["bytes"]) for shard in shards]
         self.starts = np.cumsum([0, *(len(shard["labels"]) for shard in shards)])
-        self.offsets, self.sizes, self.labels = (
-            np.concatenate([shard[key] for shard in shards]).astype(np.int64) for key in ("offsets", "sizes", "labels")
-        )
+        self.offsets, self.sizes, self.labels = (np.concatenate([shard[key] for shard in shards]) for key in PLACES)
         self.address = address
         # Shards of two URLs often have the same names, and the same sizes too: tar files are padded.
         self.cache = None if cache is None else Path(cache, hashlib.sha256(address.encode()).hexdigest()[:16])
