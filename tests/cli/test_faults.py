@@ -182,19 +182,19 @@ def test_damaged_checkpoint_is_refused(fit):
     for size in (0, 10, 5000, -100):  # empty, and nearly whole at the end
         Path("bad.ckpt").write_bytes(whole[:size])
         for command in ("fit", "validate"):
-            with pytest.raises(SystemExit, match=r"bad.ckpt (cannot be read as a|is no) checkpoint"):
+            with pytest.raises(SystemExit, match=r"bad.ckpt (cannot be read|is empty|is not a)"):
                 fit("--ckpt_path=bad.ckpt", command=command)
     assert Path("kept/last.ckpt").read_bytes() == whole
 
 
 def test_missing_checkpoint_is_named(fit):
-    with pytest.raises(SystemExit, match=r"There is no checkpoint .*gone.ckpt. Give the path of one"):
+    with pytest.raises(SystemExit, match=r"gone.ckpt does not exist. Give a checkpoint of"):
         fit("--ckpt_path=gone.ckpt")
 
 
 def test_weights_alone_are_no_checkpoint(fit):
     torch.save({"fc.weight": torch.zeros(2)}, "weights.ckpt")
-    with pytest.raises(SystemExit, match=r"weights.ckpt is not a checkpoint of `tiedconv fit`.*Give a last.ckpt"):
+    with pytest.raises(SystemExit, match=r"weights.ckpt is not a checkpoint of `tiedconv fit`.*such as runs/fit"):
         fit("--ckpt_path=weights.ckpt")
 
 

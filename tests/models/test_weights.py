@@ -191,7 +191,7 @@ def test_an_average_that_has_not_begun_is_not_read(tmp_path: Path) -> None:
     [
         (
             nn.Linear(2, 2),
-            r"net\.pth is not a file of weights, or holds Python objects .* Save model\.state_dict\(\) alone",
+            r"net\.pth is not a file of weights, or holds Python objects .* Give a checkpoint",
         ),
         ([torch.zeros(1)], r"net\.pth must hold a state dict, got a list\. Give a checkpoint"),
         (

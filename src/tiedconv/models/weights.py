@@ -4,7 +4,8 @@ import argparse
 import pickle
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..nn import TiedConv2d, TiedLinear
 _FETCHING = ("pretrained", "checkpoint_path", "weights", "weights_backbone")  # of timm's and torchvision's models
 _COUNTER = "num_batches_tracked"
 _UPDATES = "n_averaged"  # what torch's AveragedModel counts beside the weights
-_READABLE = "Give a checkpoint of `tiedconv fit`, a state dict saved by torch.save, or a .safetensors file."
+_READABLE = "Give a checkpoint of `tiedconv fit`, a state_dict() saved by torch.save, or a .safetensors file."
 
 # Where training files keep the weights; moving averages come first, as in timm.models.load_checkpoint.
 _AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema")
@@ -61,7 +62,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     fetch the weights which that training started from.
     """
     path = Path(path)
-    content = _read(path)
+    with explained_damage(path, _READABLE):
+        content = _read(path)
     found, where = _find_state(path, content)
     if not isinstance(found, Mapping):
         raise ValueError(  # noqa: TRY004  the file is at fault, not an argument's type
@@ -96,7 +98,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
 
 def read_images(path: str | Path) -> Mapping[str, Any] | None:
     """Return how the training that wrote a checkpoint prepared images, if it says so; the weights stay on the disk."""
-    content = _read(Path(path), mmap=True)
+    with explained_damage(Path(path), _READABLE):
+        content = _read(Path(path), mmap=True)
     return content.get("pretrained_cfg") if isinstance(content, Mapping) else None
 
 
@@ -131,27 +134,33 @@ def _has_begun(average: Mapping[str, Any]) -> bool:
     return updates is None or updates.is_meta or bool(updates.any())
 
 
-def _read(path: Path, *, mmap: bool = False) -> Any:
+@contextmanager
+def explained_damage(path: Path, advice: str) -> Iterator[None]:
+    """Say which file is missing, damaged or unsafe when reading one of weights fails, and end with ``advice``."""
     if path.is_dir():
         files = [file for file in sorted(path.rglob("*")) if file.suffix in (".ckpt", ".safetensors", ".pth")]
         raise FileNotFoundError(f"{path} is a folder. Give a file in it{f', such as {files[0]}' if files else ''}.")
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist. {_READABLE}")
+        raise FileNotFoundError(f"{path} does not exist. {advice}")
     if not path.stat().st_size:
-        raise ValueError(f"{path} is empty. {_READABLE}")
+        raise ValueError(f"{path} is empty. {advice}")
     try:
-        if path.suffix.lower() == ".safetensors":
-            return load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # the options in files of timm and torchvision
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        yield
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} is not a file of weights, or holds Python objects beside them, such as a whole model; reading "
-            "those could run any code, so it is read with weights_only=True. Save model.state_dict() alone."
+            f"{path} is not a file of weights, or holds Python objects besides them, such as a whole model; reading "
+            f"those could run any code, so it is read with weights_only=True. {advice}"
         ) from error
     except Exception as error:  # for a damaged file torch and safetensors raise whatever comes
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{path} cannot be read: {reason}. Is the file whole? {_READABLE}") from error
+        raise ValueError(f"{path} cannot be read: {reason}. Is the file whole? {advice}") from error
+
+
+def _read(path: Path, *, mmap: bool = False) -> Any:
+    if path.suffix.lower() == ".safetensors":
+        return load_file(path)
+    with torch.serialization.safe_globals([argparse.Namespace]):  # the options in files of timm and torchvision
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def match_names(state: Mapping[str, Tensor], path: str | Path, expected: Iterable[str] = ()) -> dict[str, Tensor]:

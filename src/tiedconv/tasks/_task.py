@@ -1,12 +1,13 @@
 """What every task has in common: one model, its optimisation, and randomness that a resume repeats."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.scheduler.scheduler import Scheduler
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from ..data.base import global_seed, seed_generators
@@ -70,16 +71,15 @@ class Task(L.LightningModule):
         seed_generators(global_seed(), self.current_epoch, self.global_rank, batch_idx, all_devices=True)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        # Reading a loss waits for the GPU, so not at every step.
+        # Not at every step, as reading a loss waits for the GPU.
         due = (batch_idx + 1) % self.trainer.log_every_n_steps == 0 or self.trainer.is_last_batch  # type: ignore[attr-defined]
         if due and not self._skips_steps():
             check_finite({"train/loss": outputs["loss"].item()}, self.current_epoch)
 
     def on_train_epoch_end(self) -> None:
         if not self._skips_steps():
-            metrics = self.trainer.callback_metrics
-            losses = {name: value.item() for name, value in metrics.items() if name.endswith("/loss")}
-            check_finite(losses, self.current_epoch)
+            logged = self.trainer.callback_metrics.items()
+            check_finite({name: value.item() for name, value in logged if name.endswith("/loss")}, self.current_epoch)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         save_state(self, checkpoint)
@@ -114,14 +114,16 @@ class Task(L.LightningModule):
         The number of steps done so far does not tell: a resumed training may have another number of steps per epoch.
         """
         per_epoch = updates_per_epoch(self.trainer)
-        updates = (
-            per_epoch
-            if batches >= self.trainer.num_training_batches
-            else batches // self.trainer.accumulate_grad_batches
-        )
+        updates = batches // self.trainer.accumulate_grad_batches
+        if batches >= self.trainer.num_training_batches:
+            updates = per_epoch
         schedule: Any = self.lr_schedulers()
         schedule.step_update(self.current_epoch * per_epoch + updates)
 
-    def log_lr(self) -> None:
-        """Log the learning rate of the step."""
-        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], on_step=False, on_epoch=True, batch_size=1)
+    def log_losses(self, losses: Mapping[str, Tensor], images: int) -> None:
+        """Log the losses of a step on ``images`` images, and its learning rate, as means over the epoch."""
+        over_epoch: dict[str, Any] = {"on_step": False, "on_epoch": True}
+        for name, loss in losses.items():
+            bar = name == "loss"
+            self.log(f"train/{name}", loss, prog_bar=bar, batch_size=images, sync_dist=True, **over_epoch)
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1, **over_epoch)

@@ -17,14 +17,6 @@ from .optimization import Optimization, as_optimization
 from .predictions import ClassWriter
 
 
-def _check_even(images: int) -> None:
-    if images % 2:
-        raise ValueError(
-            f"ClassificationTask: mixup and cutmix pair the images of a batch, so batch_size={images} must be even. "
-            "Change it, or switch both off."
-        )
-
-
 class ClassificationTask(Task):
     """Train and evaluate an image classifier.
 
@@ -111,22 +103,19 @@ class ClassificationTask(Task):
         if data is not None:
             self.example_input_array = torch.zeros(1, *data.input_size)  # Lightning's summary counts FLOPs with it
 
-    def on_fit_start(self) -> None:
-        if self.mix is not None:
-            _check_even(getattr(self.trainer.datamodule, "batch_size", 2))  # type: ignore[attr-defined]
-
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         if self.mix is not None:
-            _check_even(len(images))  # a set smaller than a batch is one of its own size
+            if len(images) % 2:
+                raise ValueError(
+                    f"ClassificationTask: mixup and cutmix pair the images of a batch, so batch_size={len(images)} "
+                    "must be even. Change it, or switch both off."
+                )
             images, targets = self.mix(images, labels)
-            loss = F.cross_entropy(self(images), targets)  # the mixed targets are smoothed already
+            loss = F.cross_entropy(self(images), targets)  # which are smoothed already
         else:
             loss = F.cross_entropy(self(images), labels, label_smoothing=self.label_smoothing)
-        self.log(
-            "train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(images), sync_dist=True
-        )
-        self.log_lr()
+        self.log_losses({"loss": loss}, len(images))
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

@@ -140,10 +140,7 @@ class DetectionTask(Task):
         images, targets = batch
         losses: dict[str, Tensor] = self.model(images, targets)
         loss = torch.stack(list(losses.values())).sum()
-        over_epoch: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(images), "sync_dist": True}
-        self.log("train/loss", loss, prog_bar=True, **over_epoch)
-        self.log_dict({f"train/{name}": value for name, value in losses.items()}, **over_epoch)
-        self.log_lr()
+        self.log_losses({"loss": loss, **losses}, len(images))
         return loss
 
     def on_validation_epoch_start(self) -> None:

@@ -29,15 +29,13 @@ class PlainProgress(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self._enabled = True
         self._start = self._last = self._began = 0.0
         self._first_epoch = self._done_before = 0
 
     def disable(self) -> None:
-        self._enabled = False
+        """Do nothing: the first process alone prints anyway."""
 
-    def enable(self) -> None:
-        self._enabled = True
+    enable = disable
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._began = time.monotonic()
@@ -100,9 +98,9 @@ class PlainProgress(ProgressBar):
         left = f", {_duration(seconds * (total - done))} left" if total < float("inf") else ""
         self._say(f"{what} {done} of {total}{more}, {seconds:.2g} s per step{left}")
 
+    @rank_zero_only
     def _say(self, line: str) -> None:
-        if self._enabled:
-            print(line, flush=True)
+        print(line, flush=True)
 
 
 def _duration(seconds: float) -> str:
@@ -111,7 +109,7 @@ def _duration(seconds: float) -> str:
 
 
 class Outlook(L.Callback):
-    """Say before the first step how many there are and what memory one needs; warn if the device has less."""
+    """Print before the first step how many there are and what memory one needs; warn if the device has less."""
 
     @rank_zero_only
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -119,7 +117,7 @@ class Outlook(L.Callback):
         steps = f"{trainer.num_training_batches} steps per epoch of {batch} images"
         model: Any = pl_module.model
         image, of_what = pl_module.example_input_array, ""
-        if not isinstance(image, Tensor):  # those of detectors differ in size: three by four, as photographs have it
+        if not isinstance(image, Tensor):  # those of detectors differ in size: let it be 3 by 4, as of a photograph
             side, longest = max(model.transform.min_size), model.transform.max_size
             image, of_what = torch.empty(1, 3, side, min(longest, side * 4 // 3), device="meta"), " for the backbone"
             model = model.backbone
@@ -141,10 +139,10 @@ class Outlook(L.Callback):
 
 
 def step_memory(model: nn.Module, image: Tensor) -> tuple[int, int]:
-    """Return the bytes that a train step in float32 needs: whatever the batch, and per image.
+    """Return the bytes that a train step in float32 needs: for the model and per image. Nothing is computed.
 
     The first are weights, gradients and the momentum of SGD, the second what the backward pass keeps of the forward
-    pass; what kernels need for a moment comes on top, a tenth or so. Nothing is computed.
+    pass. Kernels need a little more, about a tenth.
 
     Args:
         model: any module that takes images.

@@ -5,8 +5,8 @@ optimiser, the same data, and in the middle of an epoch the same order of images
 """
 
 import io
-import pickle
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,18 @@ from torch.optim import Optimizer
 
 from .._files import part_of, printable, write_whole
 from ..data.base import global_seed
-from ..models.weights import describe_difference
+from ..models.weights import describe_difference, explained_damage
 from ._faults import check_finite
 
+_GIVE = "Give a checkpoint of `tiedconv fit`, such as runs/fit/version_0/checkpoints/last.ckpt."
 _OPTIONS = ("lr", "initial_lr", "weight_decay", "momentum")  # of Optimization, and of an optimiser's parameter groups
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's reading and writing of checkpoints, made safe against kills, full disks and damaged files.
 
-    Lightning writes into the system's temporary folder and moves the file from there. Where that is another disk, as it
-    often is, moving means copying over the old checkpoint, and a kill leaves half of the new one.
+    Lightning writes into the system's temporary folder. Where that is on another disk, moving the file from there means
+    copying it over the old checkpoint, and a kill leaves half of the new one.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -56,29 +57,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = lambda storage, location: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        if Path(path).is_dir():
-            raise ValueError(f"{path} is a folder, not a checkpoint. Give the last.ckpt or another .ckpt in it.")
-        try:
+        on_disk = "://" not in str(path)
+        with explained_damage(Path(path), _GIVE) if on_disk else nullcontext():
             checkpoint = super().load_checkpoint(path, map_location, weights_only)
-        except pickle.UnpicklingError as error:
-            raise ValueError(
-                f"{path} is not a checkpoint, or holds Python objects besides numbers; reading those could run any "
-                "code, so it is read with weights_only=True. Give a checkpoint of `tiedconv fit`."
-            ) from error
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"There is no checkpoint {path}. Give the path of one, such as "
-                "runs/fit/version_0/checkpoints/last.ckpt."
-            ) from error
-        except (OSError, RuntimeError, EOFError, LookupError, ValueError) as error:  # as the file is damaged
-            reason = str(error).partition("\n")[0] or "it is empty"
-            raise ValueError(
-                f"{path} cannot be read as a checkpoint: {reason}. Is the file whole? Give another one of its folder."
-            ) from error
         if not isinstance(checkpoint, Mapping) or "pytorch-lightning_version" not in checkpoint:
             raise ValueError(
-                f"{path} is not a checkpoint of `tiedconv fit`: it holds weights alone, or something else. Give a "
-                "last.ckpt or another .ckpt of a folder named checkpoints."
+                f"{path} is not a checkpoint of `tiedconv fit`: it holds weights alone, or something else. {_GIVE}"
             )
         return checkpoint
 
@@ -107,11 +91,8 @@ def keep_checkpoints_whole(trainer: L.Trainer) -> L.Trainer:
 
 
 def save_state(task: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-    """Add to a checkpoint which data it was trained on, and how images are prepared.
-
-    Raises:
-        RuntimeError: if the weights are not finite, as the last step can make them: they must not replace good ones.
-    """
+    """Add to a checkpoint which data it was trained on, and how images are prepared."""
+    # The last step can make weights infinite, which must not replace good ones.
     check_finite({"sum of the weights": _sum_of_weights(task)}, task.current_epoch)
     if task._trainer is not None:
         checkpoint["tiedconv"] = _describe_data(task.trainer)
@@ -120,18 +101,15 @@ def save_state(task: L.LightningModule, checkpoint: dict[str, Any]) -> None:
 
 
 def load_state(task: L.LightningModule, checkpoint: dict[str, Any], optimizer: str) -> None:
-    """Check a checkpoint, and remove from it what the given options replace and what names other files.
-
-    Args:
-        task: the task that resumes, not yet changed.
-        checkpoint: as it was read.
-        optimizer: name of the given optimiser.
+    """Check that a checkpoint fits, and remove what the given options replace and what names files elsewhere.
 
     Raises:
         ValueError: if it does not fit the network, the data or the optimiser, or its weights are not finite.
     """
     _check_same_network(task, checkpoint)
-    _check_finite_weights(checkpoint)
+    for name, value in (checkpoint.get("state_dict") or {}).items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f"The checkpoint holds numbers that are not finite, in {name}. Give another one.")
     if task._trainer is None or task.trainer.ckpt_path is None:  # loaded from Python
         return
     _forget_other_folders(checkpoint, task.trainer.ckpt_path)
@@ -154,7 +132,7 @@ def restore_options(optimizer: Optimizer, options: Sequence[Mapping[str, Any]]) 
 
 
 def _sum_of_weights(model: nn.Module) -> float:
-    """Sum weights and statistics, sharded ones over all devices, so that all devices see the same."""
+    """Sum weights and statistics; sharded ones over all devices, which therefore all see the same."""
     total = 0.0
     for weight in [*model.parameters(), *model.buffers()]:
         if weight.is_floating_point():
@@ -164,10 +142,7 @@ def _sum_of_weights(model: nn.Module) -> float:
 
 
 def _forget_other_folders(checkpoint: Mapping[str, Any], path: str | Path) -> None:
-    """Remove from the checkpoint at ``path`` the names of files that are not beside it.
-
-    Lightning deletes the older checkpoints that it names, folders too, and somebody else may have written it.
-    """
+    """Remove from the checkpoint at ``path`` the names of files that are not beside it: Lightning may delete those."""
     folder = Path(path).resolve().parent
 
     def beside(name: str) -> bool:
@@ -183,15 +158,7 @@ def _forget_other_folders(checkpoint: Mapping[str, Any], path: str | Path) -> No
         state["best_k_models"] = {name: score for name, score in best.items() if beside(str(name))}
 
 
-def _check_finite_weights(checkpoint: Mapping[str, Any]) -> None:
-    """Raise ValueError if a checkpoint holds weights that are not finite, as a diverged training may have left it."""
-    for name, value in (checkpoint.get("state_dict") or {}).items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise ValueError(f"The checkpoint holds numbers that are not finite, in {name}. Give another one.")
-
-
 def _check_same_network(task: L.LightningModule, checkpoint: Mapping[str, Any]) -> None:
-    """Raise ValueError unless ``checkpoint`` is of the network of ``task``, naming the options that differ."""
     if "state_dict" not in checkpoint:  # a sharded one, which its strategy has loaded already
         return
     difference = describe_difference(task.state_dict(), checkpoint["state_dict"])
@@ -221,7 +188,7 @@ def _network(options: Mapping[str, Any]) -> str:
 
 
 def _describe_data(trainer: L.Trainer) -> dict[str, Any]:
-    """Return what a checkpoint says about the data: classes, if known, and what the order of images depends on."""
+    """Return the classes, if known, and what the order of images depends on."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     classes = getattr(data, "classes", None)
     return {
@@ -232,12 +199,7 @@ def _describe_data(trainer: L.Trainer) -> dict[str, Any]:
 
 
 def _check_same_data(checkpoint: Mapping[str, Any], trainer: L.Trainer, *, fitting: bool) -> None:
-    """Check that the data are those of a checkpoint, as far as it names them.
-
-    Raises:
-        ValueError: if the classes differ; or, in the middle of an epoch, the seed or the images per step, which decide
-            which images were trained on already.
-    """
+    """Check the classes and, in the middle of an epoch, what decides which images were trained on already."""
     there = checkpoint.get("tiedconv")
     if there is None or trainer.datamodule is None:  # type: ignore[attr-defined]
         return
@@ -256,7 +218,6 @@ def _check_same_data(checkpoint: Mapping[str, Any], trainer: L.Trainer, *, fitti
 
 
 def _check_same_optimizer(checkpoint: Mapping[str, Any], name: str) -> None:
-    """Raise ValueError if the state in a checkpoint is that of another optimiser than ``name``."""
     options = (checkpoint.get("hyper_parameters") or {}).get("optimization") or {}
     there = options.get("optimizer", name)
     if there != name:
