@@ -172,8 +172,8 @@ class Unused(Net):
         ({"layer": "fc"}, r"the layer 'fc' must return a map \(N, C, H', W'\) of more than one position, got \(1, 5\)"),
         ({"targets": torch.tensor([0, 5])}, r"targets must be in 0 to 4, got 5\."),
         ({"targets": torch.tensor([0, -1])}, r"targets must be in 0 to 4, got -1\."),
-        ({"targets": torch.tensor([0])}, r"targets must be one class an image, 2 integers, got \(1,\) of torch.int64"),
-        ({"targets": torch.ones(2)}, r"targets must be one class an image, 2 integers, got \(2,\) of torch.float32"),
+        ({"targets": torch.tensor([0])}, r"targets must be one class per image, 2 integers, got \(1,\) of torch.int64"),
+        ({"targets": torch.ones(2)}, r"targets must be one class per image, 2 integers, got \(2,\) of torch.float32"),
         ({"batch_size": 0}, "batch_size must be at least 1, got batch_size=0"),
     ],
 )

@@ -106,7 +106,7 @@ def test_batches_are_let_go_and_each_goes_through_the_model_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nn.Conv2d, "forward", lambda self, x: seen.append(len(x)) or forward(self, x))
         filter_similarity(net, ["0", "2"], batches(), batch_size=2)
-    assert seen == [1, 1] + [2, 2] * 6  # the first image once more, to learn how many channels there are
+    assert seen == [2, 2] * 6
 
 
 def test_images_of_different_sizes_may_follow_each_other():
@@ -161,25 +161,6 @@ def test_the_model_is_left_as_it_was(training):
     assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in net.modules())
 
 
-def test_guidance_reaches_the_relus_of_a_residual_network():
-    """Own hooks on every ReLU's input gradient, on timm's network with its in-place ReLUs."""
-    torch.manual_seed(0)
-    net = timm.create_model("test_resnet", num_classes=4).eval()
-    images = torch.randn(2, 3, 32, 32)
-    [result] = filter_similarity(net, ["layer2"], images, max_channels=6)
-    for module in net.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = False
-            module.register_full_backward_hook(lambda m, grad_in, grad_out: (grad_in[0].clamp_min(0),))
-    kept = []
-    net.get_submodule("layer2").register_forward_hook(lambda m, args, out: kept.append(out))
-    images.requires_grad_()
-    net(images)
-    means = kept[0].mean((2, 3))[:, result.channels].sum(0)
-    rows = [torch.autograd.grad(mean, images, retain_graph=True)[0] for mean in means]
-    torch.testing.assert_close(result.matrix, cosines(torch.stack(rows, 1).flatten(2)), atol=1e-5, rtol=0)
-
-
 def test_dead_filters_are_left_out_and_counted():
     conv = nn.Conv2d(3, 5, 3)
     with torch.no_grad():
@@ -191,16 +172,10 @@ def test_dead_filters_are_left_out_and_counted():
     assert sum(result.histogram().counts) == 3
 
 
-def test_a_model_that_diverged_has_only_dead_filters():
-    conv = nn.Conv2d(3, 4, 3)
-    nn.init.constant_(conv.weight, float("nan"))
-    [result] = filter_similarity(nn.Sequential(conv), ["0"], torch.randn(2, 3, 6, 6))
-    assert (result.channels, result.dead, result.mean) == ([], 4, 0.0)
-
-
-def test_a_layer_without_a_living_pair_has_an_empty_histogram():
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_a_layer_without_a_living_pair_has_an_empty_histogram(value):
     conv = nn.Conv2d(3, 2, 3)
-    nn.init.zeros_(conv.weight)
+    nn.init.constant_(conv.weight, value)
     [result] = filter_similarity(nn.Sequential(conv), ["0"], torch.randn(1, 3, 6, 6))
     assert (result.channels, result.dead, result.mean) == ([], 2, 0.0)
     assert sum(result.histogram().counts) == 0
@@ -251,9 +226,9 @@ def test_default_layers_are_the_stages():
         (
             "swin_tiny_patch4_window7_224",
             {"img_size": 64, "window_size": 2, "embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)},
-            r"'layers\.0' must return its 12 channels .* second, \(N, 12, ...\), got \(1, 16, 16, 12\)\. Pass layers",
+            r"'layers\.0' must return its 12 channels .* second, \(N, 12, ...\), got \(2, 16, 16, 12\)\. Pass layers",
         ),
-        ("test_vit", {"img_size": 64}, r"'blocks\.0' must return its 64 channels .* got \(1, 17, 64\)"),
+        ("test_vit", {"img_size": 64}, r"'blocks\.0' must return its 64 channels .* got \(2, 17, 64\)"),
     ],
 )
 def test_stages_that_return_their_channels_last_are_refused(name, arguments, message):

@@ -1,6 +1,7 @@
 """What trained models do: results as data, and drawing functions for them in :mod:`tiedconv.report.plots`."""
 
 from ..metrics import occlusion_ratio, occlusion_ratios
+from ._patterns import evenly_spaced
 from .gradcam import GradCam, grad_cam, last_map
 from .occlusion import (
     Estimate,
@@ -9,7 +10,7 @@ from .occlusion import (
     OcclusionReport,
     analyze_occlusion,
 )
-from .similarity import Histogram, LayerSimilarity, evenly_spaced, filter_similarity, stage_layers
+from .similarity import Histogram, LayerSimilarity, filter_similarity, stage_layers
 from .summary import LayerSummary, summarize
 
 __all__ = [

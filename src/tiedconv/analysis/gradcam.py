@@ -1,18 +1,17 @@
 """Where a classifier looks: Grad-CAM heat maps (Selvaraju et al., 2017; paper, Figs. 8 and A.1)."""
 
-import difflib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules import pooling
 
+from .._checks import named
 from .._extras import require
 from .._meta import copied
+from ._patterns import check_layers
 
 _POOLING = (
     pooling._AvgPoolNd,
@@ -22,13 +21,13 @@ _POOLING = (
     pooling._LPPoolNd,
     nn.FractionalMaxPool2d,
 )
-_PASSING = (nn.Identity, nn.Dropout, nn.Dropout2d)  # return what they are given, and would lend it their name
-_WEIGHING = (nn.Softmax,)  # of attention: (N, heads, L, L) has a map's shape and is none
+# The first three return what they are given, and would lend it their name; attention's (N, heads, L, L) is not a map.
+_NO_MAPS = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Softmax)
 
 
 @dataclass(frozen=True, eq=False)
 class GradCam:
-    """Heat maps of one model, one an image, and the classes that they explain; tensors on the CPU.
+    """Heat maps of one model, one per image, and the classes that they explain; tensors on the CPU.
 
     Attributes:
         layer: qualified name of the layer whose output was weighted.
@@ -50,17 +49,15 @@ class GradCam:
     image_size: tuple[int, int]
 
     def upsampled(self) -> Tensor:
-        """Return the heat in the images' size, bilinear and each map divided by its maximum, :math:`(N, H, W)`."""
+        """Return the heat in the images' size, bilinear, each map divided by its maximum, :math:`(N, H, W)`."""
         heat = F.interpolate(self.heat[:, None], self.image_size, mode="bilinear", align_corners=False)[:, 0]
         return heat / heat.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(heat.dtype).tiny)
 
     def coverage(self, level: float = 0.5) -> Tensor:
         """Return which share of each image is hotter than ``level`` times its maximum, :math:`(N)` in 0-1.
 
-        The smaller, the more the heat is on one place. 0 where the map is all 0.
-
         Raises:
-            ValueError: if ``level`` is not in 0-1, without 1.
+            ValueError: if ``level`` is below 0, or is 1 or more.
         """
         if not 0 <= level < 1:
             raise ValueError(f"GradCam.coverage: level must be at least 0 and below 1, got level={level}.")
@@ -84,6 +81,7 @@ class GradCam:
         return (heat * masks.cpu()).sum(dim=(1, 2)) / total.clamp_min(torch.finfo(heat.dtype).tiny)
 
 
+@named("grad_cam")
 def grad_cam(
     model: nn.Module,
     images: Tensor,
@@ -96,15 +94,14 @@ def grad_cam(
 
     With :math:`A_k` channel :math:`k` of the layer's output and :math:`y` the score of the class, the heat is
     :math:`\max(0, \sum_k \alpha_k A_k)`, where :math:`\alpha_k` is the spatial mean of
-    :math:`\partial y / \partial A_k`. All this happens on a copy of the model in evaluation mode, the model itself is
-    left as it is.
+    :math:`\partial y / \partial A_k`. It is computed on a copy of the model in evaluation mode.
 
     Args:
-        model: any classifier that takes ``images`` and returns one score a class, :math:`(N, K)`.
+        model: any classifier that takes ``images`` and returns one score per class, :math:`(N, K)`.
         images: normalised as the model expects them, on its device.
         layer: qualified name, as in ``model.named_modules()``, of a module that returns :math:`(N, C, H', W')`; of one
             called several times in a forward pass, the last call counts. None: :func:`last_map`.
-        targets: classes to explain, one an image. None: for each image the class of the highest score.
+        targets: the class to explain for each image. None: that of the highest score.
         batch_size: how many images are computed at once.
 
     Shape:
@@ -124,13 +121,14 @@ def grad_cam(
         ('1', torch.Size([4, 10, 10]), torch.Size([4, 12, 12]), torch.Size([4]))
     """
     if images.dim() != 4 or not len(images):
-        raise RuntimeError(f"grad_cam: expected images (N, C, H, W) with N >= 1, got {tuple(images.shape)}.")
+        raise RuntimeError(f"expected images (N, C, H, W) with N >= 1, got {tuple(images.shape)}.")
     if batch_size < 1:
-        raise ValueError(f"grad_cam: batch_size must be at least 1, got batch_size={batch_size}.")
+        raise ValueError(f"batch_size must be at least 1, got batch_size={batch_size}.")
     attr = require("captum.attr", extra="analysis")
     twin = copied(model).eval().requires_grad_(False)
     classes, layer = _look(twin, images[:1], layer)
-    _check_targets(targets, len(images), classes)
+    if targets is not None:
+        _check_targets(targets, len(images), classes)
     cam = attr.LayerGradCam(twin, twin.get_submodule(layer))
     heat, chosen, scores = [], [], []
     for start in range(0, len(images), batch_size):
@@ -153,12 +151,13 @@ def grad_cam(
     )
 
 
+@named("grad_cam")
 def last_map(model: nn.Module, image: Tensor) -> str:
     """Return the layer that ``grad_cam`` takes by default: the last module that returns a map, before the pooling.
 
     A map is one tensor (1, C, H', W') of more than one position and with about the image's ratio of H to W. Among
-    modules that return the same tensor, the outermost gives its name. What pooling returns is left out, of whatever
-    module. In a ResNet that is ``layer4``; with images so small that ``layer4`` has one position, ``layer3``.
+    modules that return the same tensor, the outermost gives its name; whatever returns a pooling's output is left out.
+    In a ResNet it is ``layer4``; with images so small that ``layer4`` has one position, ``layer3``.
 
     Args:
         model: as for :func:`grad_cam`; computed as it is, in its mode.
@@ -175,13 +174,12 @@ def last_map(model: nn.Module, image: Tensor) -> str:
     return _choose(model, _record(model, image)[1])
 
 
-@dataclass(frozen=True)
-class _Return:
-    """What a module returned in a forward pass: a map, tokens in either form, or neither."""
+class _Return(NamedTuple):
+    """What a module returned in a forward pass; ``kind`` is ``"map"``, ``"tokens"`` in either form, or empty."""
 
     name: str
     shape: tuple[int, ...] | None
-    kind: Literal["map", "tokens", ""]
+    kind: str
     left_out: bool
 
 
@@ -195,37 +193,27 @@ def _record(model: nn.Module, image: Tensor) -> tuple[Any, list[_Return]]:
         if isinstance(module, _POOLING):
             pooled[:] = [output]
         shape = tuple(output.shape) if isinstance(output, Tensor) else None
-        left_out = isinstance(module, _PASSING + _WEIGHING) or any(output is tensor for tensor in pooled)
+        left_out = isinstance(module, _NO_MAPS) or any(output is tensor for tensor in pooled)
         returns.append(_Return(name, shape, _kind(shape, image), left_out))
 
-    with _hooks(model, note):
-        return model(image), returns
-
-
-@contextmanager
-def _hooks(model: nn.Module, note: Any) -> Iterator[None]:
     handles = [
         module.register_forward_hook(lambda module, args, output, name=name: note(name, module, output))
         for name, module in model.named_modules()
         if name
     ]
     try:
-        yield
+        return model(image), returns
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _kind(shape: tuple[int, ...] | None, image: Tensor) -> Literal["map", "tokens", ""]:
-    if shape is None or shape[:1] != image.shape[:1]:
+def _kind(shape: tuple[int, ...] | None, image: Tensor) -> str:
+    if shape is None or shape[:1] != image.shape[:1] or len(shape) not in (3, 4):
         return ""
-    if len(shape) == 3:
-        return "tokens"
-    if len(shape) != 4:
-        return ""
-    if _fits(shape[2:], image):
+    if len(shape) == 4 and _fits(shape[2:], image):
         return "map"
-    return "tokens" if _fits(shape[1:3], image) else ""
+    return "tokens" if len(shape) == 3 or _fits(shape[1:3], image) else ""
 
 
 def _fits(size: tuple[int, ...], image: Tensor) -> bool:
@@ -236,26 +224,21 @@ def _fits(size: tuple[int, ...], image: Tensor) -> bool:
 
 def _look(model: nn.Module, image: Tensor, layer: str | None) -> tuple[int, str]:
     """Return how many classes the model has, and the layer, found or checked."""
-    if layer is not None:
-        names = [name for name, _ in model.named_modules() if name]
-        if layer not in names:
-            nearest = ", ".join(difflib.get_close_matches(layer, names, n=3, cutoff=0.0))
-            raise ValueError(f"grad_cam: {type(model).__name__} has no layer {layer!r}. Nearest names: {nearest}.")
+    check_layers(model, [] if layer is None else [layer])
     scores, returns = _record(model, image)
     if not isinstance(scores, Tensor) or scores.dim() != 2:
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise RuntimeError(
-            f"grad_cam: {type(model).__name__} must return a score for each class, (N, classes), got {got}. "
-            "Pass a classifier."
+            f"{type(model).__name__} must return a score for each class, (N, classes), got {got}. Pass a classifier."
         )
     if layer is None:
         return scores.shape[1], _choose(model, returns)
     of_layer = [entry for entry in returns if entry.name == layer]
     if not of_layer:
-        raise ValueError(f"grad_cam: the layer {layer!r} is not reached in a forward pass.")
+        raise ValueError(f"the layer {layer!r} is not reached in a forward pass.")
     if of_layer[-1].kind != "map":
         raise ValueError(
-            f"grad_cam: the layer {layer!r} must return a map (N, C, H', W') of more than one position, got "
+            f"the layer {layer!r} must return a map (N, C, H', W') of more than one position, got "
             f"{of_layer[-1].shape or 'no tensor'}. {_advice(returns)}"
         )
     return scores.shape[1], layer
@@ -263,13 +246,10 @@ def _look(model: nn.Module, image: Tensor, layer: str | None) -> tuple[int, str]
 
 def _choose(model: nn.Module, returns: list[_Return]) -> str:
     left = [entry for entry in returns if entry.kind and not entry.left_out]
-    if not left or left[-1].kind != "map":
-        why = f"its last layers return tokens or channels last, as {left[-1].name!r} {left[-1].shape}" if left else ""
-        raise ValueError(
-            f"grad_cam: {type(model).__name__} has no map (N, C, H', W') before its pooling"
-            f"{': ' + why if why else ''}. {_advice(returns)}"
-        )
-    return left[-1].name
+    if left and left[-1].kind == "map":
+        return left[-1].name
+    why = f": its last layers return tokens or channels last, as {left[-1].name!r} {left[-1].shape}" if left else ""
+    raise ValueError(f"{type(model).__name__} has no map (N, C, H', W') before its pooling{why}. {_advice(returns)}")
 
 
 def _advice(returns: list[_Return]) -> str:
@@ -279,14 +259,10 @@ def _advice(returns: list[_Return]) -> str:
     return f"Modules that return a map, last first: {', '.join(maps[:5])}. Pass one as layer, or take another model."
 
 
-def _check_targets(targets: Tensor | None, images: int, classes: int) -> None:
-    if targets is None:
-        return
+def _check_targets(targets: Tensor, images: int, classes: int) -> None:
     if targets.shape != (images,) or targets.is_floating_point():
-        raise ValueError(
-            f"grad_cam: targets must be one class an image, {images} integers, got {tuple(targets.shape)} of "
-            f"{targets.dtype}."
-        )
+        got = f"{tuple(targets.shape)} of {targets.dtype}"
+        raise ValueError(f"targets must be one class per image, {images} integers, got {got}.")
     low, high = int(targets.min()), int(targets.max())
     if low < 0 or high >= classes:
-        raise ValueError(f"grad_cam: targets must be in 0 to {classes - 1}, got {low if low < 0 else high}.")
+        raise ValueError(f"targets must be in 0 to {classes - 1}, got {low if low < 0 else high}.")

@@ -49,9 +49,8 @@ class OcclusionBin:
 class Estimate:
     """A value with its 95 % interval by the bootstrap over images.
 
-    The interval is that of the deviations from their mean, laid about the value. It would not do to take the values of
-    the draws as they are: fewer different images make average precision higher, so that most draws lie above the value,
-    and with many categories all of them.
+    The interval is that of the draws' deviations from their mean, laid about the value. The draws themselves would not
+    do: they have fewer different images, which makes average precision higher.
 
     Attributes:
         value: what was measured, a fraction.
@@ -65,7 +64,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ModelOcclusion:
-    """How well one model finds objects under occlusion. Each list has an entry a bin; None where a bin has no objects.
+    """How well one model finds objects under occlusion. Each list has an entry per bin; None for bins without objects.
 
     Attributes:
         label: name of the model.
@@ -114,15 +113,15 @@ def analyze_occlusion(
 ) -> OcclusionReport:
     """Take the average precision of models over images of growing occlusion (paper, Fig. 7).
 
-    AP and AP75 of a bin are means over the categories that its images show, and higher for fewer images; so they
-    compare models in a bin rather than bins with each other. The intervals come from images drawn anew within each bin,
-    the same for all models and runs: they say how much hangs on the choice of the images, not on the seed of a
-    training. That of a difference is paired.
+    AP and AP75 of a bin are means over the categories that its images show, and higher for fewer images; so compare
+    models within a bin, not bins with each other. The intervals come from images drawn anew within each bin, the same
+    for all models and runs: they cover the choice of the images, not the seed of a training. Those of differences are
+    paired.
 
     Args:
         ground_truth: as in :func:`tiedconv.metrics.coco.coco_metrics`.
-        results: for each model its detections, in COCO's format; or those of several runs of it, whose mean counts.
-            Runs are taken one at a time, so that an iterator need not hold all of them in memory.
+        results: for each model its detections, in COCO's format, or those of several runs, whose mean counts. Runs of
+            an iterator are taken one at a time.
         kind: compare detections with the ground truth by boxes or by masks.
         regions: as in :func:`tiedconv.metrics.occlusion_ratios`.
         edges: where the bins begin and end, ascending from 0 to 1.
@@ -133,8 +132,9 @@ def analyze_occlusion(
         ValueError: if an argument or an entry of the data is not as described.
     """
     _check_arguments(results, edges, resamples)
-    ratios = occlusion_ratios(ground_truth, regions)
-    images = _sort_into_bins(ratios, edges)
+    images: list[list[int]] = [[] for _ in edges[1:]]
+    for image, ratio in occlusion_ratios(ground_truth, regions).items():
+        images[min(bisect_right(edges, ratio) - 1, len(images) - 1)].append(image)
     draw = np.random.default_rng(seed)
     chosen = [[members, *_redraw(members, resamples, draw)] for members in images]
     scores: dict[str, np.ndarray] = {}
@@ -162,23 +162,10 @@ def analyze_occlusion(
 def _check_arguments(results: Mapping[str, Runs], edges: Sequence[float], resamples: int) -> None:
     if not results:
         raise ValueError("analyze_occlusion: results must name at least one model, got none.")
-    if (
-        isinstance(edges, Mapping | str)
-        or len(edges) < 2
-        or edges[0] != 0
-        or edges[-1] != 1
-        or not all(low < high for low, high in pairwise(edges))
-    ):
+    if len(edges) < 2 or edges[0] != 0 or edges[-1] != 1 or not all(low < high for low, high in pairwise(edges)):
         raise ValueError(f"analyze_occlusion: edges must ascend from 0 to 1, got {list(edges)}.")
     if resamples < 0:
         raise ValueError(f"analyze_occlusion: resamples must be at least 0, got resamples={resamples}.")
-
-
-def _sort_into_bins(ratios: Mapping[int, float], edges: Sequence[float]) -> list[list[int]]:
-    bins: list[list[int]] = [[] for _ in edges[1:]]
-    for image, ratio in ratios.items():
-        bins[min(bisect_right(edges, ratio) - 1, len(bins) - 1)].append(image)
-    return bins
 
 
 def _redraw(images: Sequence[int], resamples: int, draw: np.random.Generator) -> Iterator[list[int]]:

@@ -1,6 +1,5 @@
 """How alike the filters of a layer are: cosine similarity of their guided-backpropagation patterns (Figs. 1, 9)."""
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._patterns import PatternReader
+from .._checks import named
+from ._patterns import PatternReader, check_layers
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Histogram of one layer's pairwise similarities.
+    """Histogram of the similarities of a layer's pairs of filters.
 
     Attributes:
         layer: qualified name of the layer.
@@ -33,16 +33,15 @@ class Histogram:
 class LayerSimilarity:
     """Similarities between the filters of one layer.
 
-    A filter without a pattern (its guided gradient is zero, or not finite, on every image) is similar to nothing: it is
-    left out of ``channels`` and ``matrix`` and counted in ``dead``.
+    A filter whose guided gradient is zero or not finite on every image has no pattern: it is left out of ``channels``
+    and ``matrix`` and counted in ``dead``.
 
     Attributes:
         layer: qualified name of the layer.
         channels: the :math:`K` output channels that ``matrix`` is about, ascending.
         matrix: :math:`(K, K)`, float64, symmetric, in [-1, 1] with a unit diagonal; each entry is the mean over
             the images on which both filters have a pattern.
-        images: :math:`(K, K)`, how many images that mean is over. Where it is 0, ``matrix`` holds 0 and the pair counts
-            nowhere.
+        images: :math:`(K, K)`, how many images that mean is over. A pair with 0 does not count.
         dead: how many of the examined filters have no pattern.
     """
 
@@ -76,6 +75,7 @@ class LayerSimilarity:
         return Histogram(self.layer, edges.tolist(), counts.tolist(), self.mean)
 
 
+@named("filter_similarity")
 def filter_similarity(
     model: nn.Module,
     layers: Sequence[str] | None,
@@ -91,17 +91,16 @@ def filter_similarity(
     to the image, by guided backpropagation (Springenberg et al., 2015): every ``torch.nn.ReLU`` module on the way back
     also sets negative gradients to zero. Other activations, and a ReLU called as a function, keep their own gradient.
     The similarity of two filters on one image is the cosine between their patterns over all input channels and
-    pixels; a layer's matrix is the mean over the images. All this happens on a copy of the model in evaluation mode,
-    the model itself is left as it is.
+    pixels; a layer's matrix is the mean over the images. It is computed on a copy of the model in evaluation mode.
 
     Args:
         model: any network that takes ``images``.
         layers: qualified names, as in ``model.named_modules()``. Each must return one tensor with the channels second;
             of a layer called several times in a forward pass, the first call counts. None: :func:`stage_layers`, whose
             outputs must have the ``num_chs`` channels of ``feature_info``.
-        images: normalised as the model expects them, on its device: a tensor, or an iterable of batches, which is
-            gone through once and may be longer than the memory. Batches may differ in size.
-        max_channels: examine at most so many channels a layer, evenly spaced over all of them. None: every channel.
+        images: normalised as the model expects them, on its device: a tensor, or an iterable of batches, which need
+            not fit into the memory together. Batches may differ in size.
+        max_channels: examine at most so many channels per layer, evenly spaced over all of them. None: every channel.
         batch_size: how many images go through the model at once. The memory is that of the model's activations on
             them and of ``batch_size`` times ``max_channels`` images, whatever the number of images.
         progress: called with the number of images done since the last call.
@@ -110,13 +109,12 @@ def filter_similarity(
         - images, or each batch: :math:`(N, C, H, W)`, :math:`N` at least 1.
 
     Returns:
-        One entry a layer, in the order of ``layers``.
+        One entry per layer, in the order of ``layers``.
 
     Raises:
         ValueError: if a layer is unknown, is not reached or returns something else; with ``layers=None``, if the model
             names no stages or one returns its channels elsewhere, as Swin (N, H, W, C) and ViT (N, tokens, C) do; if
             there is no image; if ``max_channels`` or ``batch_size`` is below 1.
-        ModuleNotFoundError: if captum is not installed.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3))
@@ -126,53 +124,36 @@ def filter_similarity(
         >>> sum(second.histogram(bins=20).counts)  # 16 * 15 / 2 pairs
         120
     """
-    _check_arguments(max_channels, batch_size)
+    for name, value in {"max_channels": max_channels, "batch_size": batch_size}.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {name}={value}.")
     if layers is None:
         expected: dict[str, int | None] = {stage["module"]: stage.get("num_chs") for stage in _stages(model)}
     else:
         expected = dict.fromkeys(layers)
-    _check_layers(model, expected)
+    check_layers(model, expected)
     reader = PatternReader(model, expected)
-    examined: dict[str, list[int]] = {}
     sums: dict[str, _Sums] = {}
     for batch in _batches(images, batch_size):
-        if not examined:
-            for layer, means in reader.means(batch[:1]).items():
-                # Multiples of one step where the limit divides the channels: then channel c and its namesake in the
-                # next tied block, c + C/B, are both examined.
-                channels = means.shape[1]
-                examined[layer] = evenly_spaced(channels, channels if max_channels is None else max_channels)
-                sums[layer] = _Sums(len(examined[layer]))
-        for layer, patterns in reader.read(batch, examined):
+        for layer, channels, patterns in reader.read(batch, max_channels):
+            entry = sums.setdefault(layer, _Sums(channels))
             for rows in patterns:
-                sums[layer].add(rows)
+                entry.add(rows)
         if progress:
             progress(len(batch))
     if not sums:
-        raise ValueError("filter_similarity: there is no image, images yields no batch. Pass at least one.")
-    return [sums[layer].result(layer, examined[layer]) for layer in expected]
+        raise ValueError("there is no image, images yields no batch. Pass at least one.")
+    return [sums[layer].result(layer) for layer in expected]
 
 
+@named("filter_similarity")
 def stage_layers(model: nn.Module) -> list[str]:
     """Return the modules that end the stages of a timm model, by its ``feature_info``: what ``layers=None`` means.
-
-    These names are the same for a network and its tied twin, and so are their channel counts.
 
     Raises:
         ValueError: if the model has no ``feature_info`` with modules of its own.
     """
     return [stage["module"] for stage in _stages(model)]
-
-
-def evenly_spaced(length: int, count: int) -> list[int]:
-    """Return at most ``count`` indices below ``length``, ascending from 0 and evenly spaced.
-
-    Example:
-        >>> evenly_spaced(10, 4), evenly_spaced(3, 4)
-        ([0, 2, 5, 7], [0, 1, 2])
-    """
-    count = min(length, count)
-    return [i * length // count for i in range(count)]
 
 
 def _stages(model: nn.Module) -> list[dict[str, Any]]:
@@ -181,8 +162,8 @@ def _stages(model: nn.Module) -> list[dict[str, Any]]:
     modules = dict(model.named_modules())
     if not stages or any(not stage.get("module") or stage["module"] not in modules for stage in stages):
         raise ValueError(
-            f"filter_similarity: {type(model).__name__} has no feature_info that names its stages. "
-            "Pass layers, names from model.named_modules()."
+            f"{type(model).__name__} has no feature_info that names its stages. Pass layers, names from "
+            "model.named_modules()."
         )
     return stages
 
@@ -190,9 +171,10 @@ def _stages(model: nn.Module) -> list[dict[str, Any]]:
 class _Sums:
     """The similarities of one layer's filters, summed over images; the memory does not depend on how many."""
 
-    def __init__(self, channels: int) -> None:
-        self.total = torch.zeros(channels, channels, dtype=torch.float64)
-        self.images = torch.zeros(channels, channels, dtype=torch.long)
+    def __init__(self, channels: list[int]) -> None:
+        self.channels = channels
+        self.total = torch.zeros(len(channels), len(channels), dtype=torch.float64)
+        self.images = torch.zeros(len(channels), len(channels), dtype=torch.long)
 
     def add(self, patterns: Tensor) -> None:
         """Add one image's patterns, (K, D)."""
@@ -203,40 +185,23 @@ class _Sums:
         self.total += (unit @ unit.T).cpu()
         self.images += alive.long().outer(alive.long()).cpu()
 
-    def result(self, layer: str, examined: list[int]) -> LayerSimilarity:
+    def result(self, layer: str) -> LayerSimilarity:
         live = self.images.diagonal() > 0
         total, images = self.total[live][:, live], self.images[live][:, live]
         matrix = (total / images.clamp_min(1)).clamp(-1, 1)
         matrix = (matrix + matrix.T) / 2  # exactly symmetric, whatever order the products were summed in
         matrix.fill_diagonal_(1)
-        channels = [channel for channel, kept in zip(examined, live.tolist(), strict=True) if kept]
-        return LayerSimilarity(layer, channels, matrix, images, dead=len(examined) - len(channels))
+        channels = [channel for channel, kept in zip(self.channels, live.tolist(), strict=True) if kept]
+        return LayerSimilarity(layer, channels, matrix, images, dead=len(self.channels) - len(channels))
 
 
 def _batches(images: Tensor | Iterable[Tensor], batch_size: int) -> Iterator[Tensor]:
     for batch in [images] if isinstance(images, Tensor) else images:
         if not isinstance(batch, Tensor):
             raise TypeError(
-                f"filter_similarity: batches must be tensors (N, C, H, W), got {type(batch).__name__}. "
+                f"batches must be tensors (N, C, H, W), got {type(batch).__name__}. "
                 "Of a loader of images and labels pass (images for images, _ in loader)."
             )
         if batch.dim() != 4 or not len(batch):
-            raise ValueError(f"filter_similarity: expected images (N, C, H, W) with N >= 1, got {tuple(batch.shape)}.")
+            raise ValueError(f"expected images (N, C, H, W) with N >= 1, got {tuple(batch.shape)}.")
         yield from batch.split(batch_size)
-
-
-def _check_arguments(max_channels: int | None, batch_size: int) -> None:
-    for name, value in {"max_channels": max_channels, "batch_size": batch_size}.items():
-        if value is not None and value < 1:
-            raise ValueError(f"filter_similarity: {name} must be at least 1, got {name}={value}.")
-
-
-def _check_layers(model: nn.Module, layers: Iterable[str]) -> None:
-    names = [name for name, _ in model.named_modules() if name]
-    for layer in layers:
-        if layer not in names:
-            nearest = difflib.get_close_matches(layer, names, n=3, cutoff=0.0)
-            raise ValueError(
-                f"filter_similarity: {type(model).__name__} has no layer {layer!r}. "
-                f"Nearest names: {', '.join(nearest)}."
-            )

@@ -13,18 +13,17 @@ from ..nn import SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, TiedConv1d, TiedConv2d, TiedConv3d, SplitTiedConv2d)
 _LAYERS = (*_CONVS, nn.Linear, TiedLinear)
-_CHUNK = 1 << 22  # activations taken to float64 at once: 32 MiB
 
 
 @dataclass(frozen=True)
 class LayerSummary:
     r"""One layer's cost, weights and activations.
 
-    The effective rank says how many directions the features of a layer use, out of its :math:`C` channels. It is the
-    participation ratio of the eigenvalues :math:`\lambda_i` of the channels' correlation matrix :math:`R`,
-    :math:`(\sum_i \lambda_i)^2 / \sum_i \lambda_i^2 = K^2 / \lVert R \rVert_F^2`, with :math:`K` channels that are not
-    dead: :math:`K` if none of them are correlated, 1 if all say the same. Correlation, not covariance, since the norm
-    behind a convolution takes away what scale its channels have.
+    The effective rank says how many directions the features of a layer use: with :math:`K` channels that are not dead,
+    :math:`K` if none of them are correlated, 1 if all say the same. It is the participation ratio of the eigenvalues
+    :math:`\lambda_i` of the channels' correlation matrix :math:`R`,
+    :math:`(\sum_i \lambda_i)^2 / \sum_i \lambda_i^2 = K^2 / \lVert R \rVert_F^2`. Correlation, not covariance, as the
+    norm after a convolution removes the scale of its channels.
 
     Attributes:
         name: qualified name.
@@ -36,12 +35,11 @@ class LayerSummary:
         shape: the output for one image, :math:`(C, H, W)` for images, with the channels first for every kind.
         weight_norm: Euclidean norm of the weights, without the bias.
         weight_std: their standard deviation.
-        mean: of all activations, which are the layer's own outputs, before any norm.
-        std: of all activations.
+        mean, std: of all activations, which are the layer's own outputs, before any norm.
         dead: share of the channels, 0-1, whose output is the same number everywhere in all images.
         rank: effective rank of the channels over all positions of all images, 0 if all are dead.
-        samples: how many positions that is measured on. ``rank`` cannot be above ``samples - 1``, so that it says
-            something about the layer only where there are many more samples than channels.
+        samples: how many positions that is measured on. ``rank`` is at most ``samples - 1``, so it says something about
+            the layer only where there are many more samples than channels.
     """
 
     name: str
@@ -73,8 +71,8 @@ class LayerSummary:
 def summarize(model: nn.Module, images: Tensor | Iterable[Tensor], *, batch_size: int = 16) -> list[LayerSummary]:
     """Measure every convolution and linear layer, tied or not, on images.
 
-    One pass in evaluation mode on a copy of the model; the model itself is left as it is. Sums and second moments are
-    kept in float64, :math:`C^2` numbers per layer, so that memory does not grow with the images.
+    A copy of the model in evaluation mode is read once. Per layer :math:`C^2` numbers are kept, whatever the number of
+    images.
 
     Args:
         model: any network that takes ``images``.
@@ -127,38 +125,26 @@ def summarize(model: nn.Module, images: Tensor | Iterable[Tensor], *, batch_size
 
 
 class _Moments:
-    """Sums over the positions of one layer's outputs: of channels, of products of two channels, lowest and highest."""
+    """Sums over the positions of a layer's outputs: of channels, of products of two channels; lowest and highest."""
 
     def __init__(self, channels: int) -> None:
         self.count = 0
         self.shape: tuple[int, ...] = ()
         self.total = torch.zeros(channels, dtype=torch.float64)
         self.products = torch.zeros(channels, channels, dtype=torch.float64)
-        self.shift = self.total
         self.low = torch.full((channels,), torch.inf, dtype=torch.float64)
         self.high = -self.low
 
     def add(self, output: Tensor) -> None:
         """Take in an output, (N, C, ...)."""
         self.shape = tuple(output.shape[1:])
-        rows = output.movedim(1, -1).flatten(0, -2)
-        for chunk in rows.split(max(1, _CHUNK // rows.shape[1])):
-            values = chunk.double().cpu()
-            if not self.count:  # sums about a value near the mean do not lose small deviations from a large one
-                self.shift = values.mean(dim=0)
-            self.low = torch.minimum(self.low, values.amin(dim=0))
-            self.high = torch.maximum(self.high, values.amax(dim=0))
-            values = values - self.shift
-            self.count += len(values)
-            self.total += values.sum(dim=0)
-            self.products.addmm_(values.T, values)
-
-    def means(self) -> Tensor:
-        return self.total / self.count + self.shift
-
-    def covariance(self) -> Tensor:
-        means = self.total / self.count
-        return self.products / self.count - means.outer(means)
+        for image in output:  # one at a time, as float64 takes twice the memory
+            values = image.double().cpu().reshape(len(image), -1)
+            self.low = torch.minimum(self.low, values.amin(dim=1))
+            self.high = torch.maximum(self.high, values.amax(dim=1))
+            self.count += values.shape[1]
+            self.total += values.sum(dim=1)
+            self.products.addmm_(values, values.T)
 
 
 def _summary(name: str, layer: Any, moments: _Moments, macs: int) -> LayerSummary:
@@ -166,7 +152,8 @@ def _summary(name: str, layer: Any, moments: _Moments, macs: int) -> LayerSummar
         raise ValueError(
             f"summarize: the layer {name!r} returns numbers that are not finite. Check the weights and the images."
         )
-    means, covariance = moments.means(), moments.covariance()
+    means = moments.total / moments.count
+    covariance = moments.products / moments.count - means.outer(means)
     variances = covariance.diagonal().clamp_min(0)
     live = (moments.low < moments.high) & (variances > 0)
     weights = list(layer.weights) if isinstance(layer, SplitTiedConv2d) else [layer.weight]

@@ -11,7 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from .. import __version__
-from ..analysis.similarity import evenly_spaced
+from ..analysis import evenly_spaced
 from ..analysis.summary import summarize
 from ..report.page import random_note
 from ..report.summary_report import HEAD, NOTE, ModelSummary, summary_cells, write_summary
