@@ -414,7 +414,7 @@ def test_an_outline_that_cannot_be_read_is_named_before_the_first_epoch(coco, se
 def test_an_image_that_is_missing_is_named(coco, tmp_path, train):
     data, part = coco(content(thing(1))), "train" if train else "val"
     (tmp_path / part / "7.png").unlink()
-    message = rf"{part}/7\.png is missing; image 7 of .*{part}\.json names it\. Check the folder of the images\."
+    message = rf"{part}/7\.png, image 7 of .*{part}\.json, is missing\. Check the folder of the images\."
     with pytest.raises(FileNotFoundError, match=message):
         data.split(train)[0]
 
@@ -425,7 +425,7 @@ def test_an_image_that_is_cut_off_is_named(coco, tmp_path, train, kept):
     data, part = coco(content(thing(1))), "train" if train else "val"
     path = tmp_path / part / "7.png"
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(OSError, match=rf"{part}/7\.png, image 7 of .*{part}\.json, cannot be read: "):
+    with pytest.raises(OSError, match=rf"{part}/7\.png, image 7 of .*{part}\.json, cannot be read as an image: "):
         data.split(train)[0]
 
 
@@ -433,7 +433,7 @@ def test_an_image_that_is_cut_off_is_named(coco, tmp_path, train, kept):
 def test_an_image_of_another_size_is_named(coco, tmp_path, train):
     data, part = coco(content(thing(1))), "train" if train else "val"
     Image.new("RGB", (HEIGHT, WIDTH)).save(tmp_path / part / "7.png")
-    message = rf"{part}/7\.png is 20 x 30 pixels, but .*{part}\.json says 30 x 20 for image 7\. The boxes would not fit"
+    message = rf"{part}/7\.png, image 7 of .*{part}\.json, has 20 x 30 pixels, not the annotated 30 x 20\. The boxes"
     with pytest.raises(ValueError, match=message):
         data.split(train)[0]
 
@@ -643,7 +643,7 @@ def test_a_name_that_two_files_answer_to_is_not_guessed(coco, tmp_path):
     data = coco(found)
     for name in ("a.PNG", "a.png"):
         Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "train" / name)
-    with pytest.raises(FileNotFoundError, match=r"train/A\.png is missing"):
+    with pytest.raises(FileNotFoundError, match=r"train/A\.png, image 7 of .* is missing"):
         data.split(train=True)
 
 
@@ -653,7 +653,7 @@ def test_missing_images_of_both_splits_are_found_before_the_first_epoch(coco, tm
     data = coco(found, found)
     (tmp_path / part / "3.png").unlink()
     (tmp_path / part / "7.png").write_text("not an image")
-    message = rf"{part}/3\.png is missing; image 3 of .*{part}\.json names it\. .* 1 more of the 3 images cannot be"
+    message = rf"{part}/3\.png, image 3 of .*{part}\.json, is missing\. .* 1 more of the 3 images cannot be"
     with pytest.raises(FileNotFoundError, match=message):
         data.setup("fit")
 
@@ -681,7 +681,7 @@ def test_that_many_images_are_sound_is_remembered_until_something_changes(coco, 
     assert len(looked) == 2
     os.utime(tmp_path / "train", (1, 1))
     (tmp_path / "train" / "7.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"train/7\.png is missing"):
+    with pytest.raises(FileNotFoundError, match=r"train/7\.png, image 7 of .* is missing"):
         data.split(train=True)
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tiedconv.data import ImageFolder, StreamedImages, index_shards, write_shards
+from tiedconv.data import StreamedImages, index_shards
 
 OPTIONS = {"image_size": 16, "batch_size": 4, "num_workers": 0}
 _BUFFER = io.BytesIO()
@@ -112,14 +112,6 @@ def test_a_shard_that_no_index_may_name_is_refused(tmp_path, name):
     root = with_shard(tmp_path, tar_file(*SAMPLE), name)
     with pytest.raises(ValueError, match=r"index_shards: .*index.json: a shard must have a name as train/<name>.tar.*"):
         index_shards(root, ["black", "white"])
-
-
-def test_an_empty_image_file_is_named_before_it_is_in_a_shard(tmp_path):
-    for part in ("train", "val"):
-        (tmp_path / part / "a").mkdir(parents=True)
-        (tmp_path / part / "a" / "0.png").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"write_shards: .*train/a/0.png is empty. Replace the file or take it out"):
-        write_shards(ImageFolder(str(tmp_path)), str(tmp_path / "shards"))
 
 
 INDEX = {

@@ -98,6 +98,19 @@ def test_test_images_are_not_trained_on(tmp_path):
     assert sorted(files(voc(tmp_path), True) + files(voc(tmp_path), False)) == ["imgs/a.jpg", "imgs/b.jpg"]
 
 
+def test_a_class_may_be_called_train(tmp_path):
+    for name in ("train/train/a", "train/car/b", "val/train/c"):
+        annotate(tmp_path / "splits", f"{name}.xml")
+    data = voc(tmp_path / "splits")
+    assert (files(data, True), files(data, False)) == (["train/car/b.jpg", "train/train/a.jpg"], ["val/train/c.jpg"])
+    for name in ("train/a", "car/b", "car/c"):
+        annotate(tmp_path / "classes", f"{name}.xml")
+    with pytest.raises(ValueError, match=r"2 XML files are beside the folders .*car/b\.xml, .* set train to '\.', which"):
+        voc(tmp_path / "classes").classes  # noqa: B018
+    data = voc(tmp_path / "classes", train=".")
+    assert sorted(files(data, True) + files(data, False)) == ["car/b.jpg", "car/c.jpg", "train/a.jpg"]
+
+
 def test_a_share_validates_and_stays_as_images_are_added(tmp_path):
     for i in range(10):
         annotate(tmp_path, f"{i}.xml")

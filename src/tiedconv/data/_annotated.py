@@ -4,16 +4,15 @@ import functools
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import ExifTags, Image
+from PIL import Image
 
+from ._images import SIDEWAYS, Size, in_mode, named_image, orientation_of, upright
 from ._listing import counted
-from ._looks import look_at_files, named_image
-from .base import in_mode, upright
+from ._looks import look_at_files
 
 
 class Annotated(NamedTuple):
@@ -22,9 +21,6 @@ class Annotated(NamedTuple):
     annotations: Mapping[str, Any]
     images: Path
     source: Path
-
-
-Size = tuple[int, int]  # width and height in pixels
 
 
 def in_coco_form(
@@ -111,43 +107,22 @@ def check_images(who: str, found: Annotated) -> None:
 
 def _look(found: Annotated, record: Mapping[str, Any]) -> str:
     """Return how an image is read if that is in doubt, and otherwise an empty text."""
-    with _named(found, record) as path, Image.open(path) as file:
-        size, orientation = file.size, _orientation(file)
+    path = found.images / record["file_name"]
+    with named_image(_name(found, record)), Image.open(path) as file:
+        size, orientation = file.size, orientation_of(file)
     turn = _is_turned(found, record, size, orientation)
     if orientation == 1:
         return ""
     if not turn:
         return "kept as they are stored, since only then they have the annotated size"
-    return "" if orientation in _SIDEWAYS and size[0] != size[1] else "turned upright, as prediction does"
+    return "" if orientation in SIDEWAYS and size[0] != size[1] else "turned upright, as prediction does"
 
 
 def open_image(found: Annotated, record: Mapping[str, Any]) -> Image.Image:
-    with _named(found, record) as path, Image.open(path) as file:
-        image, orientation = in_mode(file, "RGB"), _orientation(file)
+    path = found.images / record["file_name"]
+    with named_image(_name(found, record)), Image.open(path) as file:
+        image, orientation = in_mode(file, "RGB"), orientation_of(file)
     return upright(image) if _is_turned(found, record, image.size, orientation) else image
-
-
-_SIDEWAYS = (5, 6, 7, 8)  # the values of EXIF's orientation that exchange width and height
-
-
-def _orientation(file: Image.Image) -> int:
-    """Return EXIF's orientation of an opened image, 1 if it is upright or that cannot be read."""
-    orientation = 1
-    # PIL turns a TIFF itself. Its own getexif of a PNG would decode the whole image.
-    with suppress(Exception):
-        if file.format != "TIFF":
-            orientation = Image.Image.getexif(file).get(ExifTags.Base.Orientation, 1)
-    return orientation if orientation in range(1, 9) else 1
-
-
-def upright_size(path: Path) -> Size:
-    """Return the size of an image that is turned upright, from the beginning of its file.
-
-    Raises:
-        OSError: if it cannot be read.
-    """
-    with named_image(path), Image.open(path) as file:
-        return file.size[::-1] if _orientation(file) in _SIDEWAYS else file.size
 
 
 def _is_turned(found: Annotated, record: Mapping[str, Any], stored: Size, orientation: int) -> bool:
@@ -157,25 +132,14 @@ def _is_turned(found: Annotated, record: Mapping[str, Any], stored: Size, orient
         ValueError: if it has that size in neither way.
     """
     annotated = size_of(record)
-    turned = stored[::-1] if orientation in _SIDEWAYS else stored
+    turned = stored[::-1] if orientation in SIDEWAYS else stored
     if annotated not in (stored, turned):
         raise ValueError(
-            f"{found.images / record['file_name']} is {stored[0]} x {stored[1]} pixels, but {found.source} says "
-            f"{annotated[0]} x {annotated[1]} for image {record['id']}. The boxes would not fit: correct the file or "
-            "the image."
+            f"{_name(found, record)} has {stored[0]} x {stored[1]} pixels, not the annotated {annotated[0]} x "
+            f"{annotated[1]}. The boxes would not fit: correct the annotations or the image."
         )
     return annotated == turned
 
 
-@contextmanager
-def _named(found: Annotated, record: Mapping[str, Any]) -> Iterator[Path]:
-    """Yield the path of an image, and name it where it cannot be read."""
-    path = found.images / record["file_name"]
-    try:
-        yield path
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{path} is missing; image {record['id']} of {found.source} names it. Check the folder of the images."
-        ) from None
-    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and more
-        raise OSError(f"{path}, image {record['id']} of {found.source}, cannot be read: {error}") from error
+def _name(found: Annotated, record: Mapping[str, Any]) -> str:
+    return f"{found.images / record['file_name']}, image {record['id']} of {found.source},"

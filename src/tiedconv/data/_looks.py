@@ -4,9 +4,9 @@ import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -33,31 +33,18 @@ def look_at_files(
     Raises:
         OSError, ValueError: that of the first file that cannot be used, with the number of others.
     """
-    memory = _memory(folder, names, about) if len(names) >= _MANY else None
-    if memory is not None:
-        with suppress(OSError, ValueError):
-            kinds = json.loads(memory.read_bytes())
-            if isinstance(kinds, dict):
-                return kinds
+    if len(names) < _MANY:
+        return _look_at_all(names, look)
+    memory = _memory(folder, names, about)
+    with suppress(OSError, ValueError):
+        kinds = json.loads(memory.read_bytes())
+        if isinstance(kinds, dict):
+            return kinds
     kinds = _look_at_all(names, look)
-    if memory is not None:
-        with suppress(OSError):  # a disk that cannot be written to costs time, not a training
-            memory.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(memory, json.dumps(kinds))
+    with suppress(OSError):  # a disk that cannot be written to costs time, not a training
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(memory, json.dumps(kinds))
     return kinds
-
-
-@contextmanager
-def named_image(path: str | Path) -> Iterator[None]:
-    """Name an image file that cannot be read.
-
-    Raises:
-        OSError: for whatever is raised in the ``with`` block.
-    """
-    try:
-        yield
-    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and more
-        raise OSError(f"{path} cannot be read as an image: {error}. Replace the file or take it out.") from error
 
 
 def _memory(folder: Path, names: Sequence[str], about: Sequence[Any]) -> Path:
@@ -70,17 +57,14 @@ def _memory(folder: Path, names: Sequence[str], about: Sequence[Any]) -> Path:
 
 
 def _look_at_all(names: Sequence[str], look: Callable[[int], str]) -> dict[str, list[str]]:
-    def look_at_part(start: int) -> list[str | Exception]:
-        seen: list[str | Exception] = []
-        for i in range(start, min(start + 256, len(names))):
-            try:
-                seen.append(look(i))
-            except (OSError, ValueError) as error:
-                seen.append(error)
-        return seen
+    def attempt(index: int) -> str | Exception:
+        try:
+            return look(index)
+        except (OSError, ValueError) as error:
+            return error
 
-    with ThreadPoolExecutor(16) as pool:  # a network's disk answers late, but many at once
-        seen = [one for part in pool.map(look_at_part, range(0, len(names), 256)) for one in part]
+    with ThreadPool(16) as pool:  # a network's disk answers late, but many at once
+        seen = pool.map(attempt, range(len(names)), chunksize=256)
     errors = [one for one in seen if isinstance(one, Exception)]
     if errors:
         more = f" {len(errors) - 1} more of the {len(names)} images cannot be used." if errors[1:] else ""

@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .._coco import FAR
-from ._annotated import Size, in_coco_form, lines_of
+from ._annotated import in_coco_form, lines_of
+from ._images import Size
 
 Row = tuple[str, Size, list[dict[str, Any]]]  # file name of an image, its size, and annotations with names as category
 _FLAG = re.compile(r"\s+-?[01]$")  # after a name in the lists of one class: whether the image shows that class

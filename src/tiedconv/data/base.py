@@ -3,24 +3,19 @@
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
-from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ._listing import Listing
-
-Transform = Callable[[Any], torch.Tensor]
-
-_THINNEST = 100  # times that one side of an image may be as long as the other
+from ._images import Transform, read_image
+from ._listing import images_below
 
 
 def global_seed() -> int:
@@ -235,78 +230,10 @@ def _readable(collate: Callable[[list[Any]], Any] | None, items: list[Any]) -> t
     return images, names, [item for item in items if isinstance(item, str)]
 
 
-def read_image(file: str | Path | IO[bytes], name: str, mode: str, transform: Transform) -> torch.Tensor:
-    """Return an image, upright and transformed, and name it where that fails: PIL and the transforms do not.
-
-    Raises:
-        OSError: if it cannot be read or transformed, or is too thin to be cropped to a square.
-    """
-    try:
-        with Image.open(file) as image:
-            if max(image.size) > _THINNEST * min(image.size):  # with its short side enlarged it would fill the memory
-                raise ValueError(f"{image.width} x {image.height} pixels are too thin, {_THINNEST} to 1 is allowed")
-            return transform(upright(in_mode(image, mode)))
-    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and more
-        reason = str(error).rstrip(".") or type(error).__name__  # a MemoryError says nothing
-        raise OSError(f"{name} cannot be read as an image: {reason}. Replace the file or take it out.") from error
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its camera says that it was held; where that cannot be read, leave it."""
-    with suppress(Exception):  # damaged EXIF data is common, and no reason to lose a photograph
-        ImageOps.exif_transpose(image, in_place=True)
-    return image
-
-
-def in_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Return an image with 8 bits per channel, as ``mode`` says: that of 16 bits by its upper ones, and no alpha.
-
-    What is transparent shows white, as in a browser, or black if the drawing is white itself. Alpha that is the same
-    everywhere hides nothing and is left out.
-
-    Raises:
-        ValueError: if it has 32 bits per pixel, of which no format says what is white, or if all of its values would
-            become one.
-    """
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        full = image.convert("I")  # PIL would cut at 255
-        found = full.point(lambda value: value * (1 / 257) + 0.5).convert("L").convert(mode)
-    elif image.mode in ("I", "F"):
-        raise ValueError(f"it has 32 bits a pixel (mode {image.mode}), and nothing says which value is white")
-    elif image.has_transparency_data:
-        full = image.convert("RGBA")
-        if _is_constant(full.getchannel("A")):
-            full = full.convert("RGB")
-            found = full.convert(mode)
-        else:
-            found = _in_front_of(full, "white").convert(mode)
-            if _is_constant(found):
-                found = _in_front_of(full, "black").convert(mode)
-    elif mode in ("RGB", image.mode) or image.mode in ("1", "L"):
-        return image.convert(mode)
-    else:
-        full = image.convert("RGB")
-        found = full.convert(mode)
-    if _is_constant(found) and not _is_constant(full):
-        raise ValueError(
-            f"its values lie so near to each other that all become one in 8 bits of mode {mode}: stretch them"
-        )
-    return found
-
-
-def _in_front_of(image: Image.Image, colour: str) -> Image.Image:
-    return Image.alpha_composite(Image.new("RGBA", image.size, colour), image)
-
-
-def _is_constant(image: Image.Image) -> bool:
-    extrema: Any = image.getextrema()
-    return all(low == high for low, high in (extrema if image.im.bands > 1 else (extrema,)))
-
-
 class ImageFiles(Dataset[tuple[torch.Tensor, str]]):
-    """One image file or all image files below a folder and the folders that it links to, as (image, path) pairs.
+    """One image file, or all images below a folder as (image, path) pairs, in the order of their folders and names.
 
-    They are sorted by path. A warning counts the files that are hidden or have other suffixes, which are not read.
+    A warning counts the files of a folder that are hidden or have other suffixes, which are not read.
 
     Raises:
         FileNotFoundError: if the path does not exist or holds no image.
@@ -315,12 +242,9 @@ class ImageFiles(Dataset[tuple[torch.Tensor, str]]):
     def __init__(self, path: Path, transform: Transform, *, channels: int) -> None:
         if not path.exists():
             raise FileNotFoundError(f"ImageFiles: {path} does not exist. Give an image file or a folder of images.")
-        found = [path] if path.is_file() else sorted(files_below(path))
-        listing = Listing(path.parent if path.is_file() else path)
-        self.paths = [p for p in found if listing.is_image(str(p))]
+        self.paths = [path] if path.is_file() else images_below(path, "ImageFiles")
         if not self.paths:
             raise FileNotFoundError(f"ImageFiles: no image in {path}. Known suffixes: {', '.join(IMG_EXTENSIONS)}.")
-        listing.warn("ImageFiles")
         self.transform = transform
         self.mode = "L" if channels == 1 else "RGB"
 
@@ -335,16 +259,3 @@ class ImageFiles(Dataset[tuple[torch.Tensor, str]]):
         """Yield images in batches of ``size``, each read when it is needed."""
         for start in range(0, len(indices), size):
             yield torch.stack([self[i][0] for i in indices[start : start + size]])
-
-
-def files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder, each folder's once: a link may lead back up."""
-    seen = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()  # so that of two paths to one folder it is always the same
-        yield from (Path(place, name) for name in files)

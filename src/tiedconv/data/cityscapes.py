@@ -13,7 +13,8 @@ from torchvision import datasets
 from .._checks import named
 from .._coco import encode_mask, read_json
 from .._files import write_whole
-from ._annotated import Annotated, Size, in_coco_form
+from ._annotated import Annotated, in_coco_form
+from ._images import Size
 from .detection import DetectionData
 
 Split = Literal["train", "val"]

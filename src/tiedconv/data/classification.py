@@ -9,7 +9,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from .._files import printable
-from .base import ImageData, ImageFiles, Transform
+from ._images import Transform
+from .base import ImageData, ImageFiles
 
 
 class ClassificationData(ImageData):

@@ -17,8 +17,9 @@ from torchvision.transforms import v2
 from .._checks import named
 from .._coco import Array, check_data_set, check_masks, decode_mask, has_pixels
 from ._annotated import Annotated, check_images, on_disk, open_image, size_of
+from ._images import Transform
 from ._listing import counted, few
-from .base import ImageData, ImageFiles, Transform
+from .base import ImageData, ImageFiles
 
 _BOXES_ALONE = "For boxes alone, set masks to false and choose a detector of boxes."
 

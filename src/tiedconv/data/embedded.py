@@ -8,7 +8,7 @@ from sklearn.model_selection import train_test_split
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from .base import Transform
+from ._images import Transform
 from .classification import ClassificationData, to_normalised
 
 

@@ -1,6 +1,5 @@
 """Photographs in folders: any ImageFolder layout, and ImageNet-1k, with timm's transforms."""
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transf
 from torch.utils.data import Dataset
 from torchvision import datasets
 
-from ._listing import Listing, few, is_hidden
-from ._looks import look_at_files, named_image
-from .base import Transform, read_image
+from .._checks import named
+from ._images import Transform, named_image, read_image
+from ._listing import class_folders, few, images_by_class
+from ._looks import look_at_files
 from .classification import ClassificationData
 
 
@@ -76,14 +76,6 @@ class ImageFolder(ClassificationData):
         }
         self.classes = self.read_classes()
 
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        if stage == "fit":
-            for split in (self.split(train=True), self.split(train=False)):
-                if isinstance(split, _Folder):  # archives and shards have sums of their own
-                    paths = [path for path, _ in split.samples]
-                    look_at_files(self.root, paths, partial(_check_file, paths))
-
     def read_classes(self) -> tuple[str, ...]:
         """Return the class names, in the order of their indices."""
         names = {}
@@ -94,7 +86,7 @@ class ImageFolder(ClassificationData):
                     f"{type(self).__name__}: {folder} is not a folder. Expected {self.root}/train/<class>/<image> and "
                     f"{self.root}/val/<class>/<image>."
                 )
-            names[part] = _class_names(folder)
+            names[part] = class_folders(folder)
             if not names[part]:
                 raise FileNotFoundError(
                     f"{type(self).__name__}: {folder} holds no folder. Expected one for each class."
@@ -123,35 +115,31 @@ class ImageFolder(ClassificationData):
 
     def build(self, train: bool) -> Dataset[Any]:
         folder = self.root / ("train" if train else "val")
-        listing = Listing(folder)
-        try:
-            split = _Folder(str(folder), loader=self.image_loader(train), is_valid_file=listing.is_image)
-        except FileNotFoundError as error:
-            listing.warn(type(self).__name__)
-            raise FileNotFoundError(
-                f"{type(self).__name__}: class folders of {folder} hold no image. {error}Put images into them or "
-                "remove them from train and val."
-            ) from None
-        for path in folder.iterdir():
-            if path.is_file():  # beside the folders of the classes
-                listing.leave_out(path.name)
-        listing.warn(type(self).__name__)
-        return split
-
-    def image_loader(self, train: bool) -> Callable[[str], torch.Tensor]:
-        """Return what makes of a file an image to train on or to evaluate."""
-        return partial(_load, transform=self.transform(train))  # torchvision's is not told the path
+        with named(type(self).__name__):
+            found = images_by_class(folder, self.classes, type(self).__name__)
+        samples = [(str(path), label) for label, paths in enumerate(found.values()) for path in paths]
+        files = [path for path, _ in samples]
+        look_at_files(folder, files, partial(_check_file, files))
+        return _Photographs(samples, self.transform(train))
 
 
-class _Folder(datasets.ImageFolder):
-    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-        names = _class_names(Path(directory))
-        return names, {name: index for index, name in enumerate(names)}
+class _Photographs(Dataset[tuple[torch.Tensor, int]]):
+    def __init__(self, samples: list[tuple[str, int]], transform: Transform) -> None:
+        self.samples = samples
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        path, label = self.samples[index]
+        return read_image(path, path, "RGB", self.transform), label
 
 
-def _class_names(folder: Path) -> list[str]:
-    """Return the names of the folders that stand for classes: all but the hidden ones."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+def _check_file(files: list[str], index: int) -> str:
+    with named_image(files[index]):
+        Image.open(files[index]).close()
+    return ""
 
 
 class ImageNet(ImageFolder):
@@ -173,14 +161,6 @@ class ImageNet(ImageFolder):
         return tuple(", ".join(synonyms) for synonyms in names)  # the first alone is not unique: two cranes
 
     def build(self, train: bool) -> Dataset[Any]:
-        return datasets.ImageNet(str(self.root), split="train" if train else "val", loader=self.image_loader(train))
-
-
-def _check_file(paths: list[str], index: int) -> str:
-    with named_image(paths[index]):
-        Image.open(paths[index]).close()
-    return ""
-
-
-def _load(path: str, transform: Transform) -> torch.Tensor:
-    return read_image(path, path, "RGB", transform)
+        # Without a look at the files: the archives have checksums.
+        files = datasets.ImageNet(str(self.root), split="train" if train else "val")
+        return _Photographs(files.samples, self.transform(train))

@@ -35,7 +35,7 @@ def write_shards(data: ImageFolder, output: str, images_per_shard: int = 1000) -
         images_per_shard: images in a tar file, 1 or more; 1000 photographs are about 100 MB.
 
     Raises:
-        ValueError: if ``output`` holds files, ``images_per_shard`` is out of range or an image file is empty.
+        ValueError: if ``output`` holds files, or ``images_per_shard`` is out of range.
     """
     folder = Path(output)
     if images_per_shard < 1:
@@ -51,10 +51,7 @@ def write_shards(data: ImageFolder, output: str, images_per_shard: int = 1000) -
         for first in range(0, len(samples), images_per_shard):
             with tarfile.open(folder / part / f"{first // images_per_shard:06d}.tar", "w") as tar:
                 for number, (path, label) in enumerate(samples[first : first + images_per_shard], first):
-                    content = Path(path).read_bytes()
-                    if not content:
-                        raise ValueError(f"write_shards: {path} is empty. Replace the file or take it out.")
-                    _add(tar, f"{number:08d}{Path(path).suffix.lower()}", content)
+                    _add(tar, f"{number:08d}{Path(path).suffix.lower()}", Path(path).read_bytes())
                     _add(tar, f"{number:08d}.cls", str(label).encode())
     index_shards(output, data.classes)
 

@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock
 from torch.utils.data import Dataset
 
-from .base import Transform, read_image
+from ._images import Transform, read_image
 from .folders import ImageFolder
 from .shards import PLACES, read_index
 

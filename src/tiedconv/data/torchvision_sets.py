@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from torchvision import datasets
 from torchvision.transforms import v2
 
-from .base import Transform
+from ._images import Transform
 from .classification import ClassificationData, to_normalised
 
 _DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"

@@ -9,7 +9,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from .._checks import named
-from ._annotated import Annotated, on_disk, upright_size
+from ._annotated import Annotated, on_disk
+from ._images import upright_size
 from ._voc_xml import Row, names_in, objects_in, parse_xml, rows_in_coco_form, size_in
 from .detection import DetectionData
 

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .._checks import named
-from ._annotated import Annotated, on_disk, upright_size
-from ._listing import Listing, few, is_hidden
+from ._annotated import Annotated, on_disk
+from ._images import upright_size
+from ._listing import few, files_below, images_below
 from ._voc_xml import Row, names_in, objects_in, parse_xml, rows_in_coco_form, size_in
-from .base import files_below
 from .detection import DetectionData
 
 _Pairs = dict[Path, Path | None]  # XML files and their images
 _SPLITS = {"train": ("train", "trainval"), "val": ("val", "valid", "validation"), "test": ("test",)}
+_FOLDERS = {name: part for part, names in _SPLITS.items() for name in names}
 
 
 class VocFolder(DetectionData):
@@ -100,14 +100,9 @@ class VocFolder(DetectionData):
         if not self.root.is_dir():
             raise FileNotFoundError(f"{self.root} is not a folder. Set root to the folder of images and XML files.")
         images: dict[str, list[Path]] = defaultdict(list)
-        xmls: list[Path] = []
-        listing = Listing(self.root)
-        for path in sorted(files_below(self.root)):
-            if path.suffix.lower() == ".xml" and not any(map(is_hidden, path.relative_to(self.root).parts)):
-                xmls.append(path)
-            elif path.suffix.lower() in IMG_EXTENSIONS and listing.is_image(str(path)):
-                images[path.stem.lower()].append(path)
-        listing.warn("VocFolder")
+        for path in images_below(self.root, "VocFolder", passed_over=(".xml", ".txt")):
+            images[path.stem.lower()].append(path)
+        xmls = [path for path, is_unseen in files_below(self.root) if path.suffix.lower() == ".xml" and not is_unseen]
         if not xmls:
             raise FileNotFoundError(
                 f"no XML file is below {self.root}. Set root to the folder of images and XML files."
@@ -144,6 +139,12 @@ class VocFolder(DetectionData):
             count = max(1, round(self.val_share * len(order)))
             val_source, val = source, {xml: candidates[xml] for xml in sorted(order[:count])}
             rank_zero_info(f"VocFolder: {count} of {len(order)} images of {source} are taken for validation.")
+        lost = [xml for xml in pairs if not (xml in candidates or xml in val or xml in tested)]
+        if lost and given["train"] and source == self.root:
+            raise ValueError(
+                f"{len(lost)} XML files are beside the folders with the names of splits ({few(lost)}). If one of these "
+                "is a class, set train to '.', which takes all files; else set train and val to folders or lists."
+            )
         train = {xml: image for xml, image in candidates.items() if xml not in val}
         if not train or not val:
             raise ValueError(
@@ -168,13 +169,13 @@ class VocFolder(DetectionData):
                 f"{self.root / given} does not exist. Set {part} to a text file of names or to a folder."
             )
 
-        def is_in(path: Path | None) -> bool:
-            return path is not None and any(
-                folder.lower() in names for folder in path.relative_to(self.root).parts[:-1]
-            )
-
-        found = {xml: image for xml, image in pairs.items() if is_in(xml) or is_in(image)}
+        found = {xml: image for xml, image in pairs.items() if part in (self._named(xml), image and self._named(image))}
         return (self.root, found) if found else None
+
+    def _named(self, path: Path) -> str | None:
+        """Return the split whose name the outermost folder with the name of one has: a class may be called train."""
+        folders = (folder.lower() for folder in path.relative_to(self.root).parts[:-1])
+        return next((_FOLDERS[folder] for folder in folders if folder in _FOLDERS), None)
 
 
 def _nearest(found: Sequence[Path], path: Path) -> Path | None:

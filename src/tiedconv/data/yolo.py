@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ._annotated import Annotated, Size, in_coco_form, lines_of, on_disk, upright_size
-from ._listing import Listing, few
+from ._annotated import Annotated, in_coco_form, lines_of, on_disk
+from ._images import Size, upright_size
+from ._listing import few, images_below
 from ._looks import look_at_files
-from .base import files_below
 from .detection import DetectionData
 
 _NO_IMAGES = (".txt", ".cache", ".npy")  # labels beside the images, and what Ultralytics keeps there
@@ -180,10 +180,7 @@ class Yolo(DetectionData):
 
 def _images_below(folder: Path) -> list[Path]:
     """Return the images below a folder; warn of other files and of labels without an image."""
-    listing = Listing(folder)
-    files = sorted(path for path in files_below(folder) if path.suffix.lower() not in _NO_IMAGES)
-    images = [path for path in files if listing.is_image(str(path))]
-    listing.warn("Yolo")
+    images = images_below(folder, "Yolo", passed_over=_NO_IMAGES)
     known = {_label_path(path).with_suffix("") for path in images}
     labels = [path for place in {path.parent for path in known} if place.is_dir() for path in place.iterdir()]
     lost = sorted(
