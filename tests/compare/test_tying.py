@@ -25,8 +25,9 @@ def network():
 
 
 def test_stages_are_those_of_the_same_calls_by_hand(tmp_path):
-    tying = tie_and_finetune(network(), "resnet_tiny", data(), tmp_path, kwargs=KWARGS, samples=100)
-    assert [stage.name for stage in tying.stages] == ["before", "tied", "norms re-estimated"]
+    model = network()
+    report, stages = tie_and_finetune(model, "resnet_tiny", data(), tmp_path, kwargs=KWARGS, samples=100)
+    assert [stage.name for stage in stages] == ["before", "tied", "norms re-estimated"]
 
     by_hand = network().eval()
     images, labels = (torch.cat(parts) for parts in zip(*data().val_dataloader(), strict=True))
@@ -35,14 +36,14 @@ def test_stages_are_those_of_the_same_calls_by_hand(tmp_path):
         with torch.no_grad():
             return (by_hand(images).argmax(1) == labels).double().mean().item()
 
-    assert tying.stages[0].top1 == pytest.approx(top1())
+    assert stages[0].top1 == pytest.approx(top1())
     tie_(by_hand)
-    assert tying.stages[1].top1 == pytest.approx(top1())
-    assert tying.stages[1].params == sum(p.numel() for p in by_hand.parameters()) == tying.report.tied_params
-    assert not tying.model.training
+    assert stages[1].top1 == pytest.approx(top1())
+    assert stages[1].params == sum(p.numel() for p in by_hand.parameters()) == report.tied_params
+    assert not model.training
     written = json.loads((tmp_path / "tying.json").read_text())
-    assert [stage["top1"] for stage in written["stages"]] == [stage.top1 for stage in tying.stages]
-    assert written["report"]["tied_params"] == tying.report.tied_params
+    assert [stage["top1"] for stage in written["stages"]] == [stage.top1 for stage in stages]
+    assert written["report"]["tied_params"] == report.tied_params
 
 
 def test_fine_tuning_starts_from_the_tied_weights_and_goes_on_where_it_stopped(tmp_path):
@@ -52,10 +53,11 @@ def test_fine_tuning_starts_from_the_tied_weights_and_goes_on_where_it_stopped(t
         )
         for _ in range(2)
     )
-    assert [stage.name for stage in first.stages][-1] == "fine-tuned"
-    assert first.stages == second.stages  # the second finds the first one's last epoch
-    assert first.stages[-1].loss < first.stages[-2].loss
-    assert first.report.error_of == "output"
+    report, stages = first
+    assert stages[-1].name == "fine-tuned"
+    assert stages == second[1]  # it finds the first one's last epoch
+    assert stages[-1].loss < stages[-2].loss
+    assert report.error_of == "output"
     with pytest.raises(ValueError, match=r"holds a run with other settings: budget.epochs = 1 there, 2 now"):
         tie_and_finetune(
             network(),

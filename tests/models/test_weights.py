@@ -135,14 +135,6 @@ def test_weights_are_loaded_into_a_wrapped_network(tmp_path: Path) -> None:
     assert torch.equal(wrapped["_orig_mod"].weight, net.weight)
 
 
-def test_a_prefix_of_some_names_stays_and_is_named(tmp_path: Path) -> None:
-    net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))
-    state = {key if key.startswith("0") else f"module.{key}": value for key, value in net.state_dict().items()}
-    torch.save(state, tmp_path / "net.pth")
-    with pytest.raises(ValueError, match=r"2 of its 4 names begin with module\., which is removed only if all do\.$"):
-        load_weights(net, tmp_path / "net.pth")
-
-
 def test_what_a_lightning_file_holds_beside_the_model_is_left_out_and_named(tmp_path: Path) -> None:
     net = nn.Linear(2, 3)
     torch.save(

@@ -84,7 +84,7 @@ def tie(
     errors = Console(stderr=True)
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
         fitting = bar.add_task("fitting layers", visible=False)
-        tying = tie_and_finetune(
+        report, stages = tie_and_finetune(
             network,
             model,
             data,
@@ -99,11 +99,11 @@ def tie(
             say=lambda line: console.print(line, highlight=False, markup=False),
             progress=lambda done, total: bar.update(fitting, completed=done, total=total, visible=done < total),
         )
-    console.print(tying.report)
-    set_images(tying.model, data.pretrained_cfg)
-    console.print(_stages(tying.stages))
-    metrics = {"top1": tying.stages[-1].top1, "top5": tying.stages[-1].top5}
-    _save(tying.model, model, output, console, metrics=metrics, dataset=type(data).__name__)
+    console.print(report)
+    set_images(network, data.pretrained_cfg)
+    console.print(_stages(stages))
+    metrics = {"top1": stages[-1].top1, "top5": stages[-1].top5}
+    _save(network, model, output, console, metrics=metrics, dataset=type(data).__name__)
 
 
 def _save(network: Any, name: str, output: Path, console: Console, **card: Any) -> None:

@@ -40,22 +40,6 @@ class Stage:
     loss: float
 
 
-@dataclass(frozen=True)
-class Tying:
-    """What :func:`tie_and_finetune` did.
-
-    Attributes:
-        report: the layers that were tied.
-        stages: before, tied, norms re-estimated (where there are norms and the weights were not fitted to data),
-            fine-tuned (where that was asked for).
-        model: the tied model, in evaluation mode.
-    """
-
-    report: TieReport
-    stages: list[Stage]
-    model: nn.Module
-
-
 def tie_and_finetune(
     model: nn.Module,
     name: str,
@@ -71,13 +55,13 @@ def tie_and_finetune(
     seed: int = 0,
     say: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] | None = None,
-) -> Tying:
+) -> tuple[TieReport, list[Stage]]:
     """Tie a trained classifier and measure it before, after, and after a short training.
 
     A training that is stopped goes on from its last epoch when the same call is made again.
 
     Args:
-        model: the trained classifier; it is tied in place.
+        model: the trained classifier; it is tied in place, and in evaluation mode at the end.
         name, kwargs: what :class:`tiedconv.tasks.ClassificationTask` builds it from.
         data: what it is for.
         folder: holds the training's checkpoint, and ``tying.json``: the stages and the report.
@@ -87,6 +71,10 @@ def tie_and_finetune(
         seed: of the training, and of which images the samples are.
         say: is told what is done.
         progress: as in :func:`tiedconv.tie_`.
+
+    Returns:
+        The layers that were tied, and the stages: before, tied, norms re-estimated (where there are norms and the
+        weights were not fitted to data), fine-tuned (where that was asked for).
 
     Raises:
         ValueError: as :func:`tiedconv.tie_`; if ``samples`` is below 1; if the folder holds another training.
@@ -98,8 +86,7 @@ def tie_and_finetune(
     stages: list[Stage] = []
 
     def measure(stage: str, **options: Any) -> None:
-        task = _task_with(model, name, data, kwargs, **options)
-        stages.append(_measure(stage, task, data))
+        stages.append(_measure(stage, _task_with(model, name, data, kwargs, **options), data))
         say(f"{stage}: top-1 {100 * stages[-1].top1:.2f} %, {stages[-1].params / 1e6:.2f} M parameters")
 
     weights = _sha256(model)
@@ -131,20 +118,21 @@ def tie_and_finetune(
         folder / "tying.json",
         json.dumps({"stages": [asdict(stage) for stage in stages], "report": report.to_dict()}, indent=1),
     )
-    return Tying(report, stages, model.eval())
+    model.eval()
+    return report, stages
 
 
 def _task_with(
     model: nn.Module, name: str, data: ClassificationData, kwargs: dict[str, Any] | None, **options: Any
 ) -> ClassificationTask:
-    """Return a task that can be rebuilt from its checkpoint and has ``model`` as its network."""
+    """Return a task whose network is ``model``, with the arguments that rebuild it from a checkpoint."""
     task = ClassificationTask(name, data.num_classes, data.in_chans, kwargs, **options)
     task.model = model
     return task
 
 
 def _sha256(model: nn.Module) -> str:
-    """Tell one checkpoint from another. What is computed of the weights differs between processors."""
+    """Tell one checkpoint from another by the weights, as results computed from them differ between processors."""
     found = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         found.update(name.encode())

@@ -56,14 +56,11 @@ def read_weights(path: str | Path, model: nn.Module | None = None) -> dict[str, 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the weights in a file, by the file's names, and the arguments of the task that wrote it, else ``{}``.
 
-    Among these is ``pretrained_cfg``, which says how images are prepared.
-
-    Names in Lightning's checkpoints are those below ``model``. Of the model's arguments those are left out that would
-    fetch the weights which that training started from.
+    Of a Lightning module only what is below ``model`` is read. The arguments have ``pretrained_cfg``, how images are
+    prepared, and lack what would fetch the weights that the training started from.
     """
     path = Path(path)
-    with explained_damage(path, _READABLE):
-        content = _read(path)
+    content = _read(path)
     found, where = _find_state(path, content)
     if not isinstance(found, Mapping):
         raise ValueError(  # noqa: TRY004  the file is at fault, not an argument's type
@@ -87,24 +84,21 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     weights, arguments = weights or dict(found), content.get("hyper_parameters")
     if not isinstance(arguments, Mapping) or "optimization" not in arguments:
         return weights, {}  # not of one of our tasks
-    arguments = {**arguments, "pretrained_cfg": content.get("pretrained_cfg")}
-    kwargs = arguments.get("model_kwargs")
-    if kwargs is None:
-        return weights, arguments
+    kwargs = arguments.get("model_kwargs") or {}
     if not isinstance(kwargs, Mapping):
         raise ValueError(f"{path} has a {type(kwargs).__name__} as model_kwargs. {_READABLE}")  # noqa: TRY004
-    return weights, {**arguments, "model_kwargs": {k: v for k, v in kwargs.items() if k not in _FETCHING}}
+    kwargs = {k: v for k, v in kwargs.items() if k not in _FETCHING}
+    return weights, {**arguments, "pretrained_cfg": content.get("pretrained_cfg"), "model_kwargs": kwargs}
 
 
 def read_images(path: str | Path) -> Mapping[str, Any] | None:
     """Return how the training that wrote a checkpoint prepared images, if it says so; the weights stay on the disk."""
-    with explained_damage(Path(path), _READABLE):
-        content = _read(Path(path), mmap=True)
+    content = _read(Path(path), mmap=True)
     return content.get("pretrained_cfg") if isinstance(content, Mapping) else None
 
 
 def _find_state(path: Path, content: Any) -> tuple[Any, str]:
-    """Return the state dict in what a file holds, and in words where it was; warn if it is a moving average."""
+    """Return the state dict in what a file holds, and where it was, in words; warn if it is a moving average."""
     found, where, said = content, "", ""
     for _ in range(2):  # some files have {"ema": {"module": ...}}
         if not isinstance(found, Mapping):
@@ -126,7 +120,7 @@ def _find_state(path: Path, content: Any) -> tuple[Any, str]:
 
 
 def _has_begun(average: Mapping[str, Any]) -> bool:
-    """Whether what a file keeps as a moving average holds weights, and not only those that the training began with."""
+    """Say whether a moving average holds more than the weights that the training started from."""
     state = next((average[key] for key in _PLACES if isinstance(average.get(key), Mapping)), average)
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         return False
@@ -157,19 +151,17 @@ def explained_damage(path: Path, advice: str) -> Iterator[None]:
 
 
 def _read(path: Path, *, mmap: bool = False) -> Any:
-    if path.suffix.lower() == ".safetensors":
-        return load_file(path)
-    with torch.serialization.safe_globals([argparse.Namespace]):  # the options in files of timm and torchvision
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    with explained_damage(path, _READABLE):
+        if path.suffix.lower() == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # the options in files of timm and torchvision
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def match_names(state: Mapping[str, Tensor], path: str | Path, expected: Iterable[str] = ()) -> dict[str, Tensor]:
-    """Return ``state`` by the names in ``expected`` where they differ by the prefixes of wrappers alone.
+    """Return ``state``, read from ``path``, by the names in ``expected`` where only prefixes of wrappers differ.
 
-    Args:
-        state: weights that were read from ``path``.
-        path: for the warning that names were changed.
-        expected: the network's names. Default: the prefixes are removed.
+    Without ``expected`` the prefixes are removed.
     """
     plain = _without_wrappers(state)
     own = {name: key for key, name in _without_wrappers(expected).items()}
@@ -208,7 +200,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
-    """As :func:`load_weights`, for weights that :func:`read_checkpoint` read from ``path`` already."""
+    """Do as :func:`load_weights` with weights that :func:`read_checkpoint` has read from ``path``."""
     expected = model.state_dict()
     state = match_names(state, path, expected)
     difference = describe_difference(expected, state)
@@ -218,10 +210,6 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
         hint = ""
         if classes and not describe_difference(_without(expected, heads), _without(state, heads)):
             hint = f" Only the classifier differs: the file has num_classes={classes}. Build the model with as many."
-        for prefix in _PREFIXES:
-            count = sum(key.startswith(prefix) for key in state)
-            if 0 < count < len(state) and not any(key.startswith(prefix) for key in expected):
-                hint += f" {count} of its {len(state)} names begin with {prefix}, which is removed only if all do."
         raise ValueError(f"{path} does not hold the weights of this {type(model).__name__} ({difference}).{hint}")
     for key, value in state.items():
         # In the model's own type, in which a large number can be infinite.
@@ -235,9 +223,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
 def describe_difference(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     """Describe how ``state`` differs from ``expected`` in names, shapes and kinds of number; empty if it does not.
 
-    Kinds are floating point, integer and complex, which torch would convert silently. The counters of batches in batch
-    norms may be missing, as in old files: torch starts them at 0. They may be floating-point numbers, as after the
-    averaging of checkpoints.
+    Kinds are floating point, integer and complex, which torch would convert silently. Batch norms' counters of batches
+    may be missing, as in old files, or be floating point, as after an averaging of checkpoints.
 
     Example:
         >>> a, b = nn.Linear(2, 3), nn.Linear(2, 4, bias=False)
@@ -266,7 +253,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 def classifiers(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the layers that output the classes: those in timm's configuration, else the last layer."""
+    """Return the names of the layers that output the classes: those timm names, else the last layer."""
     cfg: Any = getattr(model, "pretrained_cfg", None)
     if cfg is not None:
         return _names(cfg.get("classifier"))
@@ -277,9 +264,7 @@ def classifiers(model: nn.Module) -> tuple[str, ...]:
 def sizes(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, int]:
     """Read ``num_classes`` and ``in_chans`` off the shapes in ``state``, where the layers are known.
 
-    Args:
-        model: of the architecture of the weights, with the default number of channels and any number of classes.
-        state: the weights.
+    ``model`` is of the same architecture, with the default number of channels and any number of classes.
     """
     cfg: Any = getattr(model, "pretrained_cfg", {})
     own = model.state_dict()
