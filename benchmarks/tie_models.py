@@ -69,7 +69,7 @@ TIMM = """resnet26 seresnet50 ecaresnet26t res2net50_26w_4s resnest14d regnetx_0
     levit_128s mvitv2_tiny xcit_nano_12_p16_224"""
 MODELS = [f"torchvision/{name}" for name in TORCHVISION.split()] + [f"timm/{name}" for name in TIMM.split()]
 KINDS = {  # what is counted as one reason for keeping a layer
-    r".* is no multiple of .*": "channels no multiple of the blocks",
+    r".* is not a multiple of .*": "channels not a multiple of the blocks",
     r"the model's output layer": "output layer",
     r"depthwise.*": "depthwise",
     r"a (.*), which computes in a way of its own": r"`\1`",

@@ -72,7 +72,7 @@ def test_an_output_fit_does_not_depend_on_how_samples_are_divided_into_batches(d
     x, y = torch.randn(6, 8, 5, dtype=dtype), torch.randn(6, 6, 5, dtype=dtype)
     results = []
     for sizes in ([6], [1, 2, 3]):
-        fit = OutputFit(weight, bias, groups=1, blocks=2, patches=lambda x: x)
+        fit = OutputFit(weight, bias, groups=1, blocks=2)
         for part, wanted in zip(x.split(sizes), y.split(sizes), strict=True):
             fit.add(part, wanted)
         results.append(fit.solve())
@@ -81,7 +81,7 @@ def test_an_output_fit_does_not_depend_on_how_samples_are_divided_into_batches(d
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 def test_the_error_of_an_output_fit_is_that_of_what_it_found(dtype):
-    fit = OutputFit(torch.randn(3, 4, dtype=dtype), None, groups=1, blocks=2, patches=lambda x: x)
+    fit = OutputFit(torch.randn(3, 4, dtype=dtype), None, groups=1, blocks=2)
     x, y = torch.randn(6, 8, 5, dtype=dtype), torch.randn(6, 6, 5, dtype=dtype)
     fit.add(x, y)
     weight, _, error = fit.solve()
@@ -91,7 +91,7 @@ def test_the_error_of_an_output_fit_is_that_of_what_it_found(dtype):
 
 def test_without_input_an_output_fit_stays_where_it_starts():
     weight, bias = torch.randn(3, 4), torch.randn(3)
-    fit = OutputFit(weight, bias, groups=1, blocks=2, patches=lambda x: x)
+    fit = OutputFit(weight, bias, groups=1, blocks=2)
     assert fit.finite
     found, shift, error = fit.solve()
     assert_close((found.float(), shift.float(), error), (weight, bias, 0.0))

@@ -7,7 +7,6 @@ import pytest
 import timm
 import torch
 import torchvision
-from rich.console import Console
 from torch import nn
 
 from tiedconv import tie_
@@ -47,14 +46,9 @@ def test_the_table_has_a_row_a_layer_with_what_was_done():
     lines = text.splitlines()
     assert "1 of 3 layers tied" in lines[0]
     assert re.search(r"\b1 +Conv2d 3x3 +2 +576 +144 +20.74 k +10.37 k +0\.\d{3}$", text, re.MULTILINE)
-    assert re.search(r"\b0 +Conv2d 3x3 .* in_channels 3 is no multiple of 2 blocks$", text, re.MULTILINE)
+    assert re.search(r"\b0 +Conv2d 3x3 .* in_channels 3 is not a multiple of 2 blocks$", text, re.MULTILINE)
     assert re.search(r"\b3 +Linear .* the model's output layer$", text, re.MULTILINE)
     assert "MACs for an input of 1x3x10x10; error: relative, of the weight" in lines[-1]
-
-
-def test_a_name_that_looks_like_markup_is_printed_as_it_is():
-    text = str(tie_(named(), 2, "all"))
-    assert "0.stem[0]" in text
 
 
 def test_without_a_trial_the_table_says_how_to_get_multiply_adds():
@@ -64,20 +58,13 @@ def test_without_a_trial_the_table_says_how_to_get_multiply_adds():
     assert "give example_inputs" in " ".join(str(report).split())
 
 
-def test_it_prints_in_colour_as_well():
-    console = Console(width=150, force_terminal=True, color_system="truecolor")
-    with console.capture() as capture:
-        console.print(tie_(named(), 2, "all"))
-    assert "\x1b[" in capture.get()
-
-
 def test_its_values_are_ready_for_json():
     report = tie_(
         nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 5, 3)), 2, "all", example_inputs=torch.zeros(1, 4, 8, 8)
     )
     values = json.loads(json.dumps(report.to_dict()))
     assert values["layers"][0]["blocks"] == 2
-    assert values["layers"][1]["reason"] == "out_channels 5 is no multiple of 2 blocks"
+    assert values["layers"][1]["reason"] == "out_channels 5 is not a multiple of 2 blocks"
     assert (values["macs"], values["tied_macs"]) == (report.macs, report.tied_macs)
     assert (values["params"], values["tied_params"]) == (report.params, report.tied_params)
     assert values["input_shapes"] == [[1, 4, 8, 8]]

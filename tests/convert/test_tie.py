@@ -218,11 +218,11 @@ def with_more() -> nn.Module:
 
 
 REASONS = {
-    "indivisible": (lambda: nn.Conv2d(3, 4, 1), "in_channels 3 is no multiple of 2 blocks"),
-    "indivisible output": (lambda: nn.Linear(4, 5), "out_features 5 is no multiple of 2 blocks"),
+    "indivisible": (lambda: nn.Conv2d(3, 4, 1), "in_channels 3 is not a multiple of 2 blocks"),
+    "indivisible output": (lambda: nn.Linear(4, 5), "out_features 5 is not a multiple of 2 blocks"),
     "groups without room": (
         lambda: nn.Conv2d(9, 12, 1, groups=3),
-        "in_channels 9 is no multiple of 2 blocks * 3 groups",
+        "in_channels 9 is not a multiple of 2 blocks * 3 groups",
     ),
     "depthwise": (lambda: nn.Conv2d(4, 4, 3, groups=4), "depthwise: a filter sees one channel"),
     "depthwise, wider": (lambda: nn.Conv2d(4, 16, 3, groups=4), "depthwise: a filter sees one channel"),
@@ -242,8 +242,8 @@ REASONS = {
         "parametrized; torch.nn.utils.parametrize",
     ),
     "more tensors": (with_more, "it holds more than weight and bias: gain, scale"),
-    "integers": (frozen_tensor, "its weight is torch.int32"),
-    "parameter subclass": (marked, "its weight is a Marked"),
+    "integers": (frozen_tensor, "its weight is a Parameter of torch.int32"),
+    "parameter subclass": (marked, "its weight is a Marked of torch.float32"),
 }
 
 

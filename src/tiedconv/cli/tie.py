@@ -51,8 +51,9 @@ def tie(
         checkpoint: weights of it, from `tiedconv fit`, torch.save or .safetensors.
         model_kwargs: more arguments of the model. Default: those that a checkpoint of `tiedconv fit` was built with.
         blocks: how many blocks share a layer's weight; in a config file also numbers by patterns of layer names.
-        layers: which layers a number of blocks is for (filter_fn of tie_): body, all but the output layers, the default;
-            all; entry, the 1x1 convolutions that open a bottleneck; se, those of squeeze-and-excitation modules.
+        layers: which layers a number of blocks is for (filter_fn of tie_): body, all but the output layers, the
+            default; all; entry, the 1x1 convolutions that open a bottleneck; se, those of squeeze-and-excitation
+            modules.
         init: project, nearest to the old weights; data, nearest to the old layers' outputs on images; random.
         data: a data module such as Digits, FashionMNIST, CIFAR10, ImageFolder or ImageNet, to measure and train on.
         samples: training images for init=data and for the norms' statistics.
@@ -69,7 +70,7 @@ def tie(
             raise ValueError("tie: finetune and init=data need images. Give --data, such as --data ImageFolder.")
         network = build_model(model, checkpoint=checkpoint, **(model_kwargs or {})).eval()
         report = tie_(network, blocks, layers, init)
-        console.print(report)
+        console.print(str(report), markup=False, soft_wrap=True)
         write_whole(_made(output) / "tying.json", json_format.dumps({"report": report.to_dict()}, indent=1))
         _save(network, model, output, console)
         return
@@ -99,7 +100,7 @@ def tie(
             say=lambda line: console.print(line, highlight=False, markup=False),
             progress=lambda done, total: bar.update(fitting, completed=done, total=total, visible=done < total),
         )
-    console.print(report)
+    console.print(str(report), markup=False, soft_wrap=True)
     set_images(network, data.pretrained_cfg)
     console.print(_stages(stages))
     metrics = {"top1": stages[-1].top1, "top5": stages[-1].top5}

@@ -1,8 +1,5 @@
 """Batch norms recalibrated for a changed network."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -19,7 +16,7 @@ def recalibrate_norms_(model: nn.Module, images: Images) -> int:
     learned. Do not use it after ``init="data"``: those weights are fitted to the statistics that the norms have.
 
     Args:
-        model: its batch norms are changed, nothing else is; those without running statistics stay.
+        model: only its batch norms are changed; those without running statistics stay.
         images: a tensor (N, ...) or batches of it, as :func:`tie_` takes them. The statistics are the mean over the
             batches.
 
@@ -32,23 +29,16 @@ def recalibrate_norms_(model: nn.Module, images: Images) -> int:
     with named("recalibrate_norms_"):
         batches = as_batches(images)
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    if norms:
-        with evaluation(model), _collecting(norms):
-            for batch in batches:
-                model(batch)
-    return len(norms)
-
-
-@contextmanager
-def _collecting(norms: list[_BatchNorm]) -> Iterator[None]:
-    """Reset the norms, and let them take the plain mean over the batches inside the ``with`` block."""
     momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.training = True
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+    with evaluation(model):  # torch's own update_bn would leave dropout on
+        try:
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # the plain mean over the batches
+                norm.training = True
+            for batch in batches if norms else ():
+                model(batch)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+    return len(norms)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from math import prod
 from typing import Any, Literal, get_args
 
@@ -24,7 +24,7 @@ Preset = Literal["all", "body", "entry", "se"]
 TIED = {nn.Conv1d: TiedConv1d, nn.Conv2d: TiedConv2d, nn.Conv3d: TiedConv3d, nn.Linear: TiedLinear}
 """What takes the place of what."""
 
-_SE = re.compile(r"(SE|SqueezeExcit\w*)(Module|Layer|Block)?")
+_SE = re.compile(r"(SE|SqueezeExcit\w*)(Module|Layer|Block)?")  # of timm, torchvision and most others
 
 
 @dataclass(frozen=True)
@@ -65,35 +65,29 @@ def choose(
             f"Give filter_fn with a number of blocks, or the {kind} alone."
         )
     asked = _asked(blocks, layers)
-    by_name = [name for name in layers if isinstance(blocks, Mapping) and name in blocks]
+    by_name = layers.keys() & blocks.keys() if isinstance(blocks, Mapping) else set()
     preset = filter_fn
     if preset is None:
         preset = "all" if callable(blocks) else "body"
-    outputs = output_layers(model, trial)
+    outputs = _output_layers(model, trial)
     left_out = _filter(model, preset, outputs or ())
     owners = parameter_owners(model)
     read = _read_elsewhere(model)
     choices = []
     for name, layer in layers.items():
-        if (reason := left_out(layer, name)) and name not in by_name:
-            choices.append(Choice(name, layer, 0, reason))
-            continue
-        number = asked(layer, name)
-        if number == 1:
-            choices.append(Choice(name, layer, 0, "one block asked for"))
-        elif number == 0:
-            choices.append(Choice(name, layer, 0, "no pattern of blocks matches"))
-        elif obstacle := (
-            _obstacle(layer, owners) or read.get(id(layer)) or _uncalled(name, trial) or _indivisible(layer, number)
-        ):
-            if name in by_name:
+        reason = "" if name in by_name else left_out(layer, name)
+        number = 0 if reason else asked(layer, name)
+        if number > 1:
+            reason = _obstacle(layer, owners) or read.get(id(layer)) or _uncalled(name, trial)
+            reason = reason or _indivisible(layer, number)
+            if reason and name in by_name:
                 raise ValueError(
-                    f"tie_: {name!r} is named in blocks and cannot be tied: {obstacle}. Nothing was changed. Leave it "
+                    f"tie_: {name!r} is named in blocks and cannot be tied: {reason}. Nothing was changed. Leave it "
                     "out, or name it by a pattern, which takes what can be tied."
                 )
-            choices.append(Choice(name, layer, 0, obstacle))
-        else:
-            choices.append(Choice(name, layer, number))
+        elif not reason:
+            reason = "one block asked for" if number else "no pattern of blocks matches"
+        choices.append(Choice(name, layer, 0 if reason else number, reason))
     if preset == "body" and outputs is None and any(choice.blocks and choice.name not in by_name for choice in choices):
         why, what = "its code computes without gradients, which would show them", "Say"
         if trial is None:
@@ -117,22 +111,20 @@ def _asked(blocks: Blocks, layers: Mapping[str, nn.Module]) -> Callable[[nn.Modu
                     f"layers. Nearest names: {', '.join(nearest) or 'none'}. Nothing was changed. Correct the pattern "
                     "or remove it."
                 )
+    elif not callable(blocks):
+        _check_number(blocks, "blocks")
 
-        def by_pattern(layer: nn.Module, name: str) -> int:
+    def asked(layer: nn.Module, name: str) -> int:
+        if isinstance(blocks, Mapping):
             first = (number for pattern, number in blocks.items() if _matches(pattern, name))
             return blocks[name] if name in blocks else next(first, 0)
+        if not callable(blocks):
+            return blocks
+        number = blocks(layer, name)
+        _check_number(number, f"what blocks returned for {name!r}")
+        return number
 
-        return by_pattern
-    if callable(blocks):
-
-        def by_function(layer: nn.Module, name: str) -> int:
-            number = blocks(layer, name)
-            _check_number(number, f"what blocks returned for {name!r}")
-            return number
-
-        return by_function
-    _check_number(blocks, "blocks")
-    return lambda layer, name: blocks
+    return asked
 
 
 def _matches(pattern: str, name: str) -> bool:
@@ -151,32 +143,31 @@ def _check_number(number: object, what: str) -> None:
 def _filter(
     model: nn.Module, filter_fn: FilterFn | Preset, outputs: Collection[nn.Module]
 ) -> Callable[[nn.Module, str], str]:
-    """Return the function that says why the filter leaves a layer out; nothing if it does not."""
+    """Return the function that says why the filter leaves a layer out, or ""."""
     if callable(filter_fn):
         return lambda layer, name: "" if filter_fn(layer, name) else "left out by filter_fn"
-    if filter_fn not in get_args(Preset):
-        allowed = ", ".join(map(repr, get_args(Preset)))
-        raise ValueError(
-            f"tie_: filter_fn must be a function (module, name) -> bool or one of {allowed}, got {filter_fn!r}. "
-            "Nothing was changed."
-        )
     if filter_fn == "body":
         return lambda layer, name: "the model's output layer" if layer in outputs else ""
     if filter_fn == "entry":
-        entries = set(entry_convs(model))
+        entries = _entry_convs(model)
         return lambda layer, name: "" if layer in entries else "not the 1x1 entry of a bottleneck"
     if filter_fn == "se":
-        squeezers = set(se_layers(model))
+        squeezers = _se_layers(model)
         return lambda layer, name: "" if layer in squeezers else "not in a squeeze-and-excitation module"
-    return lambda layer, name: ""
+    if filter_fn == "all":
+        return lambda layer, name: ""
+    allowed = ", ".join(map(repr, get_args(Preset)))
+    raise ValueError(
+        f"tie_: filter_fn must be a function (module, name) -> bool or one of {allowed}, got {filter_fn!r}. Nothing "
+        "was changed."
+    )
 
 
-def output_layers(model: nn.Module, trial: Trial | None) -> set[nn.Module] | None:
+def _output_layers(model: nn.Module, trial: Trial | None) -> set[nn.Module] | None:
     """Return the layers that give a model's outputs, of which each would see only one block of the features if tied.
 
-    They are what timm's ``get_classifier()`` says, else the layers whose result no other module with weights takes: the
-    classifier, all heads of a detector, a segmenter's main and auxiliary one. A layer with a norm behind it gives
-    features and is none of them. Returns None if neither is known.
+    They are what timm's ``get_classifier()`` says, else the layers whose result no other module with weights takes. A
+    layer with a norm behind it gives features and is none of them. Returns None if neither is known.
     """
     get_classifier = getattr(model, "get_classifier", None)
     if callable(get_classifier):
@@ -188,41 +179,26 @@ def output_layers(model: nn.Module, trial: Trial | None) -> set[nn.Module] | Non
     return {model.get_submodule(name) for name in trial.outputs}
 
 
-def entry_convs(model: nn.Module) -> list[nn.Module]:
+def _entry_convs(model: nn.Module) -> set[nn.Module]:
     """Return the 1x1 convolutions that open a bottleneck, those that the paper ties (section 2).
 
     That is a 1x1 convolution which is the first of the smallest module that holds it and the convolution after it,
     where that one has a larger kernel: ``conv1`` of a ResNet's bottleneck, the expansion of an inverted residual.
     """
     convs = [(name, m) for name, m in model.named_modules() if isinstance(m, (_ConvNd, *TIED_LAYERS[:3]))]
-    entries: list[nn.Module] = []
+    entries: set[nn.Module] = set()
     for (name, conv), (next_name, following) in pairwise(convs):
-        if prod(conv.kernel_size) > 1 or prod(following.kernel_size) == 1:
-            continue
-        block = _common_parent(name, next_name)
-        inside = f"{block}." if block else ""
-        if name == next(other for other, _ in convs if other.startswith(inside)):
-            entries.append(conv)
+        if prod(conv.kernel_size) == 1 < prod(following.kernel_size):
+            parents = zip(name.split(".")[:-1], next_name.split(".")[:-1], strict=False)
+            inside = "".join(f"{part}." for part, _ in takewhile(lambda both: both[0] == both[1], parents))
+            if name == next(other for other, _ in convs if other.startswith(inside)):
+                entries.add(conv)
     return entries
 
 
-def se_layers(model: nn.Module) -> list[nn.Module]:
-    """Return the convolution and linear layers of squeeze-and-excitation modules (the paper's TiedSE, Table 3).
-
-    Known by the name of their class, as those of timm and torchvision and most of other people's: ``SEModule``,
-    ``SELayer``, ``SqueezeExcite``, ``SqueezeExcitation``, ...
-    """
-    modules = [m for m in model.modules() if _SE.fullmatch(type(m).__name__)]
-    return [layer for m in modules for layer in m.modules() if is_listed(layer)]
-
-
-def _common_parent(first: str, second: str) -> str:
-    parts = []
-    for a, b in zip(first.split(".")[:-1], second.split(".")[:-1], strict=False):
-        if a != b:
-            break
-        parts.append(a)
-    return ".".join(parts)
+def _se_layers(model: nn.Module) -> set[nn.Module]:
+    """Return the layers inside squeeze-and-excitation modules (the paper's TiedSE, Table 3), known by their class."""
+    return {layer for m in model.modules() if _SE.fullmatch(type(m).__name__) for layer in m.modules()}
 
 
 def parameter_owners(model: nn.Module) -> dict[int, list[str]]:
@@ -236,13 +212,13 @@ def parameter_owners(model: nn.Module) -> dict[int, list[str]]:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether hooks see the calls of ``module``, or a ``forward`` that was set on it alone takes them."""
+    """Whether hooks see the calls of ``module``, or a ``forward`` of its own replaces that of its class."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(hooks) or "forward" in vars(module)
 
 
 def _obstacle(layer: nn.Module, owners: Mapping[int, list[str]]) -> str:
-    """Return why a layer can be tied with no number of blocks; nothing if it can."""
+    """Return why a layer cannot be tied with any number of blocks, or ""."""
     if isinstance(layer, TIED_LAYERS):
         return "tied already"
     if is_parametrized(layer):
@@ -258,10 +234,9 @@ def _obstacle(layer: nn.Module, owners: Mapping[int, list[str]]) -> str:
     if extra := {*layer._parameters, *layer._buffers, *layer._modules} - {"weight", "bias"}:
         return f"it holds more than weight and bias: {', '.join(sorted(extra))}"
     weights = [p for p in layer._parameters.values() if p is not None]
-    if odd := next((type(w).__name__ for w in weights if type(w) is not nn.Parameter), None):
-        return f"its weight is a {odd}"
-    if not all(w.is_floating_point() or w.is_complex() for w in weights):
-        return f"its weight is {weights[0].dtype}"
+    for weight in weights:
+        if type(weight) is not nn.Parameter or not (weight.is_floating_point() or weight.is_complex()):
+            return f"its weight is a {type(weight).__name__} of {weight.dtype}"
     if shared := [owner for w in weights for owner in owners[id(w)] if len(owners[id(w)]) > 1]:
         return f"it shares a parameter: {', '.join(dict.fromkeys(shared))}"
     if isinstance(layer, _ConvNd) and layer.groups == layer.in_channels > 1:
@@ -270,7 +245,7 @@ def _obstacle(layer: nn.Module, owners: Mapping[int, list[str]]) -> str:
 
 
 def _read_elsewhere(model: nn.Module) -> dict[int, str]:
-    """Return why layers that are called cannot be tied all the same, by the layer's id."""
+    """Return why layers cannot be tied although they are called, by the layer's id."""
     encoders = [module for module in model.modules() if isinstance(module, nn.TransformerEncoderLayer)]
     reason = "nn.TransformerEncoderLayer reads its weight in evaluation mode"
     return {id(layer): reason for encoder in encoders for layer in (encoder.linear1, encoder.linear2)}
@@ -289,4 +264,4 @@ def _indivisible(layer: Any, blocks: int) -> str:
     unit = blocks * groups
     odd = next((f"{name} {count}" for name, count in counts.items() if count % unit), "")
     product = f"{blocks} blocks" if groups == 1 else f"{blocks} blocks * {groups} groups"
-    return f"{odd} is no multiple of {product}" if odd else ""
+    return f"{odd} is not a multiple of {product}" if odd else ""

@@ -1,7 +1,6 @@
 """The tied weight that is nearest to an ordinary one, by its numbers or by what it computes."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -57,15 +56,12 @@ class OutputFit:
         weight: where to start, :math:`(C_o / B,\; C_i / (BG), *)`.
         bias: likewise, :math:`(C_o / B)`, or None.
         groups, blocks: of the tied layer.
-        patches: input → the patches :math:`(N, C_i \cdot k, L)` that the filters see, a channel's ``k`` side by side.
     """
 
     RIDGE = 1e-3
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None, *, groups: int, blocks: int, patches: Callable[[Tensor], Tensor]
-    ) -> None:
-        self.shape, self.groups, self.blocks, self.bias, self.patches = weight.shape, groups, blocks, bias, patches
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, groups: int, blocks: int) -> None:
+        self.shape, self.groups, self.blocks, self.bias = weight.shape, groups, blocks, bias
         start = weight.detach().flatten(1)
         start = start if bias is None else torch.cat([start, bias.detach()[:, None]], dim=1)
         self.dtype = torch.promote_types(weight.dtype, torch.float64)
@@ -74,12 +70,12 @@ class OutputFit:
         self.gram = torch.zeros(groups, start.shape[1], start.shape[1], dtype=self.dtype)
         self.energy = 0.0
 
-    def add(self, x: Tensor, y: Tensor) -> None:
-        """Take a batch: the input (N, C_i, *) and the wanted output (N, C_o, *) of the layer."""
-        seen = self.patches(x).unflatten(1, (self.groups, self.blocks, -1))
+    def add(self, patches: Tensor, y: Tensor) -> None:
+        """Take a batch: patches (N, C_i·k, L), a channel's ``k`` side by side, and the wanted outputs (N, C_o, L)."""
+        seen = patches.unflatten(1, (self.groups, self.blocks, -1))
         if self.bias is not None:
             seen = torch.cat([seen, seen.new_ones(*seen.shape[:3], 1, seen.shape[-1])], dim=3)
-        wanted = y.flatten(2).unflatten(1, (self.groups, self.blocks, -1))
+        wanted = y.unflatten(1, (self.groups, self.blocks, -1))
         precise = torch.promote_types(seen.dtype, torch.float32)
         seen, wanted = (t.permute(1, 3, 0, 2, 4).flatten(2).to(precise) for t in (seen, wanted))  # (G, rows, N·B·L)
         self.gram += (seen @ seen.mH).to("cpu", self.dtype)
@@ -88,7 +84,7 @@ class OutputFit:
 
     @property
     def finite(self) -> bool:
-        """Whether all that was added is."""
+        """Whether everything that was added is finite."""
         return math.isfinite(self.energy) and bool(self.gram.isfinite().all())
 
     def solve(self) -> tuple[Tensor, Tensor | None, float]:

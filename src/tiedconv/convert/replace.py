@@ -18,7 +18,7 @@ _WRAPPERS = ("OptimizedModule", "DistributedDataParallel", "DataParallel", "Full
 
 
 def is_listed(module: nn.Module) -> bool:
-    """Whether a module is a convolution or a linear layer, of any kind: what a report has a row for."""
+    """Whether a module is a convolution or a linear layer of any kind, for which a report has a row."""
     quantized = "quantized" in type(module).__module__ and hasattr(module, "weight")
     return isinstance(module, (_ConvNd, nn.Linear, *TIED_LAYERS)) or quantized
 
@@ -27,7 +27,7 @@ def check_root(model: nn.Module) -> None:
     """Check that the layers of ``model`` can be replaced in place.
 
     Raises:
-        TypeError: if it is not a module, or is compiled, scripted or wrapped for several processes.
+        TypeError: as :func:`check_open`.
         ValueError: if it is itself a layer, or holds one whose shape is not known yet.
     """
     check_open(model)
@@ -45,15 +45,14 @@ def check_root(model: nn.Module) -> None:
 
 
 def check_open(model: nn.Module) -> None:
-    """Raise TypeError if ``model`` is not a module, or calls tied layers past the modules that could be exchanged."""
+    """Raise TypeError if ``model`` is not a module, or calls tied layers where they cannot be replaced."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}.")
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(f"{type(model).__name__} is compiled by torch.jit. Give the module that it came from.")
     for module in model.modules():
         kind = type(module).__name__
-        concerned = module is model or any(isinstance(inner, TIED_LAYERS) for inner in module.modules())
-        if kind in _WRAPPERS and concerned:
+        if kind in _WRAPPERS and (module is model or _holds_tied(module)):
             raise TypeError(f"the model is wrapped in {kind}. Give the module inside, before it is wrapped.")
         for attribute, value in vars(module).items():
             if attribute != "_modules" and _holds_tied(value):
@@ -79,22 +78,30 @@ def _is_ours(target: object) -> bool:
     return callable(target) and getattr(target, "__module__", "").startswith("tiedconv.")
 
 
-def replace(model: nn.Module, new: Mapping[int, nn.Module]) -> None:
-    """Put ``new[id(layer)]`` in the place of every such layer, wherever it stands."""
+def replace(model: nn.Module, new: Mapping[str, nn.Module]) -> None:
+    """Put a new layer in the place of each layer named, wherever that one is used."""
+    layers = {id(model.get_submodule(name)): layer for name, layer in new.items()}
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
-            if id(child) in new:
-                parent._modules[name] = new[id(child)]
+            if id(child) in layers:
+                parent._modules[name] = layers[id(child)]
+
+
+def geometry(conv: Any) -> dict[str, Any]:
+    """Return the arguments of a convolution that tying leaves as they are."""
+    names = ("kernel_size", "stride", "padding", "dilation")
+    return {**{name: getattr(conv, name) for name in names}, "padding_mode": getattr(conv, "padding_mode", "zeros")}
 
 
 def take_over(layer: nn.Module, old: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
-    """Give ``layer``, built on the meta device, its weights, and what ``old`` says about them and about the mode."""
-    source: Any = old
-    given = {"weight": weight, "bias": bias}
-    for name, value in given.items():
+    """Give ``layer`` its weights, with the type, memory format and flags of those of ``old``, and its mode."""
+    for name, value in (("weight", weight), ("bias", bias)):
         if value is not None:
-            template = getattr(source, name) if hasattr(source, name) else next(source.parameters())
+            template: Any = getattr(old, name, None)
+            if template is None:  # the splits have several weights
+                template = next(old.parameters())
             value = value.detach()
-            value = layout.match_format(value, like=template) if value.dim() == template.dim() else value
+            if value.dim() == template.dim():
+                value = layout.match_format(value, like=template)
             setattr(layer, name, nn.Parameter(value.to(template.dtype).clone(), requires_grad=template.requires_grad))
     layer.train(old.training)

@@ -1,11 +1,8 @@
 """What a conversion did to each layer, as data and as a table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -18,8 +15,8 @@ class LayerReport:
         blocks: how many blocks share the weight; 1 if the layer was kept.
         reason: why it was kept; empty if it was tied.
         params, tied_params: parameters before and after.
-        macs, tied_macs: multiply-adds for one input, before and after; ``None`` where the trial pass did not call
-            the layer, was not possible or needed values.
+        macs, tied_macs: multiply-adds before and after; ``None`` where the trial pass did not call the layer, was not
+            possible or needed values.
         error: relative error, see :attr:`TieReport.error_of`; ``None`` for kept and random layers, and on the meta
             device.
     """
@@ -77,46 +74,28 @@ class TieReport:
     @property
     def macs(self) -> int | None:
         """Multiply-adds of the layers that were called, before; ``None`` without a trial pass."""
-        return _total([layer.macs for layer in self.layers])
+        return _total(layer.macs for layer in self.layers)
 
     @property
     def tied_macs(self) -> int | None:
         """Multiply-adds of the layers that were called, after; ``None`` without a trial pass."""
-        return _total([layer.tied_macs for layer in self.layers])
+        return _total(layer.tied_macs for layer in self.layers)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON."""
-        totals = {"macs": self.macs, "tied_macs": self.tied_macs}
-        return {**asdict(self), **totals}
-
-    def __rich__(self) -> "Table":
-        from rich.box import SIMPLE
-        from rich.markup import escape
-        from rich.table import Table
-
-        table = Table(title=self.headline, caption=self._caption(), box=SIMPLE)
-        for header, side in zip(_HEADERS, _SIDES, strict=True):
-            table.add_column(
-                header, justify="right" if side == ">" else "left", no_wrap=side == ">" or header == "kind"
-            )
-        for layer in self.layers:
-            table.add_row(*map(escape, _cells(layer)), style="" if layer.is_tied else "dim")
-        return table
+        return {**asdict(self), "macs": self.macs, "tied_macs": self.tied_macs}
 
     def __str__(self) -> str:
         rows = [_HEADERS, *map(_cells, self.layers)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        columns = [*zip(_SIDES, widths, strict=True)]
         lines = [
-            "   ".join(f"{cell:{side}{width}}" for cell, (side, width) in zip(row, columns, strict=True))
+            "   ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, _SIDES, widths, strict=True))
             for row in rows
         ]
         lines.insert(1, "─" * len(lines[0]))
-        return "\n".join(line.rstrip() for line in (self.headline, "", *lines, "", self._caption()))
+        return "\n".join(line.rstrip() for line in (self._headline(), "", *lines, "", self._caption()))
 
-    @property
-    def headline(self) -> str:
-        """The totals in one line."""
+    def _headline(self) -> str:
         share = f" ({self.tied_params / self.params:.0%})" if self.params else ""
         line = f"{len(self.tied)} of {len(self.layers)} layers tied: "
         line += f"{_si(self.params)} → {_si(self.tied_params)} params{share}"
@@ -140,7 +119,6 @@ _SIDES = "<<>>>>>><"
 
 
 def _cells(layer: LayerReport) -> tuple[str, ...]:
-    """Return a layer's row of the table."""
     return (
         layer.name,
         layer.kind,
@@ -154,7 +132,7 @@ def _cells(layer: LayerReport) -> tuple[str, ...]:
     )
 
 
-def _total(counts: Sequence[int | None]) -> int | None:
+def _total(counts: Iterable[int | None]) -> int | None:
     known = [count for count in counts if count is not None]
     return sum(known) if known else None
 

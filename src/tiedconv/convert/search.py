@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .._checks import named
-from . import placement
-from .fit import Images, as_batches, evaluation, fit_alone
-from .placement import FilterFn, Preset
+from .._meta import copied
+from .fit import Images, as_batches, evaluation, fit_outputs
+from .placement import FilterFn, Preset, choose
 from .replace import check_root, replace
 from .tie import Init, tied_twin
 from .trial import Trial, parameters, try_forward, try_tied
@@ -26,8 +26,8 @@ class BlockSearch:
         sensitivities: for each layer that can be tied and each number of blocks, the relative squared change of the
             model's output when that layer alone is tied.
         params: parameters of the model tied so.
-        macs: multiply-adds of its convolution and linear layers for one input; ``None`` where no trial pass was
-            possible.
+        macs: multiply-adds of its convolution and linear layers for one input; ``None`` if the model's code needs
+            values.
     """
 
     blocks: dict[str, int]
@@ -55,7 +55,7 @@ def search_blocks(
     layers are untied again where it fits, those with the largest change first.
 
     Args:
-        model: unchanged afterwards. Its output must be a tensor.
+        model: stays as it is. Its output must be a tensor.
         images: as in :func:`tiedconv.tie_`. Every layer and number of blocks costs a forward pass over all of them.
         params: budget for the parameters of the whole model: a count, or a share of the present one if below 1.
         macs: the same for the multiply-adds of its convolution and linear layers. Give one of the two.
@@ -78,6 +78,8 @@ def search_blocks(
         check_root(model)
         if init not in ("project", "data"):
             raise ValueError(f"init must be 'project' or 'data', got {init!r}.")
+        if odd := [c for c in choices if isinstance(c, bool) or not isinstance(c, int) or c < 1]:
+            raise ValueError(f"choices must be whole numbers from 1, got {odd[0]!r} among them.")
         batches = as_batches(images)
         trial = try_forward(model, batches[0][:1])
     now = {"params": parameters(model)}
@@ -85,61 +87,40 @@ def search_blocks(
         now["macs"] = trial.total
     what, budget = _budget(now, params, macs)
     options = _options(model, choices, filter_fn, trial)
-    with torch.no_grad(), evaluation(model):
-        before = [_tensor(model(batch)) for batch in batches]
-        energy = sum(y.double().square().sum().item() for y in before)
-        total = sum(len(option.tied) for option in options)
-        done = 0
-        for option in options:
-            for number, tied in option.tied.items():
-                if init == "data":
-                    fit_alone(tied, model, option.name, batches)
-                change = _change(model, option.layer, tied, batches, before)
-                if not math.isfinite(change):
-                    raise ValueError(
-                        f"search_blocks: with {option.name!r} tied the model's output is not finite. Are the images?"
-                    )
-                option.changes[number] = change / energy if energy > 0 else change
-                done += 1
-                if progress is not None:
-                    progress(done, total)
+    _measure(model, options, batches, init, progress)
     blocks = _cheapest(options, what, now[what] - budget)
-    saved = {kind: sum(o.saving(kind, blocks[o.name]) for o in options if o.name in blocks) for kind in now}
-    left = {kind: count - saved[kind] for kind, count in now.items()}
-    return BlockSearch(blocks, {option.name: option.changes for option in options}, left["params"], left.get("macs"))
+    for option in options:
+        for kind in now:
+            now[kind] -= option.savings[kind][blocks.get(option.name, 1)]
+    return BlockSearch(blocks, {option.name: option.changes for option in options}, now["params"], now.get("macs"))
 
 
+@dataclass
 class _Option:
-    """A layer that can be tied: its tied forms, what they change and what they cost, by number of blocks."""
+    """A layer that can be tied, by number of blocks: its tied forms, the savings of each kind, the output's changes."""
 
-    def __init__(self, name: str, layer: nn.Module) -> None:
-        self.name, self.layer = name, layer
-        self.tied: dict[int, nn.Module] = {}
-        self.changes: dict[int, float] = {}
-        self.costs: dict[str, dict[int, int]] = {"params": {1: parameters(layer)}, "macs": {}}  # one block: as it is
-
-    def saving(self, what: str, number: int) -> int:
-        return self.costs[what][1] - self.costs[what][number]
+    name: str
+    tied: dict[int, nn.Module] = field(default_factory=dict)
+    savings: dict[str, dict[int, int]] = field(default_factory=lambda: {"params": {1: 0}, "macs": {1: 0}})
+    changes: dict[int, float] = field(default_factory=dict)
 
 
 def _options(
     model: nn.Module, choices: Sequence[int], filter_fn: FilterFn | Preset | None, trial: Trial | None
 ) -> list[_Option]:
-    odd = [c for c in choices if isinstance(c, bool) or not isinstance(c, int) or c < 1]
-    if odd:
-        raise ValueError(f"search_blocks: choices must be whole numbers from 1, got {odd[0]!r} among them.")
     options: dict[str, _Option] = {}
     for number in sorted(set(choices) - {1}):
-        for choice in placement.choose(model, number, filter_fn, trial):
+        tied: dict[str, nn.Module] = {}
+        for choice in choose(model, number, filter_fn, trial):
             if choice.blocks:
-                option = options.setdefault(choice.name, _Option(choice.name, choice.layer))
-                option.tied[number] = tied_twin(choice.layer, number, "project")
-                option.costs["params"][number] = parameters(option.tied[number])
+                tied[choice.name] = tied_twin(choice.layer, number)
+                option = options.setdefault(choice.name, _Option(choice.name))
+                option.tied[number] = tied[choice.name]
+                option.savings["params"][number] = parameters(choice.layer) - parameters(tied[choice.name])
         if trial is not None:
-            tied = {option.name: option.tied[number] for option in options.values() if number in option.tied}
             macs = try_tied(model, tied, trial)
             for name in tied:
-                options[name].costs["macs"].update({1: trial.macs[name] or 0, number: macs[name] or 0})
+                options[name].savings["macs"][number] = (trial.macs[name] or 0) - (macs[name] or 0)
     return list(options.values())
 
 
@@ -159,72 +140,82 @@ def _budget(now: dict[str, int], params: float | None, macs: float | None) -> tu
     return what, budget
 
 
+@torch.no_grad()
+def _measure(
+    model: nn.Module,
+    options: list[_Option],
+    batches: list[Tensor],
+    init: Init,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Measure how much the model's output changes with each option."""
+    twin = copied(model).eval()
+    with evaluation(model):
+        before = [_output(model, batch) for batch in batches]
+    energy = sum(y.square().sum().item() for y in before)
+    passes = [(option, number) for option in options for number in option.tied]
+    for done, (option, number) in enumerate(passes, start=1):
+        old = twin.get_submodule(option.name)
+        replace(twin, {option.name: option.tied[number]})
+        if init == "data":
+            fit_outputs(twin, model, [option.name], batches)
+        pairs = zip(batches, before, strict=True)
+        change = sum((_output(twin, batch) - y).square().sum().item() for batch, y in pairs)
+        replace(twin, {option.name: old})
+        if not math.isfinite(change):
+            raise ValueError(
+                f"search_blocks: with {option.name!r} tied the model's output is not finite. Are the images?"
+            )
+        option.changes[number] = change / energy if energy > 0 else change
+        if progress is not None:
+            progress(done, len(passes))
+
+
+def _output(model: nn.Module, batch: Tensor) -> Tensor:
+    output: Any = model(batch)
+    if not isinstance(output, Tensor):
+        raise TypeError(f"search_blocks: the model must return a tensor, got {type(output).__name__}.")
+    return output.double()
+
+
 def _cheapest(options: list[_Option], what: str, needed: float) -> dict[str, int]:
     """Return the blocks that save at least ``needed``, step by step where a step costs least for what it saves."""
-    steps = sorted((step for option in options for step in _steps(option, what)), key=lambda step: step.price)
+    steps = sorted(step for option in options for step in _steps(option, what))
     blocks: dict[str, int] = {}
     saved = 0
-    for step in steps:
+    for _, name, number, saving in steps:
         if saved >= needed:
             break
-        blocks[step.name] = step.blocks
-        saved += step.saving
+        blocks[name] = number
+        saved += saving
     if saved < needed:
         raise ValueError(
             f"search_blocks: tying can save {saved} {what} of the {needed:.0f} that the budget asks for. Raise the "
             "budget, give larger choices or let filter_fn take more layers."
         )
-    return _given_back(options, blocks, what, saved - needed)
-
-
-def _given_back(options: list[_Option], blocks: dict[str, int], what: str, spare: float) -> dict[str, int]:
-    """Return fewer blocks where ``spare`` of what was saved allows it, the layers with the largest changes first."""
+    # What was saved beyond that is given back, to the layers with the largest changes first.
+    spare = saved - needed
     chosen = [option for option in options if option.name in blocks]
-    kept = {}
     for option in sorted(chosen, key=lambda option: -option.changes[blocks[option.name]]):
-        present = option.saving(what, blocks[option.name])
-        affordable = {b: c for b, c in {1: 0.0, **option.changes}.items() if present - option.saving(what, b) <= spare}
-        number = min(affordable, key=lambda b: (affordable[b], b))
-        spare -= present - option.saving(what, number)
-        if number > 1:
-            kept[option.name] = number
-    return {name: kept[name] for name in blocks if name in kept}
+        savings = option.savings[what]
+        present = savings[blocks[option.name]]
+        changes = {1: 0.0, **option.changes}
+        affordable = [number for number in changes if present - savings[number] <= spare]
+        blocks[option.name] = min(affordable, key=lambda number: (changes[number], number))
+        spare -= present - savings[blocks[option.name]]
+    return {name: number for name, number in blocks.items() if number > 1}
 
 
-@dataclass(frozen=True)
-class _Step:
-    """From one number of blocks of a layer to a larger one."""
+def _steps(option: _Option, what: str) -> list[tuple[float, str, int, int]]:
+    """Return price, name, blocks and saving of steps to more blocks, each dearer than the one before.
 
-    name: str
-    blocks: int
-    saving: int
-    price: float
-
-
-def _steps(option: _Option, what: str) -> list[_Step]:
-    """Return the steps along the lower hull of change against saving: each is dearer than the one before."""
-    points = sorted((option.saving(what, b), change, b) for b, change in option.changes.items())
-    steps: list[_Step] = []
+    They lie on the lower hull of change against saving.
+    """
+    points = sorted((option.savings[what][number], change, number) for number, change in option.changes.items())
+    steps = []
     saving, change = 0, 0.0
     while points := [point for point in points if point[0] > saving]:
-        price, best = min(((max(0.0, c - change) / (s - saving)), (s, c, b)) for s, c, b in points)
-        steps.append(_Step(option.name, best[2], best[0] - saving, price))
+        price, best = min((max(0.0, c - change) / (s - saving), (s, c, number)) for s, c, number in points)
+        steps.append((price, option.name, best[2], best[0] - saving))
         saving, change = best[0], max(best[1], change)
     return steps
-
-
-def _change(model: nn.Module, layer: nn.Module, tied: nn.Module, batches: list[Tensor], before: list[Tensor]) -> float:
-    replace(model, {id(layer): tied})
-    try:
-        return sum(
-            (_tensor(model(batch)).double() - y.double()).square().sum().item()
-            for batch, y in zip(batches, before, strict=True)
-        )
-    finally:
-        replace(model, {id(tied): layer})
-
-
-def _tensor(output: Any) -> Tensor:
-    if not isinstance(output, Tensor):
-        raise TypeError(f"search_blocks: the model must return a tensor, got {type(output).__name__}.")
-    return output

@@ -1,23 +1,23 @@
 """``tie_``: layers of a model replaced by tied ones, in place."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
-import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from .._checks import named
 from .._meta import copied
-from . import placement
-from .fit import Images, as_batches, evaluation, fit_outputs
-from .placement import Blocks, Choice, FilterFn, Preset
+from .fit import Images, as_batches, fit_outputs
+from .placement import TIED, Blocks, FilterFn, Preset, choose
 from .project import project_bias, project_weight, projection_error
-from .replace import check_root, replace, take_over
+from .replace import check_root, geometry, replace, take_over
 from .report import LayerReport, TieReport
 from .trial import parameters, try_forward, try_tied
 
 Init = Literal["project", "data", "random"]
+
+_ERROR_OF: dict[Init, Literal["weight", "output"] | None] = {"project": "weight", "data": "output", "random": None}
 
 
 def tie_(
@@ -80,7 +80,7 @@ def tie_(
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 10, 1))
         >>> report = tie_(model, blocks=4)
         >>> report.blocks, report.kept[0].reason
-        ({'2': 4}, 'in_channels 3 is no multiple of 4 blocks')
+        ({'2': 4}, 'in_channels 3 is not a multiple of 4 blocks')
         >>> model[2].weight.shape
         torch.Size([2, 2, 3, 3])
     """
@@ -97,112 +97,66 @@ def tie_(
         batches = [] if images is None else as_batches(images)
         first = batches[0][:1] if batches else None
         trial = try_forward(model, first if example_inputs is None else example_inputs)
-    choices = placement.choose(model, blocks, filter_fn, trial)
-    chosen = [choice for choice in choices if choice.blocks]
+    choices = choose(model, blocks, filter_fn, trial)
+    chosen = {choice.name: choice for choice in choices if choice.blocks}
     if not chosen:
         reasons = dict.fromkeys(choice.reason for choice in choices)
         raise ValueError(
             f"tie_: none of the {len(choices)} convolution and linear layers can be tied "
             f"({'; '.join(reasons) or 'there is none'}). Nothing was changed. Choose other blocks or another filter_fn."
         )
-    before = parameters(model)
-    tied = {id(choice.layer): tied_twin(choice.layer, choice.blocks, init) for choice in chosen}
-    macs: tuple[Mapping[str, int | None], Mapping[str, int | None]] = ({}, {})  # of the layers, before and after
-    if trial is not None:
-        macs = (trial.macs, try_tied(model, {choice.name: tied[id(choice.layer)] for choice in chosen}, trial))
+    tied: dict[str, Any] = {name: tied_twin(choice.layer, choice.blocks, init) for name, choice in chosen.items()}
+    macs = {} if trial is None else trial.macs
+    tied_macs = {} if trial is None else try_tied(model, tied, trial)
     errors: dict[str, float | None] = {}
     if init == "project":
-        errors = {choice.name: _weight_error(choice.layer, tied[id(choice.layer)]) for choice in chosen}
+        errors = {name: _weight_error(choice.layer, tied[name]) for name, choice in chosen.items()}
     elif init == "data":
-        tied, errors = _fitted(model, chosen, tied, batches, progress)
+        twin = copied(model)  # an error leaves the model as it is
+        replace(twin, tied)
+        errors = {**fit_outputs(twin, model, tied, batches, progress)}
+    before = parameters(model)
     replace(model, tied)
-    return TieReport(
-        tuple(_row(choice, tied.get(id(choice.layer), choice.layer), *macs, errors) for choice in choices),
-        before,
-        parameters(model),
-        None if trial is None else trial.input_shapes,
-        {"project": "weight", "data": "output"}.get(init),  # type: ignore[arg-type]
-    )
-
-
-def tied_twin(layer: Any, blocks: int, init: Init) -> nn.Module:
-    """Build the tied layer that takes the place of ``layer``."""
-    device: Any = layer.weight.device if init == "random" else "meta"
-    common = {"bias": layer.bias is not None, "device": device, "dtype": layer.weight.dtype, "blocks": blocks}
-    made: Any
-    if isinstance(layer, nn.Linear):
-        groups = 1
-        made = placement.TIED[nn.Linear](layer.in_features, layer.out_features, **common)
-    else:
-        groups = layer.groups
-        made = placement.TIED[type(layer)](
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            groups,
-            padding_mode=layer.padding_mode,
-            **common,
+    rows = (
+        LayerReport(
+            choice.name,
+            _kind(choice.layer),
+            choice.blocks or 1,
+            choice.reason,
+            parameters(choice.layer),
+            parameters(tied.get(choice.name, choice.layer)),
+            macs.get(choice.name),
+            tied_macs.get(choice.name),
+            errors.get(choice.name),
         )
-    if init == "random":
-        take_over(made, layer, made.weight, made.bias)
+        for choice in choices
+    )
+    shapes = None if trial is None else trial.input_shapes
+    return TieReport(tuple(rows), before, parameters(model), shapes, _ERROR_OF[init])
+
+
+def tied_twin(layer: Any, blocks: int, init: Init = "project") -> nn.Module:
+    """Build the tied layer that takes the place of ``layer``."""
+    if isinstance(layer, nn.Linear):
+        groups, sizes, shape = 1, (layer.in_features, layer.out_features), {}
     else:
+        groups, sizes = layer.groups, (layer.in_channels, layer.out_channels)
+        shape = {**geometry(layer), "groups": groups}
+    kept = {"bias": layer.bias is not None, "dtype": layer.weight.dtype}
+    device = layer.weight.device if init == "random" else "meta"
+    made: Any = TIED[type(layer)](*sizes, **shape, **kept, device=device, blocks=blocks)
+    weight, bias = made.weight, made.bias
+    if init != "random":
+        weight = project_weight(layer.weight, groups=groups, blocks=blocks)
         bias = None if layer.bias is None else project_bias(layer.bias, groups=groups, blocks=blocks)
-        take_over(made, layer, project_weight(layer.weight, groups=groups, blocks=blocks), bias)
+    take_over(made, layer, weight, bias)
     return made
 
 
-def _fitted(
-    model: nn.Module,
-    chosen: list[Choice],
-    tied: dict[int, nn.Module],
-    batches: list[torch.Tensor],
-    progress: Callable[[int, int], None] | None,
-) -> tuple[dict[int, nn.Module], dict[str, float | None]]:
-    """Return the tied layers fitted to the images, in a copy of the model: an error leaves the model as it is."""
-    with torch.no_grad():
-        twin = copied(model)
-        replace(twin, {id(twin.get_submodule(choice.name)): tied[id(choice.layer)] for choice in chosen})
-        done = 0
-
-        def advance() -> None:
-            nonlocal done
-            done += 1
-            if progress is not None:
-                progress(done, len(chosen))
-
-        with evaluation(twin), evaluation(model):
-            errors = fit_outputs(twin, model, [choice.name for choice in chosen], batches, advance)
-    return tied, dict(errors)
-
-
 def _weight_error(layer: Any, tied: Any) -> float | None:
-    if layer.weight.is_meta:
-        return None
-    return projection_error(layer.weight, tied.weight, blocks=tied.blocks)
+    return None if layer.weight.is_meta else projection_error(layer.weight, tied.weight, blocks=tied.blocks)
 
 
-def _row(
-    choice: Choice,
-    after: nn.Module,
-    macs: Mapping[str, int | None],
-    tied_macs: Mapping[str, int | None],
-    errors: Mapping[str, float | None],
-) -> LayerReport:
-    layer: Any = choice.layer
-    kind = type(layer).__name__
-    if isinstance(layer, _ConvNd):
-        kind += f" {'x'.join(map(str, layer.kernel_size))}"
-    return LayerReport(
-        choice.name,
-        kind,
-        choice.blocks or 1,
-        choice.reason,
-        parameters(layer),
-        parameters(after),
-        macs.get(choice.name),
-        tied_macs.get(choice.name),
-        errors.get(choice.name),
-    )
+def _kind(layer: Any) -> str:
+    kernel = f" {'x'.join(map(str, layer.kernel_size))}" if isinstance(layer, _ConvNd) else ""
+    return type(layer).__name__ + kernel

@@ -104,7 +104,7 @@ def try_tied(model: nn.Module, tied: Mapping[str, nn.Module], trial: Trial) -> d
         ValueError: if the pass fails or does not call one of them.
     """
     twin = trial.copy(model)
-    replace(twin, {id(twin.get_submodule(name)): trial.copy(layer) for name, layer in tied.items()})
+    replace(twin, {name: trial.copy(layer) for name, layer in tied.items()})
     advice = "Nothing was changed. Leave the layer out, with blocks or filter_fn."
     try:
         macs = _run(twin, _listed(twin), trial.inputs, trial.saving)

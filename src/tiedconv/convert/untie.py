@@ -9,18 +9,18 @@ from .._meta import reparametrized
 from ..nn import SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
 from ..ops import layout
 from .placement import has_hooks, parameter_owners
-from .replace import TIED_LAYERS, check_root, replace, take_over
+from .replace import TIED_LAYERS, check_root, geometry, replace, take_over
 
 Form = Literal["grouped", "dense"]
 
-_CONVS = {TiedConv1d: nn.Conv1d, TiedConv2d: nn.Conv2d, TiedConv3d: nn.Conv3d}
+_CONVS = {TiedConv1d: nn.Conv1d, TiedConv2d: nn.Conv2d, TiedConv3d: nn.Conv3d, SplitTiedConv2d: nn.Conv2d}
 
 
 def untie_(model: nn.Module, form: Form = "grouped") -> list[str]:
     r"""Replace every tied layer of a model by an ordinary layer that computes the same, in place.
 
     For tools that know torch's layers only, and to train on with the ties cut. The model grows: a tied weight is
-    written out for each of its blocks. To infer, :func:`tiedconv.export.deploy` makes a faster network.
+    written out for each of its blocks. For inference, :func:`tiedconv.export.deploy` makes a faster network.
 
     Args:
         model: any module with tied layers.
@@ -46,16 +46,15 @@ def untie_(model: nn.Module, form: Form = "grouped") -> list[str]:
     with named("untie_"):
         check_root(model)
         layers = tied_layers(model)
-    replace(model, {id(layer): _untied(layer, form) for layer in layers.values()})
+    replace(model, {name: _untied(layer, form) for name, layer in layers.items()})
     return list(layers)
 
 
 def tied_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the tied layers of a model by name, each of which an ordinary layer can replace.
+    """Return the tied layers of a model by name.
 
     Raises:
-        ValueError: if a layer would lose its hooks, its parametrization or what makes it a subclass, or shares a
-            parameter.
+        ValueError: if an ordinary layer cannot replace one of them, as :func:`untie_` says.
     """
     layers: dict[str, nn.Module] = {name: m for name, m in model.named_modules() if isinstance(m, TIED_LAYERS)}
     owners = parameter_owners(model)
@@ -104,20 +103,16 @@ def merged_splits(conv: SplitTiedConv2d) -> tuple[Tensor, int]:
 
 
 def conv_with(layer: Any, weight: Tensor, groups: int) -> nn.Module:
-    """Return an ordinary convolution of the geometry of a tied one, with another weight, as wide as that is."""
+    """Return an ordinary convolution with the geometry of a tied one and another weight, which says how wide it is."""
     bias = getattr(layer, "bias", None)
     if bias is not None:
         bias = layout.repeat_for_groups(bias, groups=layer.groups, blocks=layer.blocks)
-    conv = _CONVS.get(type(layer), nn.Conv2d)(
+    conv = _CONVS[type(layer)](
         weight.shape[1] * groups,
         weight.shape[0],
-        layer.kernel_size,
-        layer.stride,
-        layer.padding,
-        layer.dilation,
-        groups,
+        **geometry(layer),
+        groups=groups,
         bias=bias is not None,
-        padding_mode=getattr(layer, "padding_mode", "zeros"),
         device="meta",
     )
     take_over(conv, layer, weight, bias)

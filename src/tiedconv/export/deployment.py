@@ -56,7 +56,7 @@ def deploy(model: nn.Module) -> nn.Module:
         check_open(model)
         tied_layers(model)  # before anything is copied
     root = nn.ModuleList([copied(model)])  # what holds a model that is itself a tied layer
-    replace(root, {id(layer): _ordinary(layer) for layer in tied_layers(root).values()})
+    replace(root, {name: _ordinary(layer) for name, layer in tied_layers(root).items()})
     root.eval()
     return root[0]
 
