@@ -1,17 +1,19 @@
 """Accuracy and speed of an exported classifier beside its int8 twin."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from ..data import ClassificationData
 from ..export import ExportedFile, Layout
 from ..export.formats import ENGINES, Format, int8_path
 from ..export.quantize import load_nncf
-from .timer import Quartiles, interleaved
+from .timer import Progress, Quartiles, interleaved
 
 CALIBRATION_IMAGES = 256
 
@@ -93,7 +95,12 @@ def check_fits(model: nn.Module, data: ClassificationData, input_size: Sequence[
 
 
 def compare_int8(
-    file: ExportedFile, format: Format, data: ClassificationData, *, rounds: int = 20
+    file: ExportedFile,
+    format: Format,
+    data: ClassificationData,
+    *,
+    rounds: int = 20,
+    progress: Progress = lambda *_: None,
 ) -> tuple[FileRow, FileRow]:
     """Write the int8 twin of a float32 file beside it, and measure both on validation images.
 
@@ -102,6 +109,7 @@ def compare_int8(
         format: ``"onnx"`` or ``"openvino"``.
         data: whose training images calibrate the int8 file (256, or all if there are fewer).
         rounds: measured calls of both files, in turns.
+        progress: told what is being done.
 
     Returns:
         The float32 file and the int8 one.
@@ -110,23 +118,34 @@ def compare_int8(
         RuntimeError: as :func:`tiedconv.export.quantize_onnx`.
     """
     engine = ENGINES[format]
+    progress("calibrating the int8 file", 0, None)
     small = engine.quantize(file.path, data.training_images(CALIBRATION_IMAGES), int8_path(file.path))
     files = {"float32": file, "int8": small}
     runs = {name: engine.open(written.path) for name, written in files.items()}
     images, _ = next(iter(data.val_dataloader()))
-    times = interleaved({name: partial(run, images) for name, run in runs.items()}, rounds=rounds)
+    times = interleaved(
+        {name: partial(run, images) for name, run in runs.items()},
+        rounds=rounds,
+        progress=partial(progress, "timing both files"),
+    )
     float32, int8 = (
         FileRow(
             name,
             files[name],
             len(images),
-            top1(run, data.val_dataloader()),
+            top1(run, _shown(data.val_dataloader(), f"classifying with {name}", progress)),
             Quartiles.of([len(images) / seconds for seconds in times[name].seconds]),
             times[name].speedup_over(times["float32"]),
         )
         for name, run in runs.items()
     )
     return float32, int8
+
+
+def _shown(loader: DataLoader[Any], what: str, progress: Progress) -> Iterator[Any]:
+    for done, batch in enumerate(loader):
+        progress(what, done, len(loader))
+        yield batch
 
 
 def top1(run: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> float:

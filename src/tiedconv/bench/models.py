@@ -15,7 +15,7 @@ from .machine import check_device
 from .memory import train_step_peak_memory
 from .operators import FORMATS, MemoryFormat
 from .steps import inference, train_step
-from .timer import Quartiles, Timing, describe_error, interleaved, try_interleaved
+from .timer import Progress, Quartiles, Timing, describe_error, interleaved, try_interleaved
 
 Quantity = Literal["latency", "throughput", "train", "memory"]
 Precision = Literal["float32", "bfloat16"]
@@ -187,10 +187,15 @@ class ModelRow:
         }
 
 
-def measure(options: ModelOptions, quantity: Quantity) -> list[ModelRow]:
+def measure(options: ModelOptions, quantity: Quantity, progress: Progress = lambda *_: None) -> list[ModelRow]:
     """Measure one quantity of all models in all engines and memory formats, in turns.
 
     What fails has a row with the error; the others are measured nevertheless.
+
+    Args:
+        options: what to measure.
+        quantity: one that ``options`` has.
+        progress: told what is being done.
     """
     batch = 1 if quantity == "latency" else options.batch
     rows = [
@@ -199,22 +204,29 @@ def measure(options: ModelOptions, quantity: Quantity) -> list[ModelRow]:
         for memory_format in (options.memory_formats if engine in IN_TORCH else [None])
         for model in options.models
     ]
-    rows = [_peak(row, options) for row in rows] if quantity == "memory" else _times(rows, options)
+    rows = (_peaks if quantity == "memory" else _times)(rows, options, progress)
     return _compare(rows, options.models[0])
 
 
-def _times(rows: list[ModelRow], options: ModelOptions) -> list[ModelRow]:
+def _times(rows: list[ModelRow], options: ModelOptions, progress: Progress) -> list[ModelRow]:
+    quantity = rows[0].quantity
     steps: dict[str, Callable[[], object]] = {}
     failed: dict[str, str] = {}
     engines = {row.engine for row in rows}
     with compiler() if "compiled" in engines else nullcontext():
-        for row in rows:
+        for place, row in enumerate(rows):
+            progress(f"{quantity}: preparing", place, len(rows))
             try:
                 steps[row.label] = _step(row, options)
             except Exception as error:  # whatever an export or a model raises, the others are still measured
                 failed[row.label] = describe_error(error)
-        rest = REST if len(engines) > 1 else 0
-        timings, broken = try_interleaved(steps, rounds=options.rounds, device=options.device, rest=rest)
+        timings, broken = try_interleaved(
+            steps,
+            rounds=options.rounds,
+            device=options.device,
+            rest=REST if len(engines) > 1 else 0,
+            progress=partial(progress, f"{quantity}: rounds"),
+        )
     failed |= broken
     return [replace(row, timing=timings.get(row.label), error=failed.get(row.label, "")) for row in rows]
 
@@ -235,6 +247,15 @@ def _step(row: ModelRow, options: ModelOptions) -> Callable[[], object]:
             model.compile(dynamic=False)
         return train_step(model, images)
     return inference(prepare(row.engine, model, images, memory_format), images)
+
+
+def _peaks(rows: list[ModelRow], options: ModelOptions, progress: Progress) -> list[ModelRow]:
+    measured: list[ModelRow] = []
+    for row in rows:
+        progress("memory", len(measured), len(rows))
+        measured.append(_peak(row, options))
+    progress("memory", len(rows), len(rows))
+    return measured
 
 
 def _peak(row: ModelRow, options: ModelOptions) -> ModelRow:

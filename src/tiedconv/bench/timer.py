@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
+Progress = Callable[[str, int, int | None], None]
+"""Called with what is being done, how much of it is done, and its total, if that is known."""
+
 
 @dataclass(frozen=True)
 class Quartiles:
@@ -70,6 +73,7 @@ def interleaved(
     device: torch.device | str = "cpu",
     seed: int = 0,
     rest: float = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Timing]:
     """Call every function once per round and return the times of the calls, by the functions' names.
 
@@ -84,6 +88,7 @@ def interleaved(
             work, launches included.
         seed: of the order.
         rest: seconds to wait before each call, in which other functions' threads come to rest.
+        progress: called after each round with the number of rounds done and their total, warm-up included.
     """
     device = torch.device(device)
     clock = _cuda_seconds if device.type == "cuda" else _cpu_seconds
@@ -95,6 +100,8 @@ def interleaved(
             elapsed = clock(functions[name], device)
             if i >= warmup:
                 seconds[name].append(elapsed)
+        if progress:
+            progress(i + 1, warmup + rounds)
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
@@ -104,6 +111,7 @@ def try_interleaved(
     rounds: int,
     device: torch.device | str = "cpu",
     rest: float = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, Timing], dict[str, str]]:
     """As :func:`interleaved`, but a function that raises drops out and the others go on.
 
@@ -111,7 +119,7 @@ def try_interleaved(
         The times of those that never failed, and the errors of the others as text, both by name.
     """
     guarded = {name: _Guarded(function) for name, function in functions.items()}
-    times = interleaved(guarded, rounds=rounds, device=device, rest=rest)
+    times = interleaved(guarded, rounds=rounds, device=device, rest=rest, progress=progress)
     failed = {name: call.error for name, call in guarded.items() if call.error}
     return {name: timing for name, timing in times.items() if name not in failed}, failed
 

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import torch
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
 from .. import __version__
@@ -17,7 +15,7 @@ from ..models.inputs import as_seen, label_names
 from ..report.gradcam_report import ModelCams, write_gradcam
 from ..report.page import random_note
 from ..report.style import class_name
-from ._console import table_console
+from ._console import Progress, table_console
 from ._inputs import check_output, command, facts, load
 
 
@@ -55,9 +53,8 @@ def gradcam(
         names = list(*told) or None
     photos: list[Path] = []
     found: list[ModelCams] = []
-    errors = Console(stderr=True)
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
-        for entry in progress.track(given, description="explaining"):
+    with Progress() as progress:
+        for entry in progress.each("explaining", given, len(given)):
             files = entry.photos(images)
             (batch,) = files.batches(range(len(files))[:limit], limit)
             targets = None if target is None else torch.full((len(batch),), target)

@@ -1,14 +1,12 @@
 """``tiedconv analyze occlusion``."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
 from .. import __version__
@@ -19,7 +17,7 @@ from ..metrics.coco import Kind, read_annotations, read_results
 from ..report.occlusion_plots import draw_occlusion
 from ..report.occlusion_report import write_occlusion_report
 from ..report.page import quiet_about_glyphs
-from ._console import table_console
+from ._console import Progress, table_console
 from ._inputs import command
 
 
@@ -58,14 +56,18 @@ def occlusion(
         check_writable("output", output / name)
     require("matplotlib", extra="analysis")  # not after the evaluation
     truth = read_annotations(annotations, kind)
-    for file in (file for group in files.values() for file in group):
+    paths = [file for group in files.values() for file in group]
+    for file in paths:
         read_results(file, truth, kind)  # a mistake in the last one must not come to light after an hour
-    errors = Console(stderr=True)
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
-        task = progress.add_task("evaluating", total=sum(map(len, files.values())))
+    with Progress() as progress:
+        todo = progress.each("evaluating files of detections", paths, len(paths))
         report = analyze_occlusion(
             truth,
-            {label: _load(group, truth, kind, lambda: progress.advance(task)) for label, group in files.items()},
+            # read one after the other, so that only one is held in memory
+            {
+                label: (read_results(file, truth, kind) for file in islice(todo, len(group)))
+                for label, group in files.items()
+            },
             kind=kind,
             regions=regions,
             edges=edges,
@@ -114,15 +116,6 @@ def _files(predictions: Sequence[str]) -> dict[str, list[Path]]:
             raise ValueError(f"predictions must be label=file, separated by commas, got {given!r}.")
         files.setdefault(label, []).append(Path(name))
     return files
-
-
-def _load(
-    files: Sequence[Path], truth: Mapping[str, Any], kind: Kind, advance: Callable[[], None]
-) -> Iterator[list[dict[str, Any]]]:
-    """Read one file after the other, so that only one is held in memory."""
-    for file in files:
-        yield read_results(file, truth, kind)
-        advance()
 
 
 _OF: dict[Regions, str] = {"boxes": "boxes", "masks": "visible masks", "amodal": "whole objects"}

@@ -1,15 +1,13 @@
 """``tiedconv analyze similarity``."""
 
 from collections.abc import Sequence
-from functools import partial
-from itertools import zip_longest
+from itertools import islice, zip_longest
+from math import ceil
 from pathlib import Path
 
 import torch
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
 from .. import __version__
@@ -20,7 +18,7 @@ from ..compare.runner import default_device
 from ..models.inputs import input_size
 from ..report.page import random_note
 from ..report.similarity_report import ModelSimilarity, similarity_json, write_similarity_plots, write_similarity_report
-from ._console import table_console
+from ._console import Progress, table_console
 from ._inputs import check_output, command, facts, load
 
 
@@ -65,22 +63,24 @@ def similarity(
         few = min(1, max_channels) or 1
         filter_similarity(entry.model.to(place), layers, blank, max_channels=few, batch_size=batch_size)
     found: list[ModelSimilarity] = []
-    errors = Console(stderr=True)
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
+    with Progress() as progress:
         files = given[0].photos(images)
         chosen = evenly_spaced(len(files), limit)
-        for i in progress.track(chosen, description="reading"):
+        for i in progress.each("reading the photos", chosen, len(chosen)):
             files[i]  # a broken photo comes to light in seconds, not after hours
+        count = ceil(len(chosen) / batch_size)
+        batches = progress.each(
+            f"comparing filters on batches of {batch_size}",
+            (batch for entry in given for batch in entry.photos(images).batches(chosen, batch_size)),
+            len(given) * count,
+        )
         for entry in given:
-            task = progress.add_task(escape(entry.label), total=len(chosen))
-            files = entry.photos(images)
             measured = filter_similarity(
                 entry.model,
                 layers,
-                (batch.to(place) for batch in files.batches(chosen, batch_size)),
+                (batch.to(place) for batch in islice(batches, count)),
                 max_channels=channels,
                 batch_size=batch_size,
-                progress=partial(progress.advance, task),
             )
             found.append(ModelSimilarity(entry.label, entry.weights, entry.random, measured))
             settings = {"tiedconv": __version__, "images": len(chosen), "max_channels": channels}

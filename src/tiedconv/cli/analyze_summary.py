@@ -5,9 +5,7 @@ from math import ceil
 from pathlib import Path
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
 from .. import __version__
@@ -15,7 +13,7 @@ from ..analysis import evenly_spaced
 from ..analysis.summary import summarize
 from ..report.page import random_note
 from ..report.summary_report import HEAD, NOTE, ModelSummary, summary_cells, write_summary
-from ._console import table_console
+from ._console import Progress, table_console
 from ._inputs import check_output, command, facts, load
 
 _BATCH = 8
@@ -47,15 +45,14 @@ def summary(
     given = load(models, checkpoints, pretrained)
     found: list[ModelSummary] = []
     count = 0
-    errors = Console(stderr=True)
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
-        for entry in given:
+    with Progress() as progress:
+        for number, entry in enumerate(given, start=1):
             files = entry.photos(images)
             chosen = evenly_spaced(len(files), limit)
             count = len(chosen)
             batches = files.batches(chosen, _BATCH)
-            tracked = progress.track(batches, ceil(count / _BATCH), description=escape(entry.label))
-            layers = summarize(entry.model, tracked)
+            what = f"{entry.label}, model {number} of {len(given)}"
+            layers = summarize(entry.model, progress.each(what, batches, ceil(count / _BATCH)))
             found.append(ModelSummary(entry.label, entry.weights, entry.random, layers))
     console = table_console()
     for model in found:

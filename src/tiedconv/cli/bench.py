@@ -1,14 +1,13 @@
 """``tiedconv bench operators`` and ``tiedconv bench models``."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from .._files import check_writable
@@ -18,7 +17,7 @@ from ..bench.machine import check_device, keep_freed_memory
 from ..bench.models import UNITS, Precision, Quantity
 from ..bench.operators import REFERENCE, MemoryFormat, OperatorRow, Sweep, cases, time_case
 from ..bench.results import Results
-from ._console import table_console
+from ._console import Progress, table_console
 
 
 def operators(
@@ -62,8 +61,9 @@ def operators(
     todo = cases(sweep, blocks=blocks, batch=batch, kernel=kernel, memory_formats=formats)
     options = {"sweep": sweep, "batch": todo[0].batch, "train": train, "dtype": dtype, "rounds": rounds}
     results = Results("operators", describe_machine(place), options)
-    for case in _progress(todo):
-        results.add([time_case(case, train=train, dtype=getattr(torch, dtype), device=place, rounds=rounds)], json)
+    with Progress() as progress:
+        for case in progress.each("timing convolutions", todo, len(todo)):
+            results.add([time_case(case, train=train, dtype=getattr(torch, dtype), device=place, rounds=rounds)], json)
     console = table_console()
     for name in formats:
         console.print(_operator_table([row for row in results.rows if row.case.memory_format == name], results))
@@ -132,10 +132,11 @@ def models(
     console = table_console()
     packages = [engine for engine in engines if engine not in IN_TORCH]
     results = Results("models", describe_machine(place, packages), asdict(chosen))
-    for quantity in _progress(chosen.measurable()):
-        measured = measure(chosen, quantity)
-        results.add(measured, json)
-        console.print(_model_table(measured))
+    with Progress() as progress:
+        for quantity in chosen.measurable():
+            measured = measure(chosen, quantity, progress)
+            results.add(measured, json)
+            console.print(_model_table(measured))
     _finish(console, results, json, plot)
 
 
@@ -156,11 +157,6 @@ def _check(device: str, threads: int | None, rounds: int, json: Path | None, plo
         check_writable("plot", plot)
     keep_freed_memory()
     return check_device(device)
-
-
-def _progress(todo: list[Any]) -> Iterable[Any]:
-    console = Console(stderr=True)
-    return track(todo, "measuring", console=console, transient=True, disable=not console.is_terminal)
 
 
 def _finish(console: Console, results: Results, json: Path | None, plot: Path | None) -> None:

@@ -14,7 +14,7 @@ from ..compare import Budget, Detector, ModelSpec, compare_detectors
 from ..compare import compare as compare_classifiers
 from ..compare.results import Comparison, ModelResult, metric_name
 from ..data import ClassificationData, DetectionData
-from ._console import table_console
+from ._console import log, table_console
 
 
 def compare(
@@ -47,7 +47,7 @@ def compare(
     options: dict[str, Any] = {
         "title": title,
         "command": ["tiedconv", *sys.argv[1:]],
-        "say": lambda line: console.print(line, highlight=False, markup=False),
+        "say": log,
     }
     if isinstance(data, DetectionData):
         comparison = compare_detectors(specs, data, detector, budget, list(seeds), output, **options)

@@ -17,7 +17,7 @@ from ..models import build_model
 from ..models.inputs import check_images
 from ..models.inputs import input_size as made_for
 from ..models.named import TORCHVISION, is_random
-from ._console import table_console
+from ._console import Progress, table_console
 
 
 def export(
@@ -83,12 +83,15 @@ def export(
         data.prepare_data()
         check_fits(network, data, size)
         check_images(network, data.pretrained_cfg)
-    file = write_format(
-        network, output, format, layout, input_size=size, dynamic_size=dynamic_size, batch_size=batch_size
-    )
+    with Progress() as progress:
+        progress("writing the file, and checking what it computes")
+        file = write_format(
+            network, output, format, layout, input_size=size, dynamic_size=dynamic_size, batch_size=batch_size
+        )
+        rows = compare_int8(file, format, data, rounds=rounds, progress=progress) if data else ()
     console.print(_table(network, layout, file.path, file.bytes, file))
     if data:
-        console.print(_int8_table(compare_int8(file, format, data, rounds=rounds), data))
+        console.print(_int8_table(rows, data))
 
 
 def _int8_table(rows: Sequence[FileRow], data: ClassificationData) -> Table:
