@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,7 +16,7 @@ from torchvision.transforms.functional import to_pil_image
 from ..analysis.similarity import filter_similarity
 from ..bench import Quartiles, throughput, train_step_peak_memory
 from ..data import ClassificationData
-from ..export import ExportedFile, deploy, open_onnx, to_onnx
+from ..export import deploy, open_onnx, to_onnx
 from ..metrics.counts import count
 from ..models import build_model
 from ..report.page import encoded
@@ -171,24 +170,18 @@ def _measure(results: list[ModelResult], data: ClassificationData, budget: Budge
 
 def _measure_deployed(results: list[ModelResult], data: ClassificationData, say: Say) -> list[ModelResult]:
     """Add file size and throughput of the deployed networks in ONNX Runtime, at the batch size of the training."""
-    if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]:
-        say(f"deployed speed is not measured without {', '.join(missing)}: pip install 'tiedconv[export]' brings them")
-        return results
-    files: dict[str, ExportedFile] = {}
+    images = torch.randn(data.batch_size, *data.input_size)
+    bytes_: dict[str, int] = {}
+    calls: dict[str, Callable[[], object]] = {}
     with TemporaryDirectory() as folder:
         for i, result in enumerate(results):
             network = deploy(_builder(result, data)())
             try:
                 file = to_onnx(network, f"{folder}/{i}.onnx", input_size=data.input_size, dynamic_size=False)
-            except (RuntimeError, TypeError, ValueError) as error:  # the other models are still measured
+            except (ImportError, RuntimeError, TypeError, ValueError) as error:  # the other models are still measured
                 say(f"deployed speed of {result.label} is not measured: {error}")
                 continue
-            files[result.label] = file
-        images = torch.randn(data.batch_size, *data.input_size)
-        speeds = rates({label: partial(open_onnx(f.path), images) for label, f in files.items()}, len(images))
-    return [
-        replace(r, deployed_images_per_s=speeds[r.label], deployed_bytes=files[r.label].bytes)
-        if r.label in files
-        else r
-        for r in results
-    ]
+            bytes_[result.label] = file.bytes
+            calls[result.label] = partial(open_onnx(file.path), images)
+        speeds = rates(calls, len(images))
+    return [replace(r, deployed_images_per_s=speeds.get(r.label), deployed_bytes=bytes_.get(r.label)) for r in results]
