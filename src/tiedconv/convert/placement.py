@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import pairwise, takewhile
@@ -211,34 +211,46 @@ def parameter_owners(model: nn.Module) -> dict[int, list[str]]:
     return owners
 
 
-def has_hooks(module: nn.Module) -> bool:
+def _has_hooks(module: nn.Module) -> bool:
     """Whether hooks see the calls of ``module``, or a ``forward`` of its own replaces that of its class."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(hooks) or "forward" in vars(module)
+
+
+def bound(layer: nn.Module, kinds: Container[type], owners: Mapping[int, list[str]]) -> str:
+    """Return why no other layer can take the place of one, or "".
+
+    Args:
+        layer: to be replaced.
+        kinds: the classes that can be.
+        owners: of the model's parameters.
+    """
+    if is_parametrized(layer):
+        return "parametrized; torch.nn.utils.parametrize.remove_parametrizations makes it an ordinary layer"
+    if type(layer) not in kinds:
+        return f"a {type(layer).__name__}, which computes in a way of its own"
+    if _has_hooks(layer):
+        return "it has hooks, which would be lost; remove them first"
+    if shared := [owner for p in layer.parameters() for owner in owners[id(p)] if len(owners[id(p)]) > 1]:
+        return f"it shares a parameter: {', '.join(dict.fromkeys(shared))}"
+    return ""
 
 
 def _obstacle(layer: nn.Module, owners: Mapping[int, list[str]]) -> str:
     """Return why a layer cannot be tied with any number of blocks, or ""."""
     if isinstance(layer, TIED_LAYERS):
         return "tied already"
-    if is_parametrized(layer):
-        return "parametrized; torch.nn.utils.parametrize.remove_parametrizations makes it an ordinary layer"
     if isinstance(layer, nn.modules.conv._ConvTransposeNd):
         return "a transposed convolution"
     if "quantized" in type(layer).__module__:
         return "quantised"
-    if type(layer) not in TIED:
-        return f"a {type(layer).__name__}, which computes in a way of its own"
-    if has_hooks(layer):
-        return "it has hooks, which would be lost; remove them first"
+    if reason := bound(layer, TIED, owners):
+        return reason
     if extra := {*layer._parameters, *layer._buffers, *layer._modules} - {"weight", "bias"}:
         return f"it holds more than weight and bias: {', '.join(sorted(extra))}"
-    weights = [p for p in layer._parameters.values() if p is not None]
-    for weight in weights:
+    for weight in layer.parameters():
         if type(weight) is not nn.Parameter or not (weight.is_floating_point() or weight.is_complex()):
             return f"its weight is a {type(weight).__name__} of {weight.dtype}"
-    if shared := [owner for w in weights for owner in owners[id(w)] if len(owners[id(w)]) > 1]:
-        return f"it shares a parameter: {', '.join(dict.fromkeys(shared))}"
     if isinstance(layer, _ConvNd) and layer.groups == layer.in_channels > 1:
         return "depthwise: a filter sees one channel"
     return ""

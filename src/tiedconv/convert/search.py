@@ -1,7 +1,7 @@
 """How many blocks each layer gets, for a budget of parameters or multiply-adds, by output sensitivity."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .._checks import named
 from .._meta import copied
-from .fit import Images, as_batches, evaluation, fit_outputs
+from .fit import Images, Progress, as_batches, evaluation, fit_outputs
 from .placement import FilterFn, Preset, choose
 from .replace import check_root, replace
 from .tie import Init, tied_twin
@@ -45,7 +45,7 @@ def search_blocks(
     choices: Sequence[int] = (2, 4, 8),
     filter_fn: FilterFn | Preset | None = None,
     init: Init = "project",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> BlockSearch:
     r"""Choose the blocks of each layer for a budget, so that the model's output changes little.
 
@@ -89,39 +89,38 @@ def search_blocks(
     options = _options(model, choices, filter_fn, trial)
     _measure(model, options, batches, init, progress)
     blocks = _cheapest(options, what, now[what] - budget)
-    for option in options:
+    for name, number in blocks.items():
         for kind in now:
-            now[kind] -= option.savings[kind][blocks.get(option.name, 1)]
-    return BlockSearch(blocks, {option.name: option.changes for option in options}, now["params"], now.get("macs"))
+            now[kind] -= options[name].savings[kind][number]
+    sensitivities = {name: {b: c for b, c in option.changes.items() if b > 1} for name, option in options.items()}
+    chosen = {name: number for name, number in blocks.items() if number > 1}
+    return BlockSearch(chosen, sensitivities, now["params"], now.get("macs"))
 
 
 @dataclass
 class _Option:
-    """A layer that can be tied, by number of blocks: its tied forms, the savings of each kind, the output's changes."""
+    """A layer that can be tied: by number of blocks, what it becomes, what that saves and how the output changes."""
 
-    name: str
     tied: dict[int, nn.Module] = field(default_factory=dict)
     savings: dict[str, dict[int, int]] = field(default_factory=lambda: {"params": {1: 0}, "macs": {1: 0}})
-    changes: dict[int, float] = field(default_factory=dict)
+    changes: dict[int, float] = field(default_factory=lambda: {1: 0.0})
 
 
 def _options(
     model: nn.Module, choices: Sequence[int], filter_fn: FilterFn | Preset | None, trial: Trial | None
-) -> list[_Option]:
+) -> dict[str, _Option]:
     options: dict[str, _Option] = {}
     for number in sorted(set(choices) - {1}):
-        tied: dict[str, nn.Module] = {}
-        for choice in choose(model, number, filter_fn, trial):
-            if choice.blocks:
-                tied[choice.name] = tied_twin(choice.layer, number)
-                option = options.setdefault(choice.name, _Option(choice.name))
-                option.tied[number] = tied[choice.name]
-                option.savings["params"][number] = parameters(choice.layer) - parameters(tied[choice.name])
-        if trial is not None:
-            macs = try_tied(model, tied, trial)
-            for name in tied:
-                options[name].savings["macs"][number] = (trial.macs[name] or 0) - (macs[name] or 0)
-    return list(options.values())
+        layers = {c.name: c.layer for c in choose(model, number, filter_fn, trial) if c.blocks}
+        tied = {name: tied_twin(layer, number) for name, layer in layers.items()}
+        macs = {} if trial is None else try_tied(model, tied, trial)
+        for name, layer in layers.items():
+            option = options.setdefault(name, _Option())
+            option.tied[number] = tied[name]
+            option.savings["params"][number] = parameters(layer) - parameters(tied[name])
+            if trial is not None:
+                option.savings["macs"][number] = (trial.macs[name] or 0) - (macs[name] or 0)
+    return options
 
 
 def _budget(now: dict[str, int], params: float | None, macs: float | None) -> tuple[str, float]:
@@ -142,30 +141,24 @@ def _budget(now: dict[str, int], params: float | None, macs: float | None) -> tu
 
 @torch.no_grad()
 def _measure(
-    model: nn.Module,
-    options: list[_Option],
-    batches: list[Tensor],
-    init: Init,
-    progress: Callable[[int, int], None] | None,
+    model: nn.Module, options: dict[str, _Option], batches: list[Tensor], init: Init, progress: Progress | None
 ) -> None:
     """Measure how much the model's output changes with each option."""
     twin = copied(model).eval()
     with evaluation(model):
         before = [_output(model, batch) for batch in batches]
     energy = sum(y.square().sum().item() for y in before)
-    passes = [(option, number) for option in options for number in option.tied]
-    for done, (option, number) in enumerate(passes, start=1):
-        old = twin.get_submodule(option.name)
-        replace(twin, {option.name: option.tied[number]})
+    passes = [(name, option, number) for name, option in options.items() for number in option.tied]
+    for done, (name, option, number) in enumerate(passes, start=1):
+        old = twin.get_submodule(name)
+        replace(twin, {name: option.tied[number]})
         if init == "data":
-            fit_outputs(twin, model, [option.name], batches)
+            fit_outputs(twin, model, [name], batches)
         pairs = zip(batches, before, strict=True)
         change = sum((_output(twin, batch) - y).square().sum().item() for batch, y in pairs)
-        replace(twin, {option.name: old})
+        replace(twin, {name: old})
         if not math.isfinite(change):
-            raise ValueError(
-                f"search_blocks: with {option.name!r} tied the model's output is not finite. Are the images?"
-            )
+            raise ValueError(f"search_blocks: with {name!r} tied the model's output is not finite. Are the images?")
         option.changes[number] = change / energy if energy > 0 else change
         if progress is not None:
             progress(done, len(passes))
@@ -178,44 +171,31 @@ def _output(model: nn.Module, batch: Tensor) -> Tensor:
     return output.double()
 
 
-def _cheapest(options: list[_Option], what: str, needed: float) -> dict[str, int]:
+def _cheapest(options: dict[str, _Option], what: str, needed: float) -> dict[str, int]:
     """Return the blocks that save at least ``needed``, step by step where a step costs least for what it saves."""
-    steps = sorted(step for option in options for step in _steps(option, what))
-    blocks: dict[str, int] = {}
+    blocks = dict.fromkeys(options, 1)
     saved = 0
-    for _, name, number, saving in steps:
-        if saved >= needed:
-            break
+    while saved < needed:
+        steps = []
+        for name, option in options.items():
+            change, saving = option.changes[blocks[name]], option.savings[what][blocks[name]]
+            for number, more in option.savings[what].items():
+                if more > saving:
+                    steps.append(((option.changes[number] - change) / (more - saving), more - saving, name, number))
+        if not steps:
+            raise ValueError(
+                f"search_blocks: tying can save {saved} {what} of the {needed:.0f} that the budget asks for. Raise the "
+                "budget, give larger choices or let filter_fn take more layers."
+            )
+        _, saving, name, number = min(steps)
         blocks[name] = number
         saved += saving
-    if saved < needed:
-        raise ValueError(
-            f"search_blocks: tying can save {saved} {what} of the {needed:.0f} that the budget asks for. Raise the "
-            "budget, give larger choices or let filter_fn take more layers."
-        )
     # What was saved beyond that is given back, to the layers with the largest changes first.
     spare = saved - needed
-    chosen = [option for option in options if option.name in blocks]
-    for option in sorted(chosen, key=lambda option: -option.changes[blocks[option.name]]):
-        savings = option.savings[what]
-        present = savings[blocks[option.name]]
-        changes = {1: 0.0, **option.changes}
-        affordable = [number for number in changes if present - savings[number] <= spare]
-        blocks[option.name] = min(affordable, key=lambda number: (changes[number], number))
-        spare -= present - savings[blocks[option.name]]
-    return {name: number for name, number in blocks.items() if number > 1}
-
-
-def _steps(option: _Option, what: str) -> list[tuple[float, str, int, int]]:
-    """Return price, name, blocks and saving of steps to more blocks, each dearer than the one before.
-
-    They lie on the lower hull of change against saving.
-    """
-    points = sorted((option.savings[what][number], change, number) for number, change in option.changes.items())
-    steps = []
-    saving, change = 0, 0.0
-    while points := [point for point in points if point[0] > saving]:
-        price, best = min((max(0.0, c - change) / (s - saving), (s, c, number)) for s, c, number in points)
-        steps.append((price, option.name, best[2], best[0] - saving))
-        saving, change = best[0], max(best[1], change)
-    return steps
+    for name in sorted(options, key=lambda name: -options[name].changes[blocks[name]]):
+        changes, savings = options[name].changes, options[name].savings[what]
+        affordable = [number for number in savings if savings[blocks[name]] - savings[number] <= spare]
+        number = min(affordable, key=lambda number: (changes[number], number))
+        spare -= savings[blocks[name]] - savings[number]
+        blocks[name] = number
+    return blocks

@@ -1,6 +1,5 @@
 """``tie_``: layers of a model replaced by tied ones, in place."""
 
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from torch import nn
@@ -8,7 +7,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from .._checks import named
 from .._meta import copied
-from .fit import Images, as_batches, fit_outputs
+from .fit import Images, Progress, as_batches, fit_outputs
 from .placement import TIED, Blocks, FilterFn, Preset, choose
 from .project import project_bias, project_weight, projection_error
 from .replace import check_root, geometry, replace, take_over
@@ -28,7 +27,7 @@ def tie_(
     *,
     images: Images | None = None,
     example_inputs: Any = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> TieReport:
     r"""Replace convolution and linear layers of a model by tied ones, in place.
 

@@ -15,6 +15,8 @@ from .._counting import counted_macs
 from .._meta import check_copyable, copied, on_meta
 from .replace import is_listed, replace
 
+Saving = Callable[[], AbstractContextManager[Any]]
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -32,7 +34,7 @@ class Trial:
 
     inputs: Any
     copy: Callable[[nn.Module], nn.Module]
-    saving: Callable[[], AbstractContextManager[Any]]
+    saving: Saving
     macs: dict[str, int | None]
     outputs: frozenset[str] | None
 
@@ -79,7 +81,10 @@ def try_forward(model: nn.Module, example_inputs: Any = None) -> Trial | None:
         inputs = dict(inputs)  # of a class of its own, torch would not look for tensors in it
     for duplicate, saving in _WAYS:
         try:
-            return _trial(model, inputs, duplicate, saving)
+            twin = duplicate(model)
+            flow = _Flow(twin)
+            macs = _run(twin, inputs, saving)
+            return Trial(inputs, duplicate, saving, macs, flow.outputs())
         except Exception as error:  # whatever a model's code raises for inputs it is not made for, or without values
             last = error
     if example_inputs is None:
@@ -107,7 +112,7 @@ def try_tied(model: nn.Module, tied: Mapping[str, nn.Module], trial: Trial) -> d
     replace(twin, {name: trial.copy(layer) for name, layer in tied.items()})
     advice = "Nothing was changed. Leave the layer out, with blocks or filter_fn."
     try:
-        macs = _run(twin, _listed(twin), trial.inputs, trial.saving)
+        macs = _run(twin, trial.inputs, trial.saving)
     except Exception as error:  # as in try_forward
         raise ValueError(
             f"tie_: {type(model).__name__} runs on tensors of {trial.input_shapes}, but not with the layers tied: "
@@ -121,22 +126,6 @@ def try_tied(model: nn.Module, tied: Mapping[str, nn.Module], trial: Trial) -> d
     return macs
 
 
-def _trial(
-    model: nn.Module,
-    inputs: Any,
-    duplicate: Callable[[nn.Module], nn.Module],
-    saving: Callable[[], AbstractContextManager[Any]],
-) -> Trial:
-    twin = duplicate(model)
-    layers = _listed(twin)
-    for parameter in (parameter for layer in layers.values() for parameter in layer.parameters()):
-        if parameter.is_floating_point() or parameter.is_complex():
-            parameter.requires_grad_()
-    flow = _Flow(twin, layers)
-    macs = _run(twin, layers, inputs, saving)
-    return Trial(inputs, duplicate, saving, macs, flow.outputs())
-
-
 def _listed(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if is_listed(module)}
 
@@ -145,12 +134,8 @@ def _shapes(inputs: Any) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(value.shape) for value in tree_leaves(inputs) if isinstance(value, Tensor))
 
 
-def _run(
-    twin: nn.Module,
-    layers: Mapping[str, nn.Module],
-    inputs: Any,
-    saving: Callable[[], AbstractContextManager[Any]],
-) -> dict[str, int | None]:
+def _run(twin: nn.Module, inputs: Any, saving: Saving) -> dict[str, int | None]:
+    """Call a copy of a model, and return the multiply-adds of its layers."""
     device = next((p.device for p in twin.parameters()), torch.device("meta"))
 
     def moved(tensor: Tensor) -> Tensor:  # a copy, as the model's code may change it
@@ -158,7 +143,7 @@ def _run(
 
     given = tree_map_only(Tensor, moved, inputs)
     twin.eval()
-    with torch.enable_grad(), saving(), counted_macs(layers) as macs:
+    with torch.enable_grad(), saving(), counted_macs(_listed(twin)) as macs:
         if isinstance(given, tuple):
             twin(*given)
         elif isinstance(given, dict):
@@ -175,17 +160,19 @@ class _Flow:
     a region proposal's though its boxes are cut from the graph before they are used.
 
     Args:
-        model: a copy, which keeps the hooks.
-        layers: of the model, by name.
+        model: a copy, which keeps the hooks, and whose parameters require gradients afterwards.
     """
 
-    def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self._results: dict[str, list[Any]] = {}
         self._taken: list[Any] = []
         for module in model.modules():
             if not isinstance(module, torch.jit.ScriptModule) and module._parameters:
                 module.register_forward_pre_hook(self._take, with_kwargs=True)
-        for name, layer in layers.items():
+        for parameter in model.parameters():
+            if parameter.is_floating_point() or parameter.is_complex():
+                parameter.requires_grad_()
+        for name, layer in _listed(model).items():
             if any(parameter.requires_grad for parameter in layer.parameters()):
                 layer.register_forward_hook(partial(self._result, name))
 

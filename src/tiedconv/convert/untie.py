@@ -8,7 +8,7 @@ from .._checks import named
 from .._meta import reparametrized
 from ..nn import SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
 from ..ops import layout
-from .placement import has_hooks, parameter_owners
+from .placement import bound, parameter_owners
 from .replace import TIED_LAYERS, check_root, geometry, replace, take_over
 
 Form = Literal["grouped", "dense"]
@@ -61,18 +61,8 @@ def tied_layers(model: nn.Module) -> dict[str, nn.Module]:
     for name, layer in layers.items():
         if how := reparametrized(layer):
             raise ValueError(f"{name!r} {how} Nothing was changed.")
-        if has_hooks(layer):
-            raise ValueError(f"{name!r} has hooks, which would be lost. Nothing was changed. Remove the hooks first.")
-        if type(layer) not in TIED_LAYERS:
-            raise ValueError(
-                f"{name!r} is a {type(layer).__name__}, which computes in a way of its own. Nothing was "
-                "changed. Remove a parametrization; put an ordinary tied layer in the place of a subclass."
-            )
-        if shared := [owner for p in layer.parameters() for owner in owners[id(p)] if len(owners[id(p)]) > 1]:
-            raise ValueError(
-                f"{name!r} shares a parameter: {', '.join(dict.fromkeys(shared))}. Nothing was changed. Give "
-                "each a parameter of its own."
-            )
+        if why := bound(layer, TIED_LAYERS, owners):
+            raise ValueError(f"{name!r} cannot be replaced: {why}. Nothing was changed.")
     return layers
 
 
