@@ -126,11 +126,20 @@ def check_kinds(tensors: Mapping[str, object]) -> None:
             raise TypeError(f"{name} must be a dense tensor, got layout={value.layout}. Pass {name}.to_dense().")
 
 
-def check_splits(arguments: Mapping[str, object]) -> None:
-    """Raise TypeError unless every argument (name → value) is a sequence, or has the length and entries of one."""
+def check_splits(arguments: Mapping[str, Any]) -> None:
+    """Check that every argument (name → value) is a sequence, or has the length and entries of one, one per split.
+
+    Raises:
+        TypeError: if one is not.
+        ValueError: if they have different lengths, or are empty.
+    """
     for name, value in arguments.items():
         if isinstance(value, Tensor) or not (hasattr(value, "__getitem__") and hasattr(value, "__len__")):
             raise TypeError(f"{name} must be a sequence with one entry per split, got {reprlib.repr(value)}.")
+    lengths = {name: len(value) for name, value in arguments.items()}
+    if 0 in lengths.values() or len(set(lengths.values())) > 1:
+        given = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+        raise ValueError(f"expected one entry per split in each argument and at least one split, got {given}.")
 
 
 def check_floating(x: Tensor) -> None:

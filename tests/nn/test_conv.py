@@ -138,8 +138,8 @@ def test_attributes_are_named_as_torchs(dims):
         (TiedConv2d(8, 4, 3), "TiedConv2d(8, 4, kernel_size=(3, 3), stride=(1, 1), blocks=1)"),
         (
             TiedConv1d(8, 4, 3, 2, "valid", 2, 2, False, "circular", blocks=2),
-            "TiedConv1d(8, 4, kernel_size=(3,), stride=(2,), padding='valid', dilation=(2,), groups=2, bias=False, "
-            "padding_mode='circular', blocks=2)",
+            "TiedConv1d(8, 4, kernel_size=(3,), stride=(2,), padding=valid, dilation=(2,), groups=2, bias=False, "
+            "padding_mode=circular, blocks=2)",
         ),
     ],
 )

@@ -102,8 +102,8 @@ def test_a_dtype_mismatch_without_data_reads_the_same():
     [
         (tied_conv1d, (4, 4, 3), (1, 5, 8), r"\(N, 8, L\) or \(8, L\), got \(1, 5, 8\).*x\.permute\(0, 2, 1\)\.$"),
         (tied_conv3d, (4, 4, 1, 1, 1), (1, 4, 5, 6, 8), r"\(N, 8, D, H, W\).*x\.permute\(0, 4, 1, 2, 3\), which"),
-        (tied_conv1d, (4, 4), (1, 8, 5), r"tied_conv1d: expected a weight of 3 dimensions, .*, got \(4, 4\)\."),
-        (tied_linear, (4, 4, 1), (1, 8), r"tied_linear: expected weight \(C_o/B, C_i/B\), got \(4, 4, 1\)\."),
+        (tied_conv1d, (4, 4), (1, 8, 5), r"tied_conv1d: expected the weight with 3 dimensions, .*, got \(4, 4\)\."),
+        (tied_linear, (4, 4, 1), (1, 8), r"the weight with 2 dimensions, \(C_o/B, C_i/B\), got \(4, 4, 1\)\."),
         (
             tied_linear,
             (4, 4),

@@ -147,26 +147,18 @@ X, WEIGHTS = torch.zeros(1, 8, 5, 5), [torch.zeros(4, 4, 3, 3), torch.zeros(2, 2
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (
-            {"blocks": (1, 2, 4)},
-            ValueError,
-            r"expected one entry per split of each argument and at least one split, got weights: 2, groups: 3, ",
-        ),
-        ({"groups": (1,)}, ValueError, r"got weights: 2, groups: 1, blocks: 2\.$"),
-        (
-            {"biases": [torch.zeros(4)]},
-            ValueError,
-            r"got weights: 2, groups: 2, blocks: 2, biases: 1\.$",
-        ),
-        ({"biases": []}, ValueError, r"got weights: 2, groups: 2, blocks: 2, biases: 0\.$"),
-        ({"weights": [], "blocks": ()}, ValueError, r"at least one split, got weights: 0, groups: 0, blocks: 0\.$"),
+        ({"blocks": (1, 2, 4)}, ValueError, r"one entry per split in each argument .*, got weights: 2, blocks: 3\.$"),
+        ({"groups": (1,)}, ValueError, r"got weights: 2, blocks: 2, groups: 1\.$"),
+        ({"biases": [torch.zeros(4)]}, ValueError, r"got weights: 2, blocks: 2, biases: 1\.$"),
+        ({"biases": []}, ValueError, r"got weights: 2, blocks: 2, biases: 0\.$"),
+        ({"weights": [], "blocks": ()}, ValueError, r"at least one split, got weights: 0, blocks: 0\.$"),
         ({"blocks": (1, 0)}, ValueError, r"blocks must be at least 1, got blocks=0\.$"),
         ({"groups": (0, 1)}, ValueError, r"groups must be at least 1, got groups=0\.$"),
         ({"blocks": (1, 2.0)}, TypeError, r"blocks must be an int, got 2\.0 \(float\)\.$"),
         (
             {"weights": [WEIGHTS[0], torch.zeros(2, 2, 3)]},
             RuntimeError,
-            r"expected weights\[1\] \(C_o/\(s\*B\), C_i/\(s\*B\*G\), kH, kW\), got \(2, 2, 3\)\.$",
+            r"expected weights\[1\] with 4 dimensions, \(C_o/B, C_i/\(B\*G\), \*kernel\), got \(2, 2, 3\)\.$",
         ),
         ({"groups": (3, 1)}, ValueError, r"the 4 rows of weights\[0\] are not divisible by groups=3\.$"),
         (

@@ -80,20 +80,10 @@ class TiedGlobalContext(nn.Module):
     every pixel. ``blocks=1`` is the untied block.
 
     Args:
-        channels: channels of the input, a multiple of ``blocks``.
-        reduction: how many times narrower the hidden layer is. Its width is rounded to a multiple of ``blocks``.
-        blocks: how many channel blocks share the transforms' weights.
-        device, dtype: as in ``torch.nn.Conv2d``.
+        channels, reduction, blocks, device, dtype: as in :class:`TiedSE`.
 
-    Shape:
-        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
-        - Output: as the input, shape and memory format.
-
-    The last transform starts at zero, so that a block put into a trained network changes nothing at first.
-
-    Raises:
-        ValueError: at construction, if ``blocks`` does not divide ``channels``, or ``reduction`` is not positive.
-        RuntimeError: at the call, if the input has another number of channels.
+    The last transform starts at zero, so that a block put into a trained network changes nothing at first. Shapes and
+    errors are those of :class:`TiedSE`.
 
     Example:
         >>> import torch
@@ -125,9 +115,8 @@ class TiedGlobalContext(nn.Module):
 
     def reset_parameters(self) -> None:
         """Start as the identity: the last transform's weight and bias are zero."""
-        nn.init.zeros_(self.fc2.weight)
-        if self.fc2.bias is not None:
-            nn.init.zeros_(self.fc2.bias)
+        for parameter in self.fc2.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         attention = self.context(x).flatten(-2).softmax(-1)  # (N, 1, H·W)

@@ -1,6 +1,5 @@
 """Tied block convolutions as modules with the signatures of ``torch.nn.Conv1d/2d/3d``."""
 
-import math
 from typing import ClassVar
 
 import torch.fx
@@ -21,6 +20,7 @@ class _TiedConvNd(nn.Module):
     """What the three tied convolutions share; ``N`` is their number of spatial dimensions."""
 
     N: ClassVar[int]
+    output_padding: ClassVar[tuple[int, ...]] = ()  # of a transposed convolution, in torch's repr
 
     stride: tuple[int, ...]
     padding: tuple[int, ...] | str
@@ -68,16 +68,12 @@ class _TiedConvNd(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw weight and bias as ``torch.nn.Conv2d`` does for the fan-in of one block.
+        """Draw weight and bias as ``torch.nn.Conv2d`` does, which reads the fan-in of one block off the weight.
 
-        An output channel sees the C_i/(B·G) input channels of its own block and nothing else. They set its variance, so
-        the bound is 1/sqrt(C_i/(B·G)·k_H·k_W), which torch's rule gives for this weight; sharing the numbers among B
-        blocks does not change the variance.
+        An output channel sees the C_i/(B·G) input channels of its own block and nothing else. They set its variance;
+        sharing the numbers among B blocks does not change it.
         """
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        if self.bias is not None:
-            fan_in = self.weight[0].numel()
-            nn.init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+        nn.Conv2d.reset_parameters(self)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         padding: Size | str = self.padding
@@ -88,30 +84,15 @@ class _TiedConvNd(nn.Module):
 
     def pad_input(self, x: Tensor) -> Tensor:
         """Pad ``x`` in a ``padding_mode`` other than ``"zeros"``, and keep its memory format."""
-        amounts: list[int] = []  # (before, after), last dimension first, as F.pad wants them
-        for i in reversed(range(self.N)):
-            if self.padding == "same":
-                total = self.dilation[i] * (self.kernel_size[i] - 1)
-                amounts += [total // 2, total - total // 2]
-            else:
-                amount = 0 if isinstance(self.padding, str) else self.padding[i]
-                amounts += [amount, amount]
+        before = after = (0,) * self.N if isinstance(self.padding, str) else self.padding
+        if self.padding == "same":
+            total = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+            before, after = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+        amounts = [side for pair in zip(reversed(before), reversed(after), strict=True) for side in pair]
         return pad(x, amounts, self.padding_mode, self.in_channels)
 
     def extra_repr(self) -> str:
-        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]
-        if self.padding != (0,) * self.N:
-            parts.append(f"padding={self.padding!r}")
-        if self.dilation != (1,) * self.N:
-            parts.append(f"dilation={self.dilation}")
-        if self.groups != 1:
-            parts.append(f"groups={self.groups}")
-        if self.bias is None:
-            parts.append("bias=False")
-        if self.padding_mode != "zeros":
-            parts.append(f"padding_mode={self.padding_mode!r}")
-        parts.append(f"blocks={self.blocks}")
-        return ", ".join(parts)
+        return f"{nn.Conv2d.extra_repr(self)}, blocks={self.blocks}"  # type: ignore[arg-type]
 
 
 class TiedConv2d(_TiedConvNd):

@@ -1,7 +1,5 @@
 """The tied fully connected layer as a module with the signature of ``torch.nn.Linear``."""
 
-import math
-
 import torch.fx
 from torch import Tensor, device, dtype, empty, nn
 
@@ -73,10 +71,7 @@ class TiedLinear(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw weight and bias as ``torch.nn.Linear`` does for the fan-in of one block, C_i/B."""
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        if self.bias is not None:
-            bound = 1 / math.sqrt(self.weight.shape[1])
-            nn.init.uniform_(self.bias, -bound, bound)
+        nn.Linear.reset_parameters(self)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         try:  # costs nothing; a `with` block around the call would take 3 % of its time
@@ -86,7 +81,4 @@ class TiedLinear(nn.Module):
                 raise
 
     def extra_repr(self) -> str:
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
-            f"blocks={self.blocks}"
-        )
+        return f"{nn.Linear.extra_repr(self)}, blocks={self.blocks}"  # type: ignore[arg-type]

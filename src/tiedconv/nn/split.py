@@ -75,10 +75,6 @@ class SplitTiedConv2d(nn.Module):
             _checks.check_splits({"blocks": blocks, **({} if groups is None else {"groups": groups})})
             splits = len(blocks)
             groups = (1,) * splits if groups is None else groups
-            if not splits or len(groups) != splits:
-                raise ValueError(
-                    f"blocks={tuple(blocks)} and groups={tuple(groups)} must have one entry per split, at least one."
-                )
             channels = {"in_channels": in_channels, "out_channels": out_channels}
             _checks.check_blocks(channels, groups=1, blocks=1)
             for name, count in channels.items():

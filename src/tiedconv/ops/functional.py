@@ -112,12 +112,7 @@ def tied_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, blocks
         torch.Size([8, 15])
     """
     with _checks.named("tied_linear"):
-        _checks.check_blocks({}, groups=1, blocks=blocks)
-        _check_kinds(x, weight, bias)
-        if weight.dim() != 2:
-            raise RuntimeError(f"expected weight (C_o/B, C_i/B), got {tuple(weight.shape)}.")
-        check_sizes(weight, bias)
-        check_dtypes(x, weight, bias)
+        check_tensors(x, weight, bias, 1, blocks, rank=2)
         return linear(x, weight, bias, blocks)
 
 
@@ -191,17 +186,8 @@ def _checked_conv(
 ) -> Tensor:
     """Check all arguments of a call, and compute it."""
     with _checks.named(f"tied_conv{spatial_dims}d"):
-        _checks.check_blocks({}, groups=groups, blocks=blocks)
-        _check_kinds(x, weight, bias)
-        if weight.dim() != spatial_dims + 2:
-            raise RuntimeError(
-                f"expected a weight of {spatial_dims + 2} dimensions, (C_o/B, C_i/(B*G), *kernel), "
-                f"got {tuple(weight.shape)}."
-            )
-        check_sizes(weight, bias, groups)
-        check_dtypes(x, weight, bias)
-        geometry = check_geometry(spatial_dims, stride, padding, dilation)
-        return convolve(x, weight, bias, *geometry, groups, blocks)
+        check_tensors(x, weight, bias, groups, blocks, rank=spatial_dims + 2)
+        return convolve(x, weight, bias, *check_geometry(spatial_dims, stride, padding, dilation), groups, blocks)
 
 
 def check_geometry(
@@ -222,24 +208,30 @@ def check_geometry(
     return strides, padding, dilation
 
 
-def _check_kinds(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+def check_tensors(
+    x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, blocks: int, *, rank: int, name: str = "the weight"
+) -> None:
+    """Check the tensors of a call, all but the input's shape, and its numbers of groups and blocks.
+
+    ``rank`` is the weight's number of dimensions.
+    """
+    _checks.check_blocks({}, groups=groups, blocks=blocks)
     _checks.check_kinds({"x": x, "weight": weight, **({} if bias is None else {"bias": bias})})
-
-
-def check_sizes(weight: Tensor, bias: Tensor | None, groups: int = 1, name: str = "the weight") -> None:
-    """Check that the weight is not empty, that ``groups`` divides its rows, and that the bias has one entry per row."""
-    if torch.jit.is_tracing():  # sizes are tensors then, and a comparison would be recorded as a constant
-        return
     shape = tuple(weight.shape)
-    if 0 in shape:  # torch's kernels differ in what they make of that
-        raise RuntimeError(f"{name} {shape} is empty. Every dimension needs at least one entry.")
-    if shape[0] % groups:
-        raise ValueError(f"the {shape[0]} rows of {name} are not divisible by groups={groups}.")
-    if bias is not None and bias.shape != shape[:1]:
-        raise RuntimeError(
-            f"expected bias ({shape[0]},), one entry per row of {name} and shared by the blocks, "
-            f"got {tuple(bias.shape)}."
-        )
+    if len(shape) != rank:
+        expected = "(C_o/B, C_i/B)" if rank == 2 else "(C_o/B, C_i/(B*G), *kernel)"
+        raise RuntimeError(f"expected {name} with {rank} dimensions, {expected}, got {shape}.")
+    if not torch.jit.is_tracing():  # sizes are tensors then, and a comparison would be recorded as a constant
+        if 0 in shape:  # torch's kernels differ in what they make of that
+            raise RuntimeError(f"{name} {shape} is empty. Every dimension needs at least one entry.")
+        if shape[0] % groups:
+            raise ValueError(f"the {shape[0]} rows of {name} are not divisible by groups={groups}.")
+        if bias is not None and bias.shape != shape[:1]:
+            raise RuntimeError(
+                f"expected bias ({shape[0]},), one entry per row of {name} and shared by the blocks, "
+                f"got {tuple(bias.shape)}."
+            )
+    check_dtypes(x, weight, bias)
 
 
 def check_dtypes(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:

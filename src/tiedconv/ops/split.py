@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import _checks
 from .algorithms import Size
-from .functional import Padding, check_dtypes, check_geometry, check_sizes, convolve
+from .functional import Padding, check_geometry, check_tensors, convolve
 
 
 def split_tied_conv2d(
@@ -50,14 +50,21 @@ def split_tied_conv2d(
         >>> split_tied_conv2d(x, [torch.ones(4, 4, 3, 3), torch.ones(2, 2, 3, 3)], padding=1, blocks=(1, 2)).shape
         torch.Size([1, 8, 4, 4])
     """
-    optional = {"biases": biases, "groups": groups}
+    optional = {"groups": groups, "biases": biases}
     given = {name: value for name, value in optional.items() if value is not None}
     with _checks.named("split_tied_conv2d"):
         _checks.check_splits({"weights": weights, "blocks": blocks, **given})
         groups = (1,) * len(blocks) if groups is None else groups
-        _check(x, weights, biases, groups, blocks)
-        geometry = check_geometry(2, stride, padding, dilation)
-        return split_convolve(x, weights, biases, *geometry, groups, blocks)
+        for i, (w, g, b) in enumerate(zip(weights, groups, blocks, strict=True)):
+            check_tensors(x, w, None if biases is None else biases[i], g, b, rank=4, name=f"weights[{i}]")
+        if not torch.jit.is_tracing():
+            zipped = zip(weights, groups, blocks, strict=True)
+            shapes = [(w.shape[0] * b, w.shape[1] * g * b, *w.shape[2:]) for w, g, b in zipped]
+            if len(set(shapes)) > 1:
+                raise RuntimeError(
+                    f"all splits must have the same (outputs, inputs, kH, kW), got {', '.join(map(str, shapes))}."
+                )
+        return split_convolve(x, weights, biases, *check_geometry(2, stride, padding, dilation), groups, blocks)
 
 
 def split_convolve(
@@ -91,35 +98,3 @@ def split_convolve(
 
 def _channels(weights: Sequence[Tensor], groups: Sequence[int], blocks: Sequence[int]) -> int:
     return weights[0].shape[1] * groups[0] * blocks[0] * len(weights)
-
-
-def _check(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor] | None,
-    groups: Sequence[int],
-    blocks: Sequence[int],
-) -> None:
-    lengths = {"weights": len(weights), "groups": len(groups), "blocks": len(blocks)}
-    if biases is not None:
-        lengths["biases"] = len(biases)
-    if not weights or len(set(lengths.values())) > 1:
-        given = ", ".join(f"{name}: {length}" for name, length in lengths.items())
-        raise ValueError(f"expected one entry per split of each argument and at least one split, got {given}.")
-    for i, (w, g, b) in enumerate(zip(weights, groups, blocks, strict=True)):
-        bias = None if biases is None else biases[i]
-        _checks.check_kinds({"x": x, "weight": w, **({} if biases is None else {"bias": bias})})
-        _checks.check_blocks({}, groups=g, blocks=b)
-        if w.dim() != 4:
-            raise RuntimeError(f"expected weights[{i}] (C_o/(s*B), C_i/(s*B*G), kH, kW), got {tuple(w.shape)}.")
-        check_sizes(w, bias, g, f"weights[{i}]")
-        check_dtypes(x, w, bias)
-    if torch.jit.is_tracing():
-        return
-    widths = [
-        (w.shape[0] * b, w.shape[1] * g * b, *w.shape[2:]) for w, g, b in zip(weights, groups, blocks, strict=True)
-    ]
-    if len(set(widths)) > 1:
-        raise RuntimeError(
-            f"all splits must have the same (outputs, inputs, kH, kW), got {', '.join(map(str, widths))}."
-        )
