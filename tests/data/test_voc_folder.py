@@ -105,7 +105,7 @@ def test_a_class_may_be_called_train(tmp_path):
     assert (files(data, True), files(data, False)) == (["train/car/b.jpg", "train/train/a.jpg"], ["val/train/c.jpg"])
     for name in ("train/a", "car/b", "car/c"):
         annotate(tmp_path / "classes", f"{name}.xml")
-    with pytest.raises(ValueError, match=r"2 XML files are beside the folders .*car/b\.xml, .* set train to '\.', which"):
+    with pytest.raises(ValueError, match=r"2 XML files are beside .*car/b\.xml, .* set train to '\.', which"):
         voc(tmp_path / "classes").classes  # noqa: B018
     data = voc(tmp_path / "classes", train=".")
     assert sorted(files(data, True) + files(data, False)) == ["car/b.jpg", "car/c.jpg", "train/a.jpg"]

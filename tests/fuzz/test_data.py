@@ -269,6 +269,7 @@ def test_a_shard_is_read_or_refused(tmp_path, content):
     attempt(lambda: (index_shards(str(tmp_path), ["black", "white"]), read_shards(tmp_path)), "train/a.tar")
 
 
+@pytest.mark.filterwarnings("ignore:Coco. 2 images are in both splits:UserWarning")
 def test_the_cases_start_from_what_is_sound(folder, tmp_path):
     index_shards(with_shard(tmp_path / "shards", tar_file(*SAMPLE)), ["black", "white"])
     read_shards(tmp_path / "shards")

@@ -42,18 +42,12 @@ class Cityscapes(DetectionData):
         ValueError: in ``prepare_data``, if an image does not hold instance numbers.
     """
 
+    categories = _CLASSES  # known before the files are there
+
     def __init__(self, root: str = "data/cityscapes", **options: Any) -> None:
         super().__init__(**options)
         self.save_hyperparameters()
         self.root = Path(root)
-
-    @property
-    def classes(self) -> list[str]:  # known before the files are there
-        return list(_CLASSES.values())
-
-    @property
-    def category_ids(self) -> list[int]:
-        return list(_CLASSES)
 
     def prepare_data(self) -> None:
         for split in self._needed():

@@ -1,6 +1,7 @@
 """What every detection data set has in common: annotations in COCO's form, and the targets that detectors train on."""
 
 import json
+import os
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -20,8 +21,6 @@ from ._annotated import Annotated, check_images, on_disk, open_image, size_of
 from ._images import Transform
 from ._listing import counted, few
 from .base import ImageData, ImageFiles
-
-_BOXES_ALONE = "For boxes alone, set masks to false and choose a detector of boxes."
 
 _CROWD, _EMPTY, _NO_AREA = "crowd regions", "images without objects", "boxes without area in their image"
 _SHORTEST = 0.01  # pixels; of a thinner box nothing can be learned, and float32 does not tell its sides apart
@@ -112,7 +111,7 @@ class DetectionData(ImageData):
         self._warn_of_units(found)
         if not train:
             if self.masks:  # metrics need every mask: now, and not after the first epoch
-                self._check_masks(found, found.annotations["annotations"])
+                self._check_masks(found, sized)
             self._warn_of_misses(found)
             self._val = found
         return found
@@ -121,58 +120,55 @@ class DetectionData(ImageData):
         try:
             check_masks(annotations, found.annotations)
         except ValueError as error:
-            raise ValueError(f"{type(self).__name__}: {found.source}: {error} {_BOXES_ALONE}") from None
+            raise ValueError(
+                f"{type(self).__name__}: {found.source}: {error} For boxes alone, set masks to false and choose a "
+                "detector of boxes."
+            ) from None
 
     def _warn_of_units(self, found: Annotated) -> None:
         """Warn where the boxes as a whole do not look like x, y, width and height in pixels."""
         annotations = found.annotations["annotations"]
         records = _records_of(found, annotations)
         boxes = np.array([a["bbox"] for a in annotations], float).reshape(-1, 2, 2)
-        images = np.array([size_of(r) for r in records]).reshape(-1, 2)
-        beyond = (boxes.sum(axis=1) > 1.1 * images).any(axis=1)
-        cause = ""
-        if beyond.sum() > max(5, len(boxes) / 4):
+        sizes = np.array([size_of(r) for r in records]).reshape(-1, 2)
+        wrong = (boxes.sum(axis=1) > 1.1 * sizes).any(axis=1)
+        if wrong.sum() > max(5, len(boxes) / 4):
             cause = "right and lower sides are given in place of width and height"
-        elif len(boxes) > 5 and boxes.max() <= 1 < images.min():
-            cause, beyond = "they are given as shares of the image", np.full(len(boxes), True)
-        if cause:
-            files = [record["file_name"] for record, out in zip(records, beyond, strict=True) if out]
-            warnings.warn(
-                f"{type(self).__name__}: {len(files)} of {len(boxes)} boxes of {found.source} do not fit their images "
-                f"(in {few(list(dict.fromkeys(files)))}). It seems that {cause}. Boxes must be x, y, width, height in "
-                "pixels.",
-                stacklevel=3,
-            )
+        elif len(boxes) > 5 and boxes.max() <= 1 < sizes.min():
+            cause = "they are given as shares of the image"
+            wrong[:] = True
+        else:
+            return
+        files = {record["file_name"]: None for record, is_wrong in zip(records, wrong, strict=True) if is_wrong}
+        self._warn(
+            f"{wrong.sum()} of {len(boxes)} boxes of {found.source} do not fit their images (in {few(list(files))}). "
+            f"It seems that {cause}. Boxes must be x, y, width, height in pixels."
+        )
 
     def _warn_of_misses(self, found: Annotated) -> None:
         """Warn of objects that metrics count as missed whatever is found."""
         objects = [a for a in found.annotations["annotations"] if not a.get("iscrowd")]
         records = _records_of(found, objects)
-        first: dict[Any, Any] = {}
+        seen: set[tuple[Any, ...]] = set()
         misses: dict[str, list[str]] = defaultdict(list)
         for annotation, record, side in zip(objects, records, _sides(objects, records), strict=True):
             key = (annotation["image_id"], annotation["category_id"], *annotation["bbox"])
-            outline = annotation.get("segmentation") if self.masks else None
-            what = ""
             if side < _SHORTEST:
-                what = _NO_AREA
-            elif key in first and first[key] == outline:
-                what = "objects that come twice"
-            if what:
-                misses[what].append(record["file_name"])
-            first.setdefault(key, outline)
+                misses[_NO_AREA].append(record["file_name"])
+            elif key in seen:
+                misses["objects that come twice"].append(record["file_name"])
+            seen.add(key)
         if misses:
-            warnings.warn(
-                f"{type(self).__name__}: {found.source} has {counted(misses)}, which metrics count as missed whatever "
-                "a detector finds. Correct or remove them.",
-                stacklevel=3,
+            self._warn(
+                f"{found.source} has {counted(misses)}, which metrics count as missed whatever a detector finds. "
+                "Correct or remove them."
             )
 
-    def _with_images(self, train: bool) -> Annotated:
-        """Return :meth:`annotated` after a look at every image of the split: that it is there and fits.
+    def _warn(self, text: str) -> None:
+        warnings.warn(f"{type(self).__name__}: {text}", stacklevel=4)
 
-        Only the beginnings of the files are read, 100,000 in some ten seconds, and the result is remembered.
-        """
+    def _with_images(self, train: bool) -> Annotated:
+        """Return :meth:`annotated` after a look at the beginning of every image file, once per split."""
         found = self.annotated(train)
         if train not in self._looked_at:
             check_images(type(self).__name__, found)
@@ -184,15 +180,19 @@ class DetectionData(ImageData):
         return self.annotated(train=False).annotations
 
     @property
+    def categories(self) -> dict[int, str]:
+        """Names of the classes by the data set's own ids, ascending."""
+        return _names_by_id(self.ground_truth())
+
+    @property
     def category_ids(self) -> list[int]:
         """The data set's own id of every class: label ``i + 1`` stands for category ``category_ids[i]``."""
-        return sorted(category["id"] for category in self.ground_truth()["categories"])
+        return list(self.categories)
 
     @property
     def classes(self) -> list[str]:
         """Names of the classes, without the background."""
-        names = {category["id"]: str(category["name"]) for category in self.ground_truth()["categories"]}
-        return [names[i] for i in self.category_ids]
+        return list(self.categories.values())
 
     @property
     def num_classes(self) -> int:
@@ -202,17 +202,18 @@ class DetectionData(ImageData):
     def build(self, train: bool) -> Dataset[Any]:
         if not train:
             return _Images(self._with_images(train=False), _to_image)
-        ids = self.category_ids
-        found = self._with_images(train=True)
-        theirs = {category["id"]: str(category["name"]) for category in found.annotations["categories"]}
-        ours = dict(zip(ids, self.classes, strict=True))
+        val, found = self.annotated(train=False), self._with_images(train=True)
+        theirs, ours = _names_by_id(found.annotations), _names_by_id(val.annotations)
         if theirs != ours:
             differing = sorted(i for i in {**theirs, **ours} if theirs.get(i) != ours.get(i))
             listed = [f"{i} is {theirs.get(i)!r} in training and {ours.get(i)!r} in validation" for i in differing]
             raise ValueError(
                 f"{type(self).__name__}: training and validation must have the same categories, but {few(listed)}. "
-                f"Correct {found.source} or {self.annotated(train=False).source}."
+                f"Correct {found.source} or {val.source}."
             )
+        both = sorted(_files(found) & _files(val))
+        if both:
+            self._warn(f"{len(both)} images are in both splits ({few(both)}). Metrics flatter: take them out of one.")
         objects, left_out = self._objects(found)
         if not objects:
             raise ValueError(
@@ -223,10 +224,9 @@ class DetectionData(ImageData):
         if empty:
             left_out[_EMPTY] = empty
         if left_out:
-            text = counted(left_out, usual=(_CROWD, _EMPTY))
-            warnings.warn(f"{type(self).__name__}: training leaves out {text} of {found.source}.", stacklevel=2)
+            self._warn(f"training leaves out {counted(left_out, usual=(_CROWD, _EMPTY))} of {found.source}.")
         flip = v2.Compose([v2.RandomHorizontalFlip(self.flip), _to_image])
-        return _Targets(found, records, objects, ids, flip, masks=self.masks)
+        return _Targets(found, records, objects, list(ours), flip, masks=self.masks)
 
     def with_targets(self) -> Dataset[tuple[Tensor, Target]]:
         """Return the images of the ``val`` split with the targets that they would have in training, for pictures."""
@@ -236,16 +236,15 @@ class DetectionData(ImageData):
         return _Targets(found, images, objects, self.category_ids, _to_image, masks=self.masks)
 
     def _objects(self, found: Annotated) -> tuple[_Objects, dict[str, list[str]]]:
-        """Return the annotations that something can be learned from by image, and file names of the others by reason.
+        """Return the annotations to learn from by image, and the file names of the others by reason.
 
         Raises:
             ValueError: if one of the former has a broken mask.
         """
         annotations = found.annotations["annotations"]
         records = _records_of(found, annotations)
-        reasons = [
-            self._skip_reason(a, side) for a, side in zip(annotations, _sides(annotations, records), strict=True)
-        ]
+        sides = _sides(annotations, records)
+        reasons = [self._skip_reason(a, side) for a, side in zip(annotations, sides, strict=True)]
         if self.masks:
             self._check_masks(found, [a for a, reason in zip(annotations, reasons, strict=True) if not reason])
         objects: _Objects = defaultdict(list)
@@ -260,14 +259,15 @@ class DetectionData(ImageData):
         return objects, left_out
 
     def _skip_reason(self, annotation: Mapping[str, Any], side: float) -> str:
-        """Return why nothing can be learned from an annotation whose box has a shorter side; empty if something can."""
+        """Return why an annotation, whose box has this shorter side, teaches nothing; empty if it does."""
         if annotation.get("iscrowd"):
             return _CROWD
         if side < _SHORTEST:
             return _NO_AREA
-        if self.masks and _has_only_lines(annotation.get("segmentation")):
-            return "outlines of fewer than three points"
-        return ""
+        outline = annotation.get("segmentation")
+        polygons = outline if self.masks and isinstance(outline, list) else []
+        are_lines = polygons and all(isinstance(polygon, list) and len(polygon) < 6 for polygon in polygons)
+        return "outlines of fewer than three points" if are_lines else ""
 
     def named(self) -> Dataset[Any]:
         return _Images(self._with_images(train=False), _to_image, named=True)
@@ -358,6 +358,14 @@ def _corners(annotations: Sequence[Mapping[str, Any]], sizes: Sequence[tuple[int
     return np.clip(boxes, 0, np.tile(np.array(sizes, np.float32).reshape(-1, 2), 2))
 
 
+def _names_by_id(annotations: Mapping[str, Any]) -> dict[int, str]:
+    return dict(sorted((category["id"], str(category["name"])) for category in annotations["categories"]))
+
+
+def _files(found: Annotated) -> set[str]:
+    return {os.path.abspath(found.images / record["file_name"]) for record in found.annotations["images"]}
+
+
 def _records_of(found: Annotated, annotations: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the image of each annotation."""
     records = {r["id"]: r for r in found.annotations["images"]}
@@ -368,12 +376,3 @@ def _sides(annotations: Sequence[Mapping[str, Any]], records: Sequence[Mapping[s
     """Return the shorter side of each box in pixels, as far as it lies in its image."""
     corners = _corners(annotations, [size_of(r) for r in records])
     return (corners[:, 2:] - corners[:, :2]).min(axis=1, initial=np.inf).tolist()
-
-
-def _has_only_lines(segmentation: Any) -> bool:
-    """Whether an outline has polygons, each of them of fewer than three points."""
-    return (
-        isinstance(segmentation, list)
-        and segmentation != []
-        and all(isinstance(polygon, list) and len(polygon) < 6 for polygon in segmentation)
-    )

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.datasets.voc import DATASET_YEAR_DICT
@@ -49,6 +49,8 @@ class Voc(DetectionData):
         FileNotFoundError: when a split is read, if its files are missing, with the way to get them.
     """
 
+    categories: ClassVar = dict(enumerate(_CLASSES, start=1))  # known before the files are there
+
     def __init__(
         self,
         root: str = "data",
@@ -71,14 +73,6 @@ class Voc(DetectionData):
         self.root = Path(root)
         self.year = year
         self.image_sets = {True: train_set, False: val_set}
-
-    @property
-    def classes(self) -> list[str]:  # known before the files are there
-        return list(_CLASSES)
-
-    @property
-    def category_ids(self) -> list[int]:
-        return list(range(1, len(_CLASSES) + 1))
 
     def read(self, train: bool) -> Annotated:
         image_set = self.image_sets[train]

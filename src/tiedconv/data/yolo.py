@@ -3,7 +3,7 @@
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
@@ -67,12 +67,8 @@ class Yolo(DetectionData):
         self._names = _class_names(self._content, self.file)
 
     @property
-    def classes(self) -> list[str]:  # known before the images are read
-        return list(self._names)
-
-    @property
-    def category_ids(self) -> list[int]:
-        return list(range(len(self._names)))
+    def categories(self) -> dict[int, str]:  # known before the images are read
+        return self._names
 
     def read(self, train: bool) -> Annotated:
         images = self._images(self.sets[train])
@@ -95,7 +91,7 @@ class Yolo(DetectionData):
                 objects = [self._object(line, (width, height), f"line {n} of {path}") for n, line in lines if line]
                 yield name, (width, height), objects
 
-        return Annotated(in_coco_form(annotated(), dict(enumerate(self._names))), folder, self.file)
+        return Annotated(in_coco_form(annotated(), self._names), folder, self.file)
 
     def _object(self, line: str, size: Size, where: str) -> dict[str, Any]:
         """Return the annotation of a line, without its ids."""
@@ -237,7 +233,7 @@ def _read_yaml(file: Path) -> Mapping[str, Any]:
     return content
 
 
-def _class_names(content: Mapping[str, Any], file: Path) -> Sequence[str]:
+def _class_names(content: Mapping[str, Any], file: Path) -> dict[int, str]:
     names = content.get("names")
     listed = dict(enumerate(names)) if isinstance(names, list) else names
     if isinstance(listed, dict):
@@ -254,4 +250,4 @@ def _class_names(content: Mapping[str, Any], file: Path) -> Sequence[str]:
             )
     if content.get("nc", len(listed)) != len(listed):
         raise ValueError(f"Yolo: {file} has nc: {short(content['nc'])}, but {len(listed)} names. Correct one of them.")
-    return [str(listed[i]) for i in range(len(listed))]
+    return {i: str(listed[i]) for i in range(len(listed))}
