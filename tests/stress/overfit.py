@@ -59,7 +59,7 @@ def overfit(
         threads: of torch.
     """
     torch.set_num_threads(threads)
-    warnings.filterwarnings("ignore", message=".*training leaves out")
+    warnings.filterwarnings("ignore", message=".*(training leaves out|images are in both splits)")
     console = Console(highlight=False)
     table = Table("detector", "backbone", "steps", "box AP50", "mask AP50", "seconds", box=SIMPLE)
     failed = False
