@@ -25,7 +25,7 @@ def images(name: str, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 @FORMATS
-@pytest.mark.parametrize("geometry", [(1, 1, 1), (2, (0, 1), 1), ((1, 2), 2, 2)], ids=str)
+@pytest.mark.parametrize("geometry", [(1, "same", 1), (2, (0, 1), 1), ((1, 2), 2, 2)], ids=str)
 def test_module_is_the_function_on_its_arguments(geometry, name):
     conv, x = SplitTiedConv2d(12, 24, 3, *geometry, (2, 1, 1), blocks=(1, 2, 4)), images(name)
     expected = ops.split_tied_conv2d(x, list(conv.weights), None, *geometry, (2, 1, 1), blocks=(1, 2, 4))
@@ -124,7 +124,7 @@ def test_compiles_without_graph_breaks(dynamic, name):
         ({"groups": 2}, TypeError, r"groups must be a sequence with one entry per split, got 2\.$"),
         ({"blocks": (1, 2.0)}, TypeError, r"blocks must be an int, got 2\.0 \(float\)\.$"),
         ({"in_channels": 16.0}, TypeError, r"in_channels must be an int, got 16\.0 \(float\)\.$"),
-        ({"padding": "same"}, TypeError, r"padding must be one int or 2 of them, got 'same'\.$"),
+        ({"padding": "full"}, ValueError, r'padding must be an int, .*, "same" or "valid", got \'full\'\.$'),
         ({"blocks": ()}, ValueError, r"expected one entry per split .*, got blocks: 0\.$"),
         ({"groups": (1,)}, ValueError, r"expected one entry per split .*, got blocks: 2, groups: 1\.$"),
         ({"in_channels": 15}, ValueError, r"in_channels=15 is not divisible by the 2 splits of blocks=\(1, 2\)\.$"),

@@ -8,6 +8,7 @@ from torch import Tensor, device, dtype, empty, nn
 
 from .. import _checks
 from ..ops.algorithms import Size
+from ..ops.functional import Padding, check_geometry
 from ..ops.split import split_convolve
 
 torch.fx.wrap("split_convolve")  # a trace records the call instead of going through it: it looks at sizes
@@ -24,7 +25,7 @@ class SplitTiedConv2d(nn.Module):
     Args:
         in_channels: channels of the input, a multiple of :math:`s \cdot` ``blocks[i] * groups[i]`` for every split.
         out_channels: channels of the output, likewise.
-        kernel_size, stride, padding, dilation: as in ``torch.nn.Conv2d``, the same for all splits; padding in numbers.
+        kernel_size, stride, padding, dilation: as in ``torch.nn.Conv2d``, the same for all splits.
         groups: one number of groups per split. Default: 1 each.
         device, dtype: as in ``torch.nn.Conv2d``.
         blocks: one number of blocks per split.
@@ -62,7 +63,7 @@ class SplitTiedConv2d(nn.Module):
         out_channels: int,
         kernel_size: Size,
         stride: Size = 1,
-        padding: Size = 0,
+        padding: Padding = 0,
         dilation: Size = 1,
         groups: Sequence[int] | None = None,
         device: device | str | int | None = None,
@@ -86,9 +87,8 @@ class SplitTiedConv2d(nn.Module):
             self.in_channels = in_channels
             self.out_channels = out_channels
             self.kernel_size = _checks.per_dim("kernel_size", kernel_size, 2, minimum=1, error=ValueError)
-            self.stride = _checks.per_dim("stride", stride, 2, minimum=1, error=ValueError)
-            self.padding = _checks.per_dim("padding", padding, 2, minimum=0, error=ValueError)
-            self.dilation = _checks.per_dim("dilation", dilation, 2, minimum=1, error=ValueError)
+            geometry = check_geometry(2, stride, padding, dilation, error=ValueError)
+            self.stride, self.padding, self.dilation = geometry
         self.groups = tuple(groups)
         self.blocks = tuple(blocks)
         rows, columns = out_channels // splits, in_channels // splits
