@@ -128,3 +128,8 @@ def test_a_model_that_runs_on_values_only_can_have_a_budget_of_parameters():
     assert found.macs is None
     with pytest.raises(ValueError, match=r"its macs are unknown. Give params instead"):
         search_blocks(Branching(), IMAGES, macs=0.5, filter_fn="all")
+
+
+def test_an_error_names_the_search_that_was_called():
+    with pytest.raises(ValueError, match=r"^search_blocks: filter_fn must be a function .* got 'heads'"):
+        search_blocks(network(), IMAGES, params=0.5, filter_fn="heads")

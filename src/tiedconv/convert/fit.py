@@ -32,16 +32,7 @@ def fit_outputs(
 
     Layers are fitted in the order of a forward pass. A layer's input is taken from the tied network, whose earlier
     layers are fitted already, and its target from the dense one, so it also corrects the errors of those before it.
-
-    Args:
-        model: the network with tied layers.
-        dense: its copy from before the tying.
-        names: the tied layers.
-        images: batches, as the model takes them.
-        progress: called with the number of layers fitted and their total.
-
-    Returns:
-        The relative error of each layer's output, without the layers that no image reaches.
+    Returns the relative error of each layer's output, without the layers that no image reaches.
     """
     errors: dict[str, float] = {}
     with evaluation(model), evaluation(dense):
@@ -79,12 +70,7 @@ def _fit_layer(model: nn.Module, dense: nn.Module, name: str, images: list[Tenso
 
 
 def as_batches(images: Images) -> list[Tensor]:
-    """Return the batches of ``images``: 32 at a time from a tensor (N, ...), the items of an iterable.
-
-    Raises:
-        TypeError: if it is neither, or an item is not a tensor.
-        ValueError: if there are no images.
-    """
+    """Return the batches of ``images``: 32 at a time from a tensor (N, ...), the items of an iterable."""
     if isinstance(images, Tensor):
         batches = list(images.split(32)) if images.dim() else []
     elif isinstance(images, Iterable):

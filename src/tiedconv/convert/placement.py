@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..nn import TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
-from .replace import TIED_LAYERS, is_listed
+from .replace import TIED_LAYERS, is_listed, widths
 from .trial import Trial
 
 Blocks = int | Mapping[str, int] | Callable[[nn.Module, str], int]
@@ -22,46 +22,32 @@ FilterFn = Callable[[nn.Module, str], bool]
 Preset = Literal["all", "body", "entry", "se"]
 
 TIED = {nn.Conv1d: TiedConv1d, nn.Conv2d: TiedConv2d, nn.Conv3d: TiedConv3d, nn.Linear: TiedLinear}
-"""What takes the place of what."""
 
 _SE = re.compile(r"(SE|SqueezeExcit\w*)(Module|Layer|Block)?")  # of timm, torchvision and most others
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What is decided about one layer.
+    """What is decided about one layer."""
 
-    Attributes:
-        name: qualified name of the layer, the first if it has several.
-        layer: the layer.
-        blocks: how many blocks it gets; 0: it is kept.
-        reason: why it is kept.
-    """
-
-    name: str
+    name: str  # the first if it has several
     layer: nn.Module
-    blocks: int
-    reason: str = ""
+    blocks: int  # 0: it is kept
+    reason: str  # why it is kept
 
 
 def choose(
     model: nn.Module, blocks: Blocks, filter_fn: FilterFn | Preset | None, trial: Trial | None = None
 ) -> list[Choice]:
-    """Decide about every convolution and linear layer of a model, in the order of ``model.named_modules()``.
+    """Decide about every convolution and linear layer of a model, by the arguments of :func:`tiedconv.tie_`.
 
-    Args:
-        model: looked at, not changed.
-        blocks, filter_fn: as in :func:`tiedconv.tie_`.
-        trial: a forward pass of the model. None: it could not be run.
-
-    Raises:
-        TypeError, ValueError: as :func:`tiedconv.tie_` about ``blocks`` and ``filter_fn``.
+    ``trial`` is a forward pass of the model, or None if it could not be run.
     """
     layers = {name: module for name, module in model.named_modules() if is_listed(module)}
     if filter_fn is not None and (isinstance(blocks, Mapping) or callable(blocks)):
         kind = "dict" if isinstance(blocks, Mapping) else "function"
         raise ValueError(
-            f"tie_: blocks is a {kind}, which says which layers are tied, and so does filter_fn. Nothing was changed. "
+            f"blocks is a {kind}, which says which layers are tied, and so does filter_fn. Nothing was changed. "
             f"Give filter_fn with a number of blocks, or the {kind} alone."
         )
     asked = _asked(blocks, layers)
@@ -82,7 +68,7 @@ def choose(
             reason = reason or _indivisible(layer, number)
             if reason and name in by_name:
                 raise ValueError(
-                    f"tie_: {name!r} is named in blocks and cannot be tied: {reason}. Nothing was changed. Leave it "
+                    f"{name!r} is named in blocks and cannot be tied: {reason}. Nothing was changed. Leave it "
                     "out, or name it by a pattern, which takes what can be tied."
                 )
         elif not reason:
@@ -93,7 +79,7 @@ def choose(
         if trial is None:
             why, what = "it does not run on the input assumed", "Give example_inputs, or say"
         raise ValueError(
-            f"tie_: cannot tell the output layers of {type(model).__name__}, which are kept: {why}. Nothing was "
+            f"cannot tell the output layers of {type(model).__name__}, which are kept: {why}. Nothing was "
             f"changed. {what} with filter_fn or names in blocks which layers to tie."
         )
     return choices
@@ -107,7 +93,7 @@ def _asked(blocks: Blocks, layers: Mapping[str, nn.Module]) -> Callable[[nn.Modu
             if not any(_matches(pattern, name) for name in layers):
                 nearest = difflib.get_close_matches(pattern, layers, n=3, cutoff=0.0)
                 raise ValueError(
-                    f"tie_: the pattern {pattern!r} in blocks matches none of the {len(layers)} convolution and linear "
+                    f"the pattern {pattern!r} in blocks matches none of the {len(layers)} convolution and linear "
                     f"layers. Nearest names: {', '.join(nearest) or 'none'}. Nothing was changed. Correct the pattern "
                     "or remove it."
                 )
@@ -133,11 +119,9 @@ def _matches(pattern: str, name: str) -> bool:
 
 def _check_number(number: object, what: str) -> None:
     if isinstance(number, bool) or not isinstance(number, int):
-        raise TypeError(f"tie_: {what} must be an int, got {number!r} ({type(number).__name__}). Nothing was changed.")
+        raise TypeError(f"{what} must be an int, got {number!r} ({type(number).__name__}). Nothing was changed.")
     if number < 1:
-        raise ValueError(
-            f"tie_: {what} must be at least 1, got {number}. Nothing was changed. 1 keeps a layer as it is."
-        )
+        raise ValueError(f"{what} must be at least 1, got {number}. Nothing was changed. 1 keeps a layer as it is.")
 
 
 def _filter(
@@ -158,7 +142,7 @@ def _filter(
         return lambda layer, name: ""
     allowed = ", ".join(map(repr, get_args(Preset)))
     raise ValueError(
-        f"tie_: filter_fn must be a function (module, name) -> bool or one of {allowed}, got {filter_fn!r}. Nothing "
+        f"filter_fn must be a function (module, name) -> bool or one of {allowed}, got {filter_fn!r}. Nothing "
         "was changed."
     )
 
@@ -218,13 +202,7 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def bound(layer: nn.Module, kinds: Container[type], owners: Mapping[int, list[str]]) -> str:
-    """Return why no other layer can take the place of one, or "".
-
-    Args:
-        layer: to be replaced.
-        kinds: the classes that can be.
-        owners: of the model's parameters.
-    """
+    """Return why no other layer can take the place of one that should be of these kinds, or ""."""
     if is_parametrized(layer):
         return "parametrized; torch.nn.utils.parametrize.remove_parametrizations makes it an ordinary layer"
     if type(layer) not in kinds:
@@ -269,11 +247,7 @@ def _uncalled(name: str, trial: Trial | None) -> str:
 
 
 def _indivisible(layer: Any, blocks: int) -> str:
-    if isinstance(layer, nn.Linear):
-        counts, groups = {"in_features": layer.in_features, "out_features": layer.out_features}, 1
-    else:
-        counts, groups = {"in_channels": layer.in_channels, "out_channels": layer.out_channels}, layer.groups
-    unit = blocks * groups
-    odd = next((f"{name} {count}" for name, count in counts.items() if count % unit), "")
+    groups = getattr(layer, "groups", 1)
+    odd = next((f"{name} {width}" for name, width in widths(layer).items() if width % (blocks * groups)), "")
     product = f"{blocks} blocks" if groups == 1 else f"{blocks} blocks * {groups} groups"
     return f"{odd} is not a multiple of {product}" if odd else ""

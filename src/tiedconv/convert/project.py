@@ -9,17 +9,10 @@ from ..ops import layout
 
 
 def project_weight(weight: Tensor, *, groups: int = 1, blocks: int) -> Tensor:
-    r"""Return the tied weight whose untied form is nearest to ``weight`` in the sum of squares.
+    r"""Weight :math:`(C_o,\; C_i / G, *)` → the tied one :math:`(C_o / B,\; C_i / (BG), *)` nearest in squares.
 
     The untied form of a tied weight :math:`W'` has it :math:`B` times on the diagonal of each group, zeros elsewhere.
     :math:`\lVert W - T(W') \rVert^2` is smallest where :math:`W'` is the mean of the diagonal blocks of :math:`W`.
-
-    Args:
-        weight: :math:`(C_o,\; C_i / G, *)`, of a convolution with ``groups`` or of a linear layer.
-        groups, blocks: both counts of channels are multiples of their product.
-
-    Returns:
-        :math:`(C_o / B,\; C_i / (BG), *)`, in the memory format of ``weight``.
 
     Example:
         >>> project_weight(torch.tensor([[1.0, 9.0], [9.0, 3.0]]), blocks=2)

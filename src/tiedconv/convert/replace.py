@@ -24,12 +24,7 @@ def is_listed(module: nn.Module) -> bool:
 
 
 def check_root(model: nn.Module) -> None:
-    """Check that the layers of ``model`` can be replaced in place.
-
-    Raises:
-        TypeError: as :func:`check_open`.
-        ValueError: if it is itself a layer, or holds one whose shape is not known yet.
-    """
+    """As :func:`check_open`; raise ValueError if ``model`` is itself a layer, or holds one of unknown shape."""
     check_open(model)
     if is_listed(model):
         raise ValueError(
@@ -85,6 +80,12 @@ def replace(model: nn.Module, new: Mapping[str, nn.Module]) -> None:
         for name, child in parent._modules.items():
             if id(child) in layers:
                 parent._modules[name] = layers[id(child)]
+
+
+def widths(layer: Any) -> dict[str, int]:
+    """Return the arguments that say how wide a layer is."""
+    unit = "features" if isinstance(layer, nn.Linear) else "channels"
+    return {name: getattr(layer, name) for name in (f"in_{unit}", f"out_{unit}")}
 
 
 def geometry(conv: Any) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class BlockSearch:
     macs: int | None
 
 
+@named("search_blocks")
 def search_blocks(
     model: nn.Module,
     images: Images,
@@ -74,17 +75,16 @@ def search_blocks(
         >>> found.params <= 0.5 * sum(p.numel() for p in model.parameters())
         True
     """
-    with named("search_blocks"):
-        check_root(model)
-        if init not in ("project", "data"):
-            raise ValueError(f"init must be 'project' or 'data', got {init!r}.")
-        if odd := [c for c in choices if isinstance(c, bool) or not isinstance(c, int) or c < 1]:
-            raise ValueError(f"choices must be whole numbers from 1, got {odd[0]!r} among them.")
-        batches = as_batches(images)
-        trial = try_forward(model, batches[0][:1])
+    check_root(model)
+    if init not in ("project", "data"):
+        raise ValueError(f"init must be 'project' or 'data', got {init!r}.")
+    if odd := [c for c in choices if isinstance(c, bool) or not isinstance(c, int) or c < 1]:
+        raise ValueError(f"choices must be whole numbers from 1, got {odd[0]!r} among them.")
+    batches = as_batches(images)
+    trial = try_forward(model, batches[0][:1])
     now = {"params": parameters(model)}
-    if trial is not None and trial.total is not None:
-        now["macs"] = trial.total
+    if trial is not None and None not in trial.macs.values():
+        now["macs"] = sum(count or 0 for count in trial.macs.values())
     what, budget = _budget(now, params, macs)
     options = _options(model, choices, filter_fn, trial)
     _measure(model, options, batches, init, progress)
@@ -126,15 +126,14 @@ def _options(
 def _budget(now: dict[str, int], params: float | None, macs: float | None) -> tuple[str, float]:
     given = {name: value for name, value in (("params", params), ("macs", macs)) if value is not None}
     if len(given) != 1:
-        raise ValueError("search_blocks: give one budget, params or macs.")
+        raise ValueError("give one budget, params or macs.")
     ((what, value),) = given.items()
     if what not in now:
-        raise ValueError("search_blocks: the model's code needs values, so its macs are unknown. Give params instead.")
+        raise ValueError("the model's code needs values, so its macs are unknown. Give params instead.")
     budget = value * now[what] if 0 < value < 1 else value
     if not 0 < budget < now[what]:
         raise ValueError(
-            f"search_blocks: {what} must be a share above 0 and below 1, or a count below the present {now[what]}, got "
-            f"{value}."
+            f"{what} must be a share above 0 and below 1, or a count below the present {now[what]}, got {value}."
         )
     return what, budget
 
@@ -158,7 +157,7 @@ def _measure(
         change = sum((_output(twin, batch) - y).square().sum().item() for batch, y in pairs)
         replace(twin, {name: old})
         if not math.isfinite(change):
-            raise ValueError(f"search_blocks: with {name!r} tied the model's output is not finite. Are the images?")
+            raise ValueError(f"with {name!r} tied the model's output is not finite. Are the images?")
         option.changes[number] = change / energy if energy > 0 else change
         if progress is not None:
             progress(done, len(passes))
@@ -167,7 +166,7 @@ def _measure(
 def _output(model: nn.Module, batch: Tensor) -> Tensor:
     output: Any = model(batch)
     if not isinstance(output, Tensor):
-        raise TypeError(f"search_blocks: the model must return a tensor, got {type(output).__name__}.")
+        raise TypeError(f"the model must return a tensor, got {type(output).__name__}.")
     return output.double()
 
 
@@ -184,7 +183,7 @@ def _cheapest(options: dict[str, _Option], what: str, needed: float) -> dict[str
                     steps.append(((option.changes[number] - change) / (more - saving), more - saving, name, number))
         if not steps:
             raise ValueError(
-                f"search_blocks: tying can save {saved} {what} of the {needed:.0f} that the budget asks for. Raise the "
+                f"tying can save {saved} {what} of the {needed:.0f} that the budget asks for. Raise the "
                 "budget, give larger choices or let filter_fn take more layers."
             )
         _, saving, name, number = min(steps)

@@ -10,7 +10,7 @@ from .._meta import copied
 from .fit import Images, Progress, as_batches, fit_outputs
 from .placement import TIED, Blocks, FilterFn, Preset, choose
 from .project import project_bias, project_weight, projection_error
-from .replace import check_root, geometry, replace, take_over
+from .replace import check_root, geometry, replace, take_over, widths
 from .report import LayerReport, TieReport
 from .trial import parameters, try_forward, try_tied
 
@@ -19,6 +19,7 @@ Init = Literal["project", "data", "random"]
 _ERROR_OF: dict[Init, Literal["weight", "output"] | None] = {"project": "weight", "data": "output", "random": None}
 
 
+@named("tie_")
 def tie_(
     model: nn.Module,
     blocks: Blocks = 2,
@@ -85,23 +86,22 @@ def tie_(
     """
     if init not in get_args(Init):
         raise ValueError(
-            f"tie_: init must be one of {', '.join(map(repr, get_args(Init)))}, got {init!r}. Nothing was changed."
+            f"init must be one of {', '.join(map(repr, get_args(Init)))}, got {init!r}. Nothing was changed."
         )
     if (init == "data") != (images is not None):
         raise ValueError(
-            'tie_: init="data" needs images, and images are for init="data" alone. Nothing was changed. Give both.'
+            'init="data" needs images, and images are for init="data" alone. Nothing was changed. Give both.'
         )
-    with named("tie_"):
-        check_root(model)
-        batches = [] if images is None else as_batches(images)
-        first = batches[0][:1] if batches else None
-        trial = try_forward(model, first if example_inputs is None else example_inputs)
+    check_root(model)
+    batches = [] if images is None else as_batches(images)
+    first = batches[0][:1] if batches else None
+    trial = try_forward(model, first if example_inputs is None else example_inputs)
     choices = choose(model, blocks, filter_fn, trial)
     chosen = {choice.name: choice for choice in choices if choice.blocks}
     if not chosen:
         reasons = dict.fromkeys(choice.reason for choice in choices)
         raise ValueError(
-            f"tie_: none of the {len(choices)} convolution and linear layers can be tied "
+            f"none of the {len(choices)} convolution and linear layers can be tied "
             f"({'; '.join(reasons) or 'there is none'}). Nothing was changed. Choose other blocks or another filter_fn."
         )
     tied: dict[str, Any] = {name: tied_twin(choice.layer, choice.blocks, init) for name, choice in chosen.items()}
@@ -136,14 +136,12 @@ def tie_(
 
 def tied_twin(layer: Any, blocks: int, init: Init = "project") -> nn.Module:
     """Build the tied layer that takes the place of ``layer``."""
-    if isinstance(layer, nn.Linear):
-        groups, sizes, shape = 1, (layer.in_features, layer.out_features), {}
-    else:
-        groups, sizes = layer.groups, (layer.in_channels, layer.out_channels)
-        shape = {**geometry(layer), "groups": groups}
-    kept = {"bias": layer.bias is not None, "dtype": layer.weight.dtype}
+    groups = getattr(layer, "groups", 1)
+    shape = {**widths(layer), "bias": layer.bias is not None}
+    if not isinstance(layer, nn.Linear):
+        shape |= {**geometry(layer), "groups": groups}
     device = layer.weight.device if init == "random" else "meta"
-    made: Any = TIED[type(layer)](*sizes, **shape, **kept, device=device, blocks=blocks)
+    made: Any = TIED[type(layer)](**shape, device=device, dtype=layer.weight.dtype, blocks=blocks)
     weight, bias = made.weight, made.bias
     if init != "random":
         weight = project_weight(layer.weight, groups=groups, blocks=blocks)

@@ -24,6 +24,7 @@ class Trial:
 
     Attributes:
         inputs: what the model was called with, in the form of ``example_inputs`` of :func:`tiedconv.tie_`.
+        input_shapes: of the tensors in ``inputs``.
         copy: how the model was copied: without values, or with them if its code needs them, as that of detectors does.
         saving: the context that says what autograd kept of the pass.
         macs: layer → multiply-adds of its calls; None where values decide about them. Layers that were not called are
@@ -33,21 +34,11 @@ class Trial:
     """
 
     inputs: Any
+    input_shapes: tuple[tuple[int, ...], ...]
     copy: Callable[[nn.Module], nn.Module]
     saving: Saving
     macs: dict[str, int | None]
     outputs: frozenset[str] | None
-
-    @property
-    def total(self) -> int | None:
-        """Multiply-adds of all layers."""
-        counts = [count for count in self.macs.values() if count is not None]
-        return sum(counts) if len(counts) == len(self.macs) else None
-
-    @property
-    def input_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shapes of the tensors in ``inputs``."""
-        return _shapes(self.inputs)
 
 
 def _keep_nothing() -> AbstractContextManager[Any]:
@@ -60,18 +51,10 @@ _WAYS = ((on_meta, nullcontext), (copied, _keep_nothing), (copied, nullcontext))
 
 
 def try_forward(model: nn.Module, example_inputs: Any = None) -> Trial | None:
-    """Run a copy of a model and look at its layers.
+    """Run a copy of a model on the example inputs of :func:`tiedconv.tie_`, and look at its layers.
 
-    Args:
-        model: it is neither run nor changed.
-        example_inputs: as in :func:`tiedconv.tie_`. None: an image of the size in timm's ``default_cfg``, else of 224
-            pixels square with the channels of the first convolution, else the features of the first linear layer.
-
-    Returns:
-        None if no inputs were given and the model does not run on the ones assumed.
-
-    Raises:
-        ValueError: if the model does not run on the inputs given, or cannot be copied.
+    Returns None if no inputs were given and the model does not run on the ones assumed; raises ValueError if it does
+    not run on those given, or cannot be copied.
     """
     check_copyable(model)
     inputs = _assumed(model) if example_inputs is None else example_inputs
@@ -79,18 +62,19 @@ def try_forward(model: nn.Module, example_inputs: Any = None) -> Trial | None:
         return None
     if isinstance(inputs, Mapping):
         inputs = dict(inputs)  # of a class of its own, torch would not look for tensors in it
+    shapes = tuple(tuple(value.shape) for value in tree_leaves(inputs) if isinstance(value, Tensor))
     for duplicate, saving in _WAYS:
         try:
             twin = duplicate(model)
             flow = _Flow(twin)
             macs = _run(twin, inputs, saving)
-            return Trial(inputs, duplicate, saving, macs, flow.outputs())
+            return Trial(inputs, shapes, duplicate, saving, macs, flow.outputs())
         except Exception as error:  # whatever a model's code raises for inputs it is not made for, or without values
             last = error
     if example_inputs is None:
         return None
     raise ValueError(
-        f"{type(model).__name__} does not run on the inputs given, with tensors of {_shapes(inputs)}: {last}. Nothing "
+        f"{type(model).__name__} does not run on the inputs given, with tensors of {shapes}: {last}. Nothing "
         "was changed. Give what its forward takes: one argument, a tuple of arguments or a dict of keyword arguments."
     ) from last
 
@@ -101,12 +85,9 @@ def parameters(module: nn.Module) -> int:
 
 
 def try_tied(model: nn.Module, tied: Mapping[str, nn.Module], trial: Trial) -> dict[str, int | None]:
-    """Repeat a trial with tied layers in the places of their names, in a copy, and return the multiply-adds of layers.
+    """Repeat a trial with tied layers in a copy, and return the multiply-adds of layers.
 
-    So it shows where a model gets at its layers by other ways than a call of what stands in that place.
-
-    Raises:
-        ValueError: if the pass fails or does not call one of them.
+    Raises ValueError if a tied layer is not called in its place, or other code reads its weight.
     """
     twin = trial.copy(model)
     replace(twin, {name: trial.copy(layer) for name, layer in tied.items()})
@@ -115,12 +96,12 @@ def try_tied(model: nn.Module, tied: Mapping[str, nn.Module], trial: Trial) -> d
         macs = _run(twin, trial.inputs, trial.saving)
     except Exception as error:  # as in try_forward
         raise ValueError(
-            f"tie_: {type(model).__name__} runs on tensors of {trial.input_shapes}, but not with the layers tied: "
+            f"{type(model).__name__} runs on tensors of {trial.input_shapes}, but not with the layers tied: "
             f"{error}. Its code probably reads the weight of one of them. {advice}"
         ) from error
     if missed := [name for name in tied if name not in macs]:
         raise ValueError(
-            f"tie_: {', '.join(map(repr, missed[:5]))} would stand in the model tied, but its code calls the old layer "
+            f"{', '.join(map(repr, missed[:5]))} would stand in the model tied, but its code calls the old layer "
             f"by another reference, such as a list of its own or a compiled function. {advice}"
         )
     return macs
@@ -128,10 +109,6 @@ def try_tied(model: nn.Module, tied: Mapping[str, nn.Module], trial: Trial) -> d
 
 def _listed(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if is_listed(module)}
-
-
-def _shapes(inputs: Any) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(value.shape) for value in tree_leaves(inputs) if isinstance(value, Tensor))
 
 
 def _run(twin: nn.Module, inputs: Any, saving: Saving) -> dict[str, int | None]:
@@ -205,7 +182,10 @@ def _nodes(values: Any) -> list[Any]:
 
 
 def _assumed(model: nn.Module) -> Tensor | None:
-    """Return an input of zeros, of the type of the model's parameters; None if nothing says what it could be."""
+    """Return an input of zeros, of the type of the model's parameters; None if nothing says what it could be.
+
+    It is an image of timm's size, or of 224 pixels square for the first convolution, or the first linear layer's input.
+    """
     config: Any = getattr(model, "default_cfg", None)
     conv = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     linear = next((m for m in model.modules() if isinstance(m, nn.Linear)), None)

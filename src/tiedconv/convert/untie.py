@@ -16,6 +16,7 @@ Form = Literal["grouped", "dense"]
 _CONVS = {TiedConv1d: nn.Conv1d, TiedConv2d: nn.Conv2d, TiedConv3d: nn.Conv3d, SplitTiedConv2d: nn.Conv2d}
 
 
+@named("untie_")
 def untie_(model: nn.Module, form: Form = "grouped") -> list[str]:
     r"""Replace every tied layer of a model by an ordinary layer that computes the same, in place.
 
@@ -42,20 +43,15 @@ def untie_(model: nn.Module, form: Form = "grouped") -> list[str]:
         (['0'], Conv2d(8, 8, kernel_size=(3, 3), stride=(1, 1), groups=4))
     """
     if form not in get_args(Form):
-        raise ValueError(f"untie_: form must be one of {', '.join(map(repr, get_args(Form)))}, got {form!r}.")
-    with named("untie_"):
-        check_root(model)
-        layers = tied_layers(model)
+        raise ValueError(f"form must be one of {', '.join(map(repr, get_args(Form)))}, got {form!r}.")
+    check_root(model)
+    layers = tied_layers(model)
     replace(model, {name: _untied(layer, form) for name, layer in layers.items()})
     return list(layers)
 
 
 def tied_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the tied layers of a model by name.
-
-    Raises:
-        ValueError: if an ordinary layer cannot replace one of them, as :func:`untie_` says.
-    """
+    """Return the tied layers of a model by name; raise ValueError if an ordinary layer cannot replace one of them."""
     layers: dict[str, nn.Module] = {name: m for name, m in model.named_modules() if isinstance(m, TIED_LAYERS)}
     owners = parameter_owners(model)
     for name, layer in layers.items():
