@@ -53,7 +53,7 @@ def test_the_input_that_is_assumed():
     assert assumed(timm.create_model("test_resnet", in_chans=5)) == (1, 5, 160, 160)
     assert assumed(nn.Sequential(nn.Conv2d(4, 8, 3))) == (1, 4, 224, 224)
     assert assumed(nn.Sequential(nn.Linear(6, 2))) == (1, 6)
-    assert assumed(nn.Sequential(nn.ReLU())) is None
+    assert assumed(nn.Sequential(nn.Identity())) is None  # though it takes anything
     assert assumed(nn.Sequential(nn.Conv2d(4, 8, 3), nn.Flatten(), nn.Linear(10, 2))) is None  # for other images
 
 

@@ -1,7 +1,7 @@
 """Trial passes: which layers a model calls, what they cost there, and which of them give the model's outputs."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,8 +15,6 @@ from .._counting import counted_macs
 from .._meta import check_copyable, copied, on_meta
 from .replace import is_listed, replace
 
-Saving = Callable[[], AbstractContextManager[Any]]
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -25,8 +23,6 @@ class Trial:
     Attributes:
         inputs: what the model was called with, in the form of ``example_inputs`` of :func:`tiedconv.tie_`.
         input_shapes: of the tensors in ``inputs``.
-        copy: how the model was copied: without values, or with them if its code needs them, as that of detectors does.
-        saving: the context that says what autograd kept of the pass.
         macs: layer → multiply-adds of its calls; None where values decide about them. Layers that were not called are
             missing.
         outputs: the layers whose result no other module with weights takes. None: the code computes without gradients,
@@ -35,19 +31,8 @@ class Trial:
 
     inputs: Any
     input_shapes: tuple[tuple[int, ...], ...]
-    copy: Callable[[nn.Module], nn.Module]
-    saving: Saving
     macs: dict[str, int | None]
     outputs: frozenset[str] | None
-
-
-def _keep_nothing() -> AbstractContextManager[Any]:
-    """Keep no activations, for a graph that is looked at and never run backward."""
-    return saved_tensors_hooks(lambda tensor: None, lambda nothing: nothing)
-
-
-# Without values if the model's code allows that; with all activations only if it calls autograd.grad as well.
-_WAYS = ((on_meta, nullcontext), (copied, _keep_nothing), (copied, nullcontext))
 
 
 def try_forward(model: nn.Module, example_inputs: Any = None) -> Trial | None:
@@ -63,41 +48,29 @@ def try_forward(model: nn.Module, example_inputs: Any = None) -> Trial | None:
     if isinstance(inputs, Mapping):
         inputs = dict(inputs)  # of a class of its own, torch would not look for tensors in it
     shapes = tuple(tuple(value.shape) for value in tree_leaves(inputs) if isinstance(value, Tensor))
-    for duplicate, saving in _WAYS:
-        try:
-            twin = duplicate(model)
-            flow = _Flow(twin)
-            macs = _run(twin, inputs, saving)
-            return Trial(inputs, shapes, duplicate, saving, macs, flow.outputs())
-        except Exception as error:  # whatever a model's code raises for inputs it is not made for, or without values
-            last = error
-    if example_inputs is None:
-        return None
-    raise ValueError(
-        f"{type(model).__name__} does not run on the inputs given, with tensors of {shapes}: {last}. Nothing "
-        "was changed. Give what its forward takes: one argument, a tuple of arguments or a dict of keyword arguments."
-    ) from last
-
-
-def parameters(module: nn.Module) -> int:
-    """Return how many parameters a module has, each shared one once."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    try:
+        return Trial(inputs, shapes, *_run(model, inputs))
+    except Exception as error:  # whatever a model's code raises for inputs that it is not made for
+        if example_inputs is None:
+            return None
+        raise ValueError(
+            f"{type(model).__name__} does not run on the inputs given, with tensors of {shapes}: {error}. Nothing was "
+            "changed. Give what its forward takes: one argument, a tuple of arguments or a dict of keyword arguments."
+        ) from error
 
 
 def try_tied(model: nn.Module, tied: Mapping[str, nn.Module], trial: Trial) -> dict[str, int | None]:
-    """Repeat a trial with tied layers in a copy, and return the multiply-adds of layers.
+    """Repeat a trial with tied layers, and return the multiply-adds of layers.
 
     Raises ValueError if a tied layer is not called in its place, or other code reads its weight.
     """
-    twin = trial.copy(model)
-    replace(twin, {name: trial.copy(layer) for name, layer in tied.items()})
     advice = "Nothing was changed. Leave the layer out, with blocks or filter_fn."
     try:
-        macs = _run(twin, trial.inputs, trial.saving)
+        macs, _ = _run(model, trial.inputs, tied)
     except Exception as error:  # as in try_forward
         raise ValueError(
-            f"{type(model).__name__} runs on tensors of {trial.input_shapes}, but not with the layers tied: "
-            f"{error}. Its code probably reads the weight of one of them. {advice}"
+            f"{type(model).__name__} runs on tensors of {trial.input_shapes}, but not with the layers tied: {error}. "
+            f"Its code probably reads the weight of one of them. {advice}"
         ) from error
     if missed := [name for name in tied if name not in macs]:
         raise ValueError(
@@ -107,27 +80,44 @@ def try_tied(model: nn.Module, tied: Mapping[str, nn.Module], trial: Trial) -> d
     return macs
 
 
+def parameters(module: nn.Module) -> int:
+    """Return how many parameters a module has, each shared one once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _run(
+    model: nn.Module, inputs: Any, tied: Mapping[str, nn.Module] | None = None
+) -> tuple[dict[str, int | None], frozenset[str] | None]:
+    """Call a copy of a model with tied layers in it; return the multiply-adds of its layers, and the output layers."""
+    failures = []
+    # Without values if the model's code allows that. With them, the graph is looked at and never run backward, and so
+    # needs no activations, unless the code calls autograd.grad.
+    for copy, keeps_activations in ((on_meta, True), (copied, False), (copied, True)):
+        try:
+            twin = copy(model).eval()
+            replace(twin, {name: copy(layer) for name, layer in (tied or {}).items()})
+            flow = _Flow(twin)
+            layers = _listed(twin)
+            device = next((p.device for p in twin.parameters()), torch.device("meta"))
+            given = tree_map_only(Tensor, partial(_moved, device), inputs)
+            positional = given if isinstance(given, tuple) else () if isinstance(given, dict) else (given,)
+            by_name = given if isinstance(given, dict) else {}
+            saved = nullcontext() if keeps_activations else saved_tensors_hooks(lambda tensor: None, lambda none: none)
+            with torch.enable_grad(), saved, counted_macs(layers) as macs:
+                twin(*positional, **by_name)
+            return dict(macs) if device.type == "meta" else dict.fromkeys(macs), flow.outputs()
+        except Exception as error:
+            failures.append(error)
+    raise failures[-1]
+
+
+def _moved(device: torch.device, tensor: Tensor) -> Tensor:
+    """Return a copy of an input on a device, as the model's code may change it."""
+    return tensor.detach().to(device, copy=True).requires_grad_(tensor.requires_grad)
+
+
 def _listed(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if is_listed(module)}
-
-
-def _run(twin: nn.Module, inputs: Any, saving: Saving) -> dict[str, int | None]:
-    """Call a copy of a model, and return the multiply-adds of its layers."""
-    device = next((p.device for p in twin.parameters()), torch.device("meta"))
-
-    def moved(tensor: Tensor) -> Tensor:  # a copy, as the model's code may change it
-        return tensor.detach().to(device, copy=True).requires_grad_(tensor.requires_grad)
-
-    given = tree_map_only(Tensor, moved, inputs)
-    twin.eval()
-    with torch.enable_grad(), saving(), counted_macs(_listed(twin)) as macs:
-        if isinstance(given, tuple):
-            twin(*given)
-        elif isinstance(given, dict):
-            twin(**given)
-        else:
-            twin(given)
-    return dict(macs) if device.type == "meta" else dict.fromkeys(macs)
 
 
 class _Flow:
