@@ -11,7 +11,7 @@ from .deployment import deploy
 from .layouts import Layout
 from .onnx_files import check_onnx_installed, open_onnx, to_onnx
 from .openvino_files import check_openvino_installed, open_openvino, to_openvino
-from .program import ExportedFile, check_sizes, to_program
+from .program import ExportedFile, check_sizes, files_of, to_program
 from .quantize import quantize_onnx, quantize_openvino
 
 Format = Literal["onnx", "openvino", "torch-export", "safetensors"]
@@ -78,10 +78,7 @@ def check_export(
         check_sizes(input_size or (1, 1, 1), batch_size)
     if format in ENGINES:
         ENGINES[format].check_installed()
-    files = [output, *([int8_path(output)] if int8 else [])]
-    if format == "openvino":
-        files += [file.with_suffix(".bin") for file in files]
-    for file in files:
+    for file in [*files_of(output), *(files_of(int8_path(output)) if int8 else [])]:
         if checkpoint is not None and checkpoint.exists() and file.exists() and file.samefile(checkpoint):
             raise ValueError(f"{file} would be written over --checkpoint {checkpoint}. Give another --output.")
         check_writable("output", file)

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from .._checks import named
 from .._extras import require
-from .program import TOLERANCE, ExportedFile, Traced, check_path, compare, described, trace, whole
+from .program import TOLERANCE, ExportedFile, check_path, trace, write_checked
 
 INPUT, OUTPUT = "images", "output"
 
@@ -26,9 +27,8 @@ def to_onnx(
 ) -> ExportedFile:
     """Save ``model`` as an ONNX file from ``images`` (N, C, H, W) to ``output``.
 
-    ONNX Runtime loads the file and is given random images of several numbers and sizes; unless its outputs are the
-    model's in evaluation mode, no file is left. Tied filters are stored once; engines run a network without them
-    faster, so pass ``deploy(model)`` where speed counts more than the size of the file.
+    It is checked in ONNX Runtime as :func:`tiedconv.export.to_program` checks a program. Tied filters are stored once;
+    engines run a network without them faster, so pass ``deploy(model)`` where speed counts more than the file's size.
 
     Args:
         model, input_size, dynamic_size, batch_size, tolerance: as in :func:`tiedconv.export.to_program`.
@@ -49,25 +49,22 @@ def to_onnx(
     check_onnx_installed()
     path = check_path(path, ".onnx")
     traced = trace(model, input_size, dynamic_size=dynamic_size, batch_size=batch_size)
-    with whole(path) as part:
-        save_onnx(traced, part)
-        errors = compare(open_onnx(part), traced, tolerance)
-        return described(path, part, errors, traced.images)
+    return write_checked(path, traced, tolerance, save_onnx, open_onnx)
 
 
-def save_onnx(traced: Traced, path: Path) -> None:
-    """Write a traced model as an ONNX file, unchecked.
+def save_onnx(program: ExportedProgram, path: Path) -> None:
+    """Write a program as an ONNX file, unchecked.
 
     Raises:
         RuntimeError: if torch's exporter cannot.
     """
-    (given,) = [node for node in traced.program.graph.nodes if node.name in traced.program.graph_signature.user_inputs]
+    (given,) = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
     # The program knows which axes are dynamic; this is how they are called.
     names = {0: "batch", 2: "height", 3: "width"}
     axes = {axis: name for axis, name in names.items() if not isinstance(given.meta["val"].shape[axis], int)}
     try:
         exported: Any = torch.onnx.export(
-            traced.program,
+            program,
             input_names=[INPUT],
             output_names=[OUTPUT],
             dynamic_shapes=(axes,) if axes else None,

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
-from .. import _files
 from .._checks import named
 from .._extras import require
 from .onnx_files import save_onnx
-from .program import TOLERANCE, ExportedFile, check_path, compare, described, trace, whole
+from .program import TOLERANCE, ExportedFile, check_path, trace, write_checked
 
 
 @named("to_openvino")
@@ -28,9 +28,7 @@ def to_openvino(
 ) -> ExportedFile:
     """Save ``model`` for OpenVINO, from ``images`` (N, C, H, W) to ``output``, with float32 weights.
 
-    OpenVINO loads the file and is given random images of several numbers and sizes; unless its outputs are the model's
-    in evaluation mode, no file is left. Tied filters are stored once; OpenVINO runs a network without them faster, so
-    pass ``deploy(model)`` where speed counts more than the size of the file.
+    As :func:`to_onnx`, checked in OpenVINO.
 
     Args:
         model, input_size, dynamic_size, batch_size, tolerance: as in :func:`tiedconv.export.to_program`.
@@ -51,16 +49,18 @@ def to_openvino(
         torch.Size([5, 4, 7, 5])
     """
     check_openvino_installed()
-    path = check_openvino_path(path)
+    path = check_path(path, ".xml")
     traced = trace(model, input_size, dynamic_size=dynamic_size, batch_size=batch_size)
-    with TemporaryDirectory() as folder, whole(path) as part:
-        # By way of ONNX: openvino reads torch's programs too, in twice the time.
-        save_onnx(traced, Path(folder) / "model.onnx")
-        openvino = load_openvino()
+    return write_checked(path, traced, tolerance, _save_openvino, open_openvino)
+
+
+def _save_openvino(program: ExportedProgram, path: Path) -> None:
+    openvino = load_openvino()
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        save_onnx(program, file)  # openvino reads torch's programs too, in twice the time
         # convert_model also simplifies the graph, as quantization needs it; Core().read_model would not.
-        openvino.save_model(openvino.convert_model(Path(folder) / "model.onnx"), part, compress_to_fp16=False)
-        errors = compare(open_openvino(part), traced, tolerance)
-        return described(path, part, errors, traced.images)
+        openvino.save_model(openvino.convert_model(file), path, compress_to_fp16=False)
 
 
 def open_openvino(path: str | Path) -> Callable[[Tensor], Tensor]:
@@ -81,13 +81,6 @@ def open_openvino(path: str | Path) -> Callable[[Tensor], Tensor]:
         return torch.from_numpy(compiled(images.contiguous().numpy())[0])
 
     return run
-
-
-def check_openvino_path(path: str | Path) -> Path:
-    """Return ``path`` if it ends in ``.xml`` and can be written, with the weights beside it; make its folder."""
-    path = check_path(path, ".xml")
-    _files.check_writable("output", path.with_suffix(".bin"))
-    return path
 
 
 def check_openvino_installed() -> None:

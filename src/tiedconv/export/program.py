@@ -1,4 +1,4 @@
-"""Models as programs of ``torch.export``: traced for images of any number and size, saved, reloaded and compared."""
+"""Models as programs of ``torch.export``, and what all formats share: trace, write, load again, compare."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -85,10 +85,7 @@ def to_program(
     """
     path = check_path(path, ".pt2")
     traced = trace(model, input_size, dynamic_size=dynamic_size, batch_size=batch_size)
-    with whole(path) as part:
-        torch.export.save(traced.program, part)
-        errors = compare(torch.export.load(part).module(), traced, tolerance)
-        return described(path, part, errors, traced.images)
+    return write_checked(path, traced, tolerance, torch.export.save, lambda part: torch.export.load(part).module())
 
 
 def trace(model: nn.Module, input_size: Sequence[int], *, dynamic_size: bool, batch_size: int | None) -> Traced:
@@ -125,6 +122,23 @@ def check_sizes(input_size: Sequence[int], batch_size: int | None) -> None:
         raise ValueError(f"input_size must be channels, height and width, each at least 1, got {input_size}.")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}. Leave it out for any number.")
+
+
+def write_checked(
+    path: Path,
+    traced: Traced,
+    tolerance: float,
+    save: Callable[[ExportedProgram, Path], object],
+    load: Callable[[Path], Callable[[Tensor], Tensor]],
+) -> ExportedFile:
+    """Save a program by ``save``, and compare what ``load`` makes of the file with the model before it takes its name.
+
+    Raises:
+        RuntimeError: as :func:`compare`; no file is left then.
+    """
+    with whole(path) as part:
+        save(traced.program, part)
+        return described(path, part, compare(load(part), traced, tolerance), traced.images)
 
 
 def compare(run: Callable[[Tensor], Tensor], traced: Traced, tolerance: float) -> tuple[float, float]:
@@ -165,8 +179,14 @@ def check_path(path: str | Path, suffix: str) -> Path:
     path = Path(path)
     if path.suffix != suffix:
         raise ValueError(f"the file must end in {suffix}, got {path}. Give another name.")
-    _files.check_writable("output", path)
+    for file in files_of(path):
+        _files.check_writable("output", file)
     return path
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files that are written for a path: OpenVINO's weights are beside its graph."""
+    return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
 
 
 def described(path: Path, part: Path, errors: tuple[float, float], images: Iterable[Tensor]) -> ExportedFile:

@@ -6,6 +6,7 @@ from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from .._checks import named
 from .._extras import require
 from .onnx_files import INPUT, open_onnx
-from .openvino_files import check_openvino_path, load_openvino, open_openvino
+from .openvino_files import load_openvino, open_openvino
 from .program import ExportedFile, check_path, described, difference, whole
 
 LARGEST_ERROR = 0.5
@@ -48,6 +49,7 @@ def quantize_onnx(path: str | Path, calibration_batches: Iterable[Tensor], out: 
     shapes: Any = require("onnxruntime.quantization.shape_inference", extra="export")
     out = check_path(out, ".onnx")
     batches = _listed(calibration_batches)
+    inputs = ({INPUT: images.numpy()} for images in batches)
     # Batch norm has no kernel for integers: its weights would be rounded, and nothing computed faster.
     kinds = {*registry.QLinearOpsRegistry, *registry.QDQRegistry} - {"BatchNormalization"}
     with whole(out) as part, TemporaryDirectory() as folder:
@@ -56,7 +58,7 @@ def quantize_onnx(path: str | Path, calibration_batches: Iterable[Tensor], out: 
         tools.quantize_static(
             prepared,
             part,
-            _Reader(batches),
+            SimpleNamespace(get_next=lambda: next(inputs, None)),
             quant_format=tools.QuantFormat.QDQ,
             op_types_to_quantize=sorted(kinds),
             per_channel=True,
@@ -87,7 +89,7 @@ def quantize_openvino(path: str | Path, calibration_batches: Iterable[Tensor], o
         ValueError, RuntimeError: as :func:`quantize_onnx`.
     """
     openvino, nncf = load_openvino(), load_nncf()
-    out = check_openvino_path(out)
+    out = check_path(out, ".xml")
     batches = _listed(calibration_batches)
     with whole(out) as part:
         with _silent():
@@ -134,14 +136,3 @@ def _silent() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-class _Reader:
-    """Batches one after the other, in the form in which ONNX Runtime asks for them."""
-
-    def __init__(self, batches: list[Tensor]) -> None:
-        self.batches = iter(batches)
-
-    def get_next(self) -> dict[str, Any] | None:
-        images = next(self.batches, None)
-        return None if images is None else {INPUT: images.numpy()}
