@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import timm
 import torch
+from tests.randomized import randomize_norms
 from timm.models import group_parameters
-from torch import Tensor, nn
+from torch import Tensor
 
 import tiedconv
 from tiedconv.models.tiedefficientnet import TiedSqueezeExcite
@@ -43,13 +44,7 @@ def meta_images(side: int = 64) -> Tensor:
 
 def lively_model(name: str, **kwargs: Any) -> Any:
     """A model in evaluation mode where every branch counts: no norm's scale is zero, and statistics vary."""
-    model = tiedconv.create_model(name, num_classes=10, **kwargs)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.4, 0.8)
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.running_var, 0.8, 1.2)
-    return model.eval()
+    return randomize_norms(tiedconv.create_model(name, num_classes=10, **kwargs)).eval()
 
 
 @pytest.mark.parametrize("name", DEEP_IN_STRESS)

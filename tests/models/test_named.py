@@ -57,8 +57,6 @@ def test_weights_of_torchvision_are_loaded_only_if_asked_for(monkeypatch: pytest
 def test_unknown_names(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_model(name)
-    with pytest.raises(ValueError, match=message.replace("somebody", "build_model")):
-        build_model(name)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet18.a1_in1k", "tiedresnet50", "torchvision/resnet50"])
@@ -183,7 +181,6 @@ def test_libraries_weights_are_not_random() -> None:
     ("name", "message"),
     [
         ("resnet_tyni", r"^no model is called 'resnet_tyni'\."),
-        ("torchvision/resnet_tiny", "^torchvision has no classifier 'resnet_tiny'"),
         ("runs/net", r"build_model: there is no folder runs/net\. A repository of the Hub is called hf-hub:runs/net\."),
     ],
 )

@@ -99,5 +99,5 @@ def test_data_unlike_those_of_the_training_are_said(photos, tmp_path):
 def test_a_checkpoint_that_says_it_wrongly_is_named(config, message, tmp_path):
     checkpoint = trained("tiedresnet_tiny", Digits(16, 4), tmp_path)
     torch.save({**torch.load(checkpoint), "pretrained_cfg": config}, checkpoint)
-    with pytest.raises(ValueError, match=f"trained.ckpt says wrongly which images it is for: .*{message}"):
+    with pytest.raises(ValueError, match=f"trained.ckpt describes its images in an invalid way: .*{message}"):
         build_model("tiedresnet_tiny", checkpoint=checkpoint)

@@ -8,6 +8,7 @@ from timm.layers import create_aa, create_attn
 from torch import Tensor, device, dtype, nn
 
 from .._checks import named
+from ..convert.replace import geometry
 from ..nn import SplitTiedConv2d, TiedConv2d
 
 Mixer = Literal["sum", "concatenate"]
@@ -35,7 +36,7 @@ class TiedBottleneck(nn.Module):
         stride: of the splits and of the shortcut.
         downsample: the shortcut that timm builds; its convolution is replaced by a tied one of the same shape.
         cardinality: convolution groups of all splits together (TGC, eq. 4): 1, or a multiple of ``splits``, which share
-            them evenly. ``groups`` and ``mixer_groups`` set them one by one.
+            them evenly. ``groups`` and ``mixer_groups`` set them separately.
         base_width: width of a split at 64 planes, the ``w`` of the paper's "4s x 32w".
         reduce_first: timm's argument for SENet-154; only 1 is supported.
         dilation, first_dilation: of the mixer and of the splits.
@@ -103,8 +104,12 @@ class TiedBottleneck(nn.Module):
                 raise ValueError(f"mixer must be one of {', '.join(get_args(Mixer))}, got {mixer!r}.")
             even_share = _share_evenly(cardinality, splits)
             groups = (even_share,) * splits if groups is None else groups
-            _check_one_per_split("blocks", blocks, splits)
-            _check_one_per_split("groups", groups, splits)
+            for name, values in (("blocks", blocks), ("groups", groups)):
+                if len(values) != splits:
+                    raise ValueError(
+                        f"{name}={tuple(values)} has {len(values)} entries for splits={splits}. "
+                        f"Give one number of {name} per split."
+                    )
             width = _split_width(planes, base_width)
         outplanes = planes * self.expansion
         first_dilation = first_dilation or dilation
@@ -190,20 +195,13 @@ class TiedBottleneck(nn.Module):
 
 
 def tied_like(conv: nn.Conv2d, *, blocks: int, groups: int | None = None) -> TiedConv2d:
-    """Return a tied convolution of the shape of ``conv``, on its device, with new random weights.
-
-    ``groups`` defaults to those of ``conv``.
-    """
+    """Return a tied convolution like ``conv``, perhaps with other groups, with new random weights."""
     return TiedConv2d(
         conv.in_channels,
         conv.out_channels,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,  # type: ignore[arg-type]
-        conv.dilation,
-        conv.groups if groups is None else groups,
+        **geometry(conv),
+        groups=conv.groups if groups is None else groups,
         bias=conv.bias is not None,
-        padding_mode=conv.padding_mode,
         device=conv.weight.device,
         dtype=conv.weight.dtype,
         blocks=blocks,
@@ -226,14 +224,6 @@ def _split_width(planes: int, base_width: int) -> int:
             f"{planes * base_width / 64:g} channels. Choose a base_width that gives whole channels in every stage."
         )
     return width
-
-
-def _check_one_per_split(name: str, values: Sequence[int], splits: int) -> None:
-    if len(values) != splits:
-        raise ValueError(
-            f"{name}={tuple(values)} has {len(values)} entries for splits={splits}. "
-            f"Give one number of {name} per split."
-        )
 
 
 def _share_evenly(cardinality: int, splits: int) -> int:

@@ -74,7 +74,7 @@ def build_model(
         try:
             set_images(model, arguments["pretrained_cfg"])
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"build_model: {checkpoint} says wrongly which images it is for: {error}.") from error
+            raise ValueError(f"build_model: {checkpoint} describes its images in an invalid way: {error}.") from error
     if tied is not None:
         tie_(model, tied, init="random")
     if state is not None and checkpoint is not None:
@@ -84,7 +84,7 @@ def build_model(
 
 
 def is_random(name: str, checkpoint: str | Path | None = None, pretrained: bool = False) -> bool:
-    """Whether :func:`build_model` draws the weights."""
+    """Say whether :func:`build_model` gives random weights."""
     return checkpoint is None and not pretrained and _is_name(name)
 
 
@@ -134,7 +134,7 @@ def from_pretrained(
 
 
 def tie_as_saved(model: nn.Module, tied: Mapping[str, int]) -> None:
-    """Tie the layers of ``model`` that are tied in a saved one and not yet in this one."""
+    """Tie the layers of ``model`` that are tied in a saved model and not yet in this one."""
     layers = dict(model.named_modules())
     # A layer that is missing shows up later, among the weights that do not fit.
     left = {
@@ -145,7 +145,7 @@ def tie_as_saved(model: nn.Module, tied: Mapping[str, int]) -> None:
 
 
 def _is_name(name: str) -> bool:
-    """Whether ``name`` is that of a library's model, not a folder or repository."""
+    """Say whether ``name`` is that of a library's model, not of a folder or repository."""
     if name.startswith((TORCHVISION, HUB)):
         return name.startswith(TORCHVISION)
     # "resnet50.a1_in1k" is a name with a tag, unless there is a folder of that name.

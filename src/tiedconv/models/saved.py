@@ -41,7 +41,7 @@ def read_config(path: Path) -> dict[str, Any]:
         or not isinstance(config.get("architecture"), str)
         or entry.get("library", "") not in (None, "timm", "torchvision")
     ):
-        raise ValueError(f"{path} describes no model. {_WRITTEN}")
+        raise ValueError(f"{path} does not describe a model. {_WRITTEN}")
     return config
 
 

@@ -66,14 +66,7 @@ class PredictionWriter(BasePredictionWriter):
         self.begin(trainer.datamodule.classes)  # type: ignore[attr-defined]
 
     def write_on_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        prediction: Any,
-        batch_indices: Sequence[int] | None,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, prediction: Any, indices: Any, batch: Any, *given: Any
     ) -> None:
         images, sources, reasons = batch
         if reasons:

@@ -67,21 +67,14 @@ class PlainProgress(ProgressBar):
     on_test_start = on_predict_start = on_validation_start
 
     def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *given: Any
     ) -> None:
         if self._is_due():
             others = {"test": trainer.num_test_batches, "predict": trainer.num_predict_batches}
             what = "test" if trainer.testing else "predict" if trainer.predicting else "validate"
-            total = others.get(what, trainer.num_val_batches)[dataloader_idx]
-            self._say_step(f"{what}, batch", batch_idx + 1, total)
+            self._say_step(f"{what}, batch", batch_idx + 1, others.get(what, trainer.num_val_batches)[0])
 
-    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end  # type: ignore[assignment]  # with less written out
 
     def _begin(self, done: int = 0) -> None:
         self._start = self._last = time.monotonic()
