@@ -1,6 +1,8 @@
 import json
 import os
 import shutil
+import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -33,7 +35,8 @@ def checkpoint(tmp_path):
 
 
 def gradcam(*options):
-    main(["analyze", "gradcam", *map(str, options)])
+    with mock.patch.object(sys, "argv", ["tiedconv", "analyze", "gradcam", *map(str, options)]):
+        main()
 
 
 def test_the_files_hold_what_the_function_returns(photos, checkpoint, tmp_path, capsys):
@@ -61,6 +64,7 @@ def test_the_files_hold_what_the_function_returns(photos, checkpoint, tmp_path, 
     assert "<h2>a &lt;i&gt;.png</h2>" in page
     assert "<b>owl" not in page
     assert page.count("data:image/png;base64,") == 4
+    assert f"tiedconv analyze gradcam --models tiedresnet_tiny --images {photos} --checkpoints" in page
     assert "random" not in page.lower()
     printed = capsys.readouterr().out
     first = expected.probabilities[0]
@@ -86,7 +90,6 @@ def test_random_weights_are_said_to_be_random_and_are_the_same_again(photos, tmp
     one, two = (json.loads((tmp_path / run / "gradcam.json").read_text()) for run in ("one", "two"))
     assert one == two
     assert {result["target"] for model in one["models"] for result in model["results"]} == {2}
-    assert "--target 2" in (tmp_path / "one/report.html").read_text()
 
 
 def test_one_architecture_with_two_checkpoints_and_one_without(photos, checkpoint, tmp_path):

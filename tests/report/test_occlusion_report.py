@@ -1,7 +1,7 @@
 import pytest
 
 from tiedconv.analysis.occlusion import Estimate, ModelOcclusion, OcclusionBin, OcclusionReport
-from tiedconv.report.occlusion_report import occlusion_gain, occlusion_note, write_occlusion_report
+from tiedconv.report.occlusion_report import occlusion_gain, occlusion_note, write_occlusion
 
 
 def report(*images, label="resnet", resamples=200):
@@ -24,13 +24,13 @@ def report(*images, label="resnet", resamples=200):
     return OcclusionReport("mask", "boxes", resamples, 0, bins, models)
 
 
-def page(given, path):
-    write_occlusion_report(given, path, command="tiedconv x", blocks={"Data": {"images": "9"}})
-    return path.read_text(encoding="utf-8").replace("\u202f", " ")
+def page(given, folder):
+    write_occlusion(given, folder, command="tiedconv x", blocks={"Data": {"images": "9"}})
+    return (folder / "report.html").read_text(encoding="utf-8").replace("\u202f", " ")
 
 
 def test_the_page_leads_with_the_ends_and_shows_both_metrics(tmp_path):
-    html = page(report(20, 30, 10, label="res<net>"), tmp_path / "r.html")
+    html = page(report(20, 30, 10, label="res<net>"), tmp_path)
     assert (
         "res&lt;net&gt; reaches 40.0 % mask AP under least occlusion (r 0–0.333333) and 60.0 % mask AP under most "
         "occlusion (r 0.666667–1)."
@@ -43,12 +43,12 @@ def test_the_page_leads_with_the_ends_and_shows_both_metrics(tmp_path):
 
 def test_bins_with_few_images_are_in_the_table_alone(tmp_path):
     given = report(20, 9, 0)
-    html = page(given, tmp_path / "r.html")
+    html = page(given, tmp_path)
     assert "resnet reaches 40.0 % mask AP under least occlusion (r 0–0.333333).<" in html
     assert "<td>50.0<small>" in html
     assert "<td>–</td>" in html
     assert occlusion_gain(given, given.models[1]) == ""
-    assert "No bin has 10 images with objects: too few to say anything." in page(report(9, 3), tmp_path / "s.html")
+    assert "No bin has 10 images with objects: too few to say anything." in page(report(9, 3), tmp_path)
 
 
 @pytest.mark.parametrize(("resamples", "said"), [(200, True), (0, False)])

@@ -93,4 +93,4 @@ def test_numbers_are_grouped():
 
 
 def test_the_template_is_part_of_the_package():
-    assert resources.files("tiedconv.analysis").joinpath("report.html.template").is_file()
+    assert resources.files("tiedconv.report").joinpath("report.html.template").is_file()

@@ -39,8 +39,9 @@ def plot_fig3(rows: Sequence[OperatorRow], ax: "Axes | None" = None, *, top: flo
             continue
         look = style.series(index)
         medians, bars = _bars(points.values())
-        ax.errorbar(list(points), medians, yerr=bars, marker=look.marker, markersize=4, elinewidth=1, **look.line)
-        ends[name] = (index, medians[-1])
+        ends[name], *_ = ax.errorbar(
+            list(points), medians, yerr=bars, marker=look.marker, markersize=4, elinewidth=1, **look.line
+        )
     memory_format = rows[0].case.memory_format if rows else ""
     style.tidy(ax, xlabel="Blocks B, at equal operations", ylabel=f"ms per call, {memory_format}")
     _log2_ticks(ax, sorted({r.case.blocks for r in rows}), "{:g}")

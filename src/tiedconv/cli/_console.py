@@ -1,15 +1,19 @@
 """What the commands print: results to stdout, and to stderr what they are doing."""
 
 import math
+import shlex
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich import progress
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 _WIDTH = 132  # columns of a table that goes to a file or a pipe
 _EVERY = 30.0  # seconds between two lines of a log
@@ -20,6 +24,21 @@ T = TypeVar("T")
 def table_console() -> Console:
     """Return a console of the terminal's width, and of a wide one's where the output goes elsewhere."""
     return Console(highlight=False, width=None if Console().is_terminal else _WIDTH)
+
+
+def new_table(words: Iterable[str], numbers: Iterable[str], **options: Any) -> Table:
+    """Return a table with columns of words, and of numbers, which stand right and do not wrap."""
+    table = Table(box=SIMPLE, **options)
+    for header in words:
+        table.add_column(header)
+    for header in numbers:
+        table.add_column(header, justify="right", no_wrap=True)
+    return table
+
+
+def command_line() -> str:
+    """Return the command that is running, as a shell takes it."""
+    return shlex.join(["tiedconv", *sys.argv[1:]])
 
 
 def log(line: str) -> None:

@@ -1,6 +1,5 @@
-"""What the ``analyze`` commands are given, and what they say about it: models, photos, an output folder."""
+"""What the ``analyze`` commands are given: models, photos, an output folder."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import __version__
+from .._extras import require
 from .._files import check_writable
 from ..data.base import ImageFiles
 from ..models import build_model
 from ..models.inputs import eval_transform, input_size
 from ..models.named import is_random
+from ..report.page import Origin
+from ._console import command_line
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,7 @@ class Given:
 
     label: str
     model: nn.Module
-    weights: str  # in words: where they are from
-    random: bool
+    weights: str  # as in Origin
 
     def photos(self, path: Path) -> ImageFiles:
         """Return the photos as the model is evaluated on them."""
@@ -48,10 +48,9 @@ def load(names: Sequence[str], checkpoints: Sequence[Path | None], pretrained: b
     given = []
     for label, (name, path) in zip(labels, pairs, strict=True):
         library = pretrained and path is None
-        random = is_random(name, path, library)
-        weights = str(path) if path else "random" if random else "pretrained"
+        weights = str(path) if path else "random" if is_random(name, path, library) else "pretrained"
         model = build_model(name, checkpoint=path, pretrained=library).eval()
-        given.append(Given(label, model, weights, random))
+        given.append(Given(label, model, weights))
     return given
 
 
@@ -59,25 +58,11 @@ def check_output(output: Path, limit: int, files: Sequence[str]) -> None:
     """Check what can be checked before models are loaded."""
     if limit < 1:
         raise ValueError(f"limit must be at least 1, got limit={limit}.")
+    require("matplotlib", extra="analysis")
     for file in ("report.html", *files):
         check_writable("output", output / file)
 
 
-def command(name: str, **options: Any) -> str:
-    """Return the command line of a call; options that are empty or False are left out."""
-    words = ["tiedconv", "analyze", name]
-    for option, value in options.items():
-        if value is True:
-            words.append(f"--{option}")
-        elif value not in (None, "", False, ()) or (value == 0 and value is not False):
-            many = isinstance(value, Sequence) and not isinstance(value, str)
-            words += [f"--{option}", ",".join("" if v is None else str(v) for v in value) if many else str(value)]
-    return shlex.join(words)
-
-
-def facts(given: Sequence[Given], **more: str) -> dict[str, dict[str, str]]:
-    """Return what a report was made with, for its page."""
-    return {
-        "Weights": {entry.label: entry.weights for entry in given},
-        "Conditions": {**more, "tiedconv": __version__, "torch": torch.__version__},
-    }
+def origin(given: Sequence[Given], **settings: Any) -> Origin:
+    """Return what a report on these models was made with."""
+    return Origin(command_line(), {entry.label: entry.weights for entry in given}, settings)

@@ -1,22 +1,20 @@
 """``tiedconv analyze gradcam``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
 
-from .. import __version__
 from .._files import printable
-from ..analysis.gradcam import grad_cam
+from ..analysis.gradcam import GradCam, grad_cam
 from ..models.inputs import as_seen, label_names
-from ..report.gradcam_report import ModelCams, write_gradcam
-from ..report.page import random_note
+from ..report.gradcam_report import write_gradcam
 from ..report.style import class_name
-from ._console import Progress, table_console
-from ._inputs import check_output, command, facts, load
+from ._console import Progress, new_table, table_console
+from ._inputs import check_output, load, origin
 
 
 def gradcam(
@@ -51,59 +49,40 @@ def gradcam(
     given = load(models, checkpoints, pretrained)
     if names is None and len(told := {tuple(label_names(entry.model)) for entry in given}) == 1:
         names = list(*told) or None
-    photos: list[Path] = []
-    found: list[ModelCams] = []
+    photos: list[str] = []
+    seen: dict[str, Tensor] = {}
+    cams: dict[str, GradCam] = {}
     with Progress() as progress:
         for entry in progress.each("explaining", given, len(given)):
             files = entry.photos(images)
             (batch,) = files.batches(range(len(files))[:limit], limit)
             targets = None if target is None else torch.full((len(batch),), target)
-            cam = grad_cam(entry.model, batch, layer=layer, targets=targets)
-            found.append(ModelCams(entry.label, entry.weights, entry.random, as_seen(entry.model, batch), cam))
-            photos = files.paths[: len(batch)]
+            cams[entry.label] = cam = grad_cam(entry.model, batch, layer=layer, targets=targets)
+            seen[entry.label] = as_seen(entry.model, batch)
+            photos = [printable(path.name) for path in files.paths[: len(batch)]]
             if classes is not None and names is not None and len(names) != cam.num_classes:
                 raise ValueError(
                     f"{classes} has {len(names)} lines, and {entry.label} tells {cam.num_classes} classes "
                     "apart. Give a file with a line per class."
                 )
-    call = command(
-        "gradcam",
-        models=models,
-        images=images,
-        checkpoints=checkpoints,
-        pretrained=pretrained,
-        limit=limit,
-        target=target,
-        layer=layer,
-        classes=classes,
-        output=output,
-    )
-    shown = [printable(path.name) for path in photos]
+    made = origin(given, images=images, method="captum's LayerGradCam, gradients of the scores before the softmax")
     console = table_console()
-    console.print(_table(found, shown, names or []))
-    write_gradcam(
-        found,
-        output,
-        photos=shown,
-        classes=names or [],
-        settings={"tiedconv": __version__, "images": str(images)},
-        command=call,
-        blocks=facts(given, **{"Grad-CAM": "captum's LayerGradCam, gradients of the scores before the softmax"}),
-    )
+    console.print(_table(cams, photos, names or [], made.random_note()))
+    write_gradcam(cams, seen, output, made, photos=photos, classes=names or [])
     console.print(f"Report:  {output / 'report.html'}", markup=False)
 
 
-def _table(models: Sequence[ModelCams], photos: Sequence[str], classes: Sequence[str]) -> Table:
-    layers = ", ".join(f"{model.label} {model.cam.layer}" for model in models)
-    caption = f"Coverage: share of the photo hotter than half of its maximum. Layers: {layers}. {random_note(models)}"
-    table = Table(title="Grad-CAM", caption=escape(caption), box=SIMPLE)
-    for header, right in (("photo", 0), ("model", 0), ("class", 0), ("probability", 1), ("coverage", 1)):
-        table.add_column(header, justify="right" if right else "left")
-    coverages = [model.cam.coverage() for model in models]
+def _table(cams: Mapping[str, GradCam], photos: Sequence[str], classes: Sequence[str], note: str) -> Table:
+    layers = ", ".join(f"{label} {cam.layer}" for label, cam in cams.items())
+    caption = f"Coverage: share of the photo hotter than half of its maximum. Layers: {layers}. {note}"
+    table = new_table(
+        ("photo", "model", "class"), ("probability", "coverage"), title="Grad-CAM", caption=escape(caption)
+    )
+    coverages = [cam.coverage() for cam in cams.values()]
     for i, name in enumerate(photos):
         table.add_section()
-        for place, (model, coverage) in enumerate(zip(models, coverages, strict=True)):
-            explained = class_name(classes, int(model.cam.targets[i]))
-            cells = [f"{model.cam.probabilities[i]:.1%}", f"{coverage[i]:.1%}"]
-            table.add_row("" if place else escape(name), escape(model.label), escape(explained), *cells)
+        for place, ((label, cam), coverage) in enumerate(zip(cams.items(), coverages, strict=True)):
+            explained = class_name(classes, int(cam.targets[i]))
+            cells = [f"{cam.probabilities[i]:.1%}", f"{coverage[i]:.1%}"]
+            table.add_row("" if place else escape(name), escape(label), escape(explained), *cells)
     return table

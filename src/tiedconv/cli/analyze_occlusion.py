@@ -11,14 +11,11 @@ from rich.table import Table
 
 from .. import __version__
 from .._extras import require
-from .._files import check_writable, write_whole
+from .._files import check_writable
 from ..analysis.occlusion import METRICS, Estimate, OcclusionReport, Regions, analyze_occlusion
 from ..metrics.coco import Kind, read_annotations, read_results
-from ..report.occlusion_plots import draw_occlusion
-from ..report.occlusion_report import write_occlusion_report
-from ..report.page import quiet_about_glyphs
-from ._console import Progress, table_console
-from ._inputs import command
+from ..report.occlusion_report import write_occlusion
+from ._console import Progress, command_line, table_console
 
 
 def occlusion(
@@ -76,26 +73,12 @@ def occlusion(
         )
     console = table_console()
     console.print(_table(report))
-    write_whole(output / "occlusion.json", report.to_json() + "\n")
-    with quiet_about_glyphs():
-        draw_occlusion(report).savefig(output / "occlusion.png", dpi=150)
-    call = command(
-        "occlusion",
-        annotations=annotations,
-        predictions=predictions,
-        kind=kind,
-        regions=regions,
-        edges=[f"{edge:g}" for edge in edges],
-        resamples=resamples,
-        seed=seed,
-        output=output,
-    )
     blocks = {
         "Data": {"annotations": str(annotations), "images": f"{len(truth['images'])}"},
         "Detections": {label: ", ".join(map(str, group)) for label, group in files.items()},
         "Conditions": {"resamples": f"{resamples}", "seed": f"{seed}", "tiedconv": __version__},
     }
-    write_occlusion_report(report, output / "report.html", command=call, blocks=blocks)
+    write_occlusion(report, output, command=command_line(), blocks=blocks)
     console.print(f"Numbers: {output / 'occlusion.json'}\nReport:  {output / 'report.html'}", markup=False)
 
 

@@ -1,25 +1,20 @@
 """``tiedconv analyze similarity``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice, zip_longest
 from math import ceil
 from pathlib import Path
 
 import torch
-from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
-from .. import __version__
-from .._extras import require
-from .._files import write_whole
-from ..analysis import evenly_spaced, filter_similarity
+from ..analysis import LayerSimilarity, evenly_spaced, filter_similarity
 from ..compare.runner import default_device
 from ..models.inputs import input_size
-from ..report.page import random_note
-from ..report.similarity_report import ModelSimilarity, similarity_json, write_similarity_plots, write_similarity_report
-from ._console import Progress, table_console
-from ._inputs import check_output, command, facts, load
+from ..report.similarity_report import write_similarity, write_similarity_numbers
+from ._console import Progress, new_table, table_console
+from ._inputs import check_output, load, origin
 
 
 def similarity(
@@ -54,7 +49,6 @@ def similarity(
         output: folder to write to.
     """
     check_output(output, limit, ("similarity.json", "similarity.png"))
-    require("matplotlib", extra="analysis")  # not after hours
     given = load(models, checkpoints, pretrained)
     place = default_device() if device is None else torch.device(device)
     channels = max_channels or None
@@ -62,12 +56,13 @@ def similarity(
         blank = torch.zeros(1, *input_size(entry.model), device=place)
         few = min(1, max_channels) or 1
         filter_similarity(entry.model.to(place), layers, blank, max_channels=few, batch_size=batch_size)
-    found: list[ModelSimilarity] = []
+    found: dict[str, list[LayerSimilarity]] = {}
     with Progress() as progress:
         files = given[0].photos(images)
         chosen = evenly_spaced(len(files), limit)
         for i in progress.each("reading the photos", chosen, len(chosen)):
             files[i]  # a broken photo comes to light in seconds, not after hours
+        made = origin(given, images=len(chosen), folder=images, max_channels=channels)
         count = ceil(len(chosen) / batch_size)
         batches = progress.each(
             f"comparing filters on batches of {batch_size}",
@@ -75,47 +70,28 @@ def similarity(
             len(given) * count,
         )
         for entry in given:
-            measured = filter_similarity(
+            found[entry.label] = filter_similarity(
                 entry.model,
                 layers,
                 (batch.to(place) for batch in islice(batches, count)),
                 max_channels=channels,
                 batch_size=batch_size,
             )
-            found.append(ModelSimilarity(entry.label, entry.weights, entry.random, measured))
-            settings = {"tiedconv": __version__, "images": len(chosen), "max_channels": channels}
-            write_whole(output / "similarity.json", similarity_json(found, settings) + "\n")
+            write_similarity_numbers(found, output, made)
     console = table_console()
-    console.print(_table(found, len(chosen)))
-    write_similarity_plots(found, output)
-    call = command(
-        "similarity",
-        models=models,
-        images=images,
-        checkpoints=checkpoints,
-        pretrained=pretrained,
-        layers=layers,
-        limit=limit,
-        max_channels=max_channels,
-        batch_size=batch_size,
-        device=device,
-        output=output,
-    )
-    blocks = facts(given, photos=f"{len(chosen)} of {images}", filters=f"at most {channels or 'all'} a layer")
-    write_similarity_report(found, output / "report.html", command=call, blocks=blocks)
+    console.print(_table(found, len(chosen), made.random_note()))
+    write_similarity(found, output, made)
     console.print(f"Numbers: {output / 'similarity.json'}\nReport:  {output / 'report.html'}", markup=False)
 
 
-def _table(found: Sequence[ModelSimilarity], images: int) -> Table:
-    caption = f"Mean cosine similarity over the pairs of filters, {images} photos. {random_note(found)}"
-    table = Table(title="Filter similarity", caption=escape(caption), box=SIMPLE)
-    for header, right in (("layer", 0), ("model", 0), ("mean", 1), ("pairs", 1), ("dead", 1)):
-        table.add_column(header, justify="right" if right else "left")
-    for layers in zip_longest(*(model.layers for model in found)):
+def _table(found: Mapping[str, Sequence[LayerSimilarity]], images: int, note: str) -> Table:
+    caption = f"Mean cosine similarity over the pairs of filters, {images} photos. {note}"
+    table = new_table(("layer", "model"), ("mean", "pairs", "dead"), title="Filter similarity", caption=escape(caption))
+    for layers in zip_longest(*found.values()):
         table.add_section()
-        for model, layer in zip(found, layers, strict=True):
+        for label, layer in zip(found, layers, strict=True):
             if layer:
                 pairs = layer.pairs().numel()
                 mean = f"{layer.mean:.3f}" if pairs else "-"
-                table.add_row(escape(layer.layer), escape(model.label), mean, str(pairs), str(layer.dead))
+                table.add_row(escape(layer.layer), escape(label), mean, str(pairs), str(layer.dead))
     return table

@@ -4,17 +4,12 @@ from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 
-from rich.box import SIMPLE
 from rich.markup import escape
-from rich.table import Table
 
-from .. import __version__
-from ..analysis import evenly_spaced
-from ..analysis.summary import summarize
-from ..report.page import random_note
-from ..report.summary_report import HEAD, NOTE, ModelSummary, summary_cells, write_summary
-from ._console import Progress, table_console
-from ._inputs import check_output, command, facts, load
+from ..analysis import LayerSummary, evenly_spaced, summarize
+from ..report.summary_report import HEAD, NOTE, summary_cells, write_summary
+from ._console import Progress, new_table, table_console
+from ._inputs import check_output, load, origin
 
 _BATCH = 8
 
@@ -43,7 +38,7 @@ def summary(
     """
     check_output(output, limit, ("summary.png", "summary.json"))
     given = load(models, checkpoints, pretrained)
-    found: list[ModelSummary] = []
+    found: dict[str, list[LayerSummary]] = {}
     count = 0
     with Progress() as progress:
         for number, entry in enumerate(given, start=1):
@@ -52,31 +47,16 @@ def summary(
             count = len(chosen)
             batches = files.batches(chosen, _BATCH)
             what = f"{entry.label}, model {number} of {len(given)}"
-            layers = summarize(entry.model, progress.each(what, batches, ceil(count / _BATCH)))
-            found.append(ModelSummary(entry.label, entry.weights, entry.random, layers))
+            found[entry.label] = summarize(entry.model, progress.each(what, batches, ceil(count / _BATCH)))
+    made = origin(given, images=count, folder=images)
     console = table_console()
-    for model in found:
-        console.print(_table(model, count))
-    call = command(
-        "summary",
-        models=models,
-        images=images,
-        checkpoints=checkpoints,
-        pretrained=pretrained,
-        limit=limit,
-        output=output,
-    )
-    settings = {"tiedconv": __version__, "images": count}
-    blocks = facts(given, Photos=f"{count} of {images}")
-    write_summary(found, output, settings=settings, command=call, blocks=blocks)
+    note = f"{NOTE} The report has more columns."
+    for label, layers in found.items():
+        table = new_table(HEAD[:2], HEAD[2:], title=escape(f"{label}, {count} photos"), caption=escape(note))
+        for layer in layers:
+            table.add_row(*map(escape, summary_cells(layer)))
+        console.print(table)
+    if made.random_note():
+        console.print(made.random_note(), markup=False)
+    write_summary(found, output, made)
     console.print(f"Report:  {output / 'report.html'}", markup=False)
-
-
-def _table(model: ModelSummary, count: int) -> Table:
-    note = f"{NOTE} The report has more columns. {random_note([model])}"
-    table = Table(title=escape(f"{model.label}, {count} photos"), caption=escape(note), box=SIMPLE)
-    for place, header in enumerate(HEAD):
-        table.add_column(header, justify="left" if place < 2 else "right")
-    for layer in model.layers:
-        table.add_row(*map(escape, summary_cells(layer)))
-    return table

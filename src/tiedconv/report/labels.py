@@ -1,12 +1,16 @@
 """Where names stand in a figure: beside the line or the point that they name, without overlap."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from . import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
     from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
 
@@ -26,13 +30,18 @@ _SIDES = (
 _LINE = 10.5  # points from one line of text to the next
 
 
-def label_ends(ax: "Axes", ends: Mapping[str, tuple[int, float]]) -> None:
-    """Write names right of the axes at the heights where lines end: name → (place of the model, last value)."""
+def label_ends(ax: "Axes", lines: Mapping[str, "Line2D"]) -> None:
+    """Write the models' names right of the axes, at the heights where their lines end; empty lines have none."""
+    finite = {
+        label: [y for y in np.asarray(line.get_ydata(), float) if math.isfinite(y)] for label, line in lines.items()
+    }
+    ends = {label: values[-1] for label, values in finite.items() if values}
     to_axes = (ax.transData - ax.transAxes).transform
     height = ax.get_window_extent().height / ax.figure.dpi * 72
-    wanted = [float(to_axes((ax.get_xlim()[1], value))[1]) for _, value in ends.values()]
+    wanted = [float(to_axes((ax.get_xlim()[1], value))[1]) for value in ends.values()]
     placed = spread_out(wanted, _LINE / height)
-    for (label, (index, _)), old, new in zip(ends.items(), wanted, placed, strict=True):
+    for label, old, new in zip(ends, wanted, placed, strict=True):
+        arrow = {"arrowstyle": "-", "color": lines[label].get_color(), "linewidth": 0.8, "relpos": (0, 0.5)}
         ax.annotate(
             style.short(label),
             xy=(1, old),
@@ -42,7 +51,7 @@ def label_ends(ax: "Axes", ends: Mapping[str, tuple[int, float]]) -> None:
             va="center",
             fontsize=8,
             color=style.INK,
-            arrowprops={"arrowstyle": "-", "color": style.series(index).colour, "linewidth": 0.8, "relpos": (0, 0.5)},
+            arrowprops=arrow,
         )
 
 

@@ -25,7 +25,7 @@ def plot_occlusion(report: OcclusionReport, metric: Metric = "AP", ax: "Axes | N
     """
     ax = style.new_axes(_width(report), 3) if ax is None else ax
     step = min(0.1, 0.6 / len(report.models))  # from one model to the next, where bins are 1 apart
-    ends: dict[str, tuple[int, float]] = {}
+    lines = {}
     for index, model in enumerate(report.models):
         look = style.series(index)
         places = [i + step * (index - (len(report.models) - 1) / 2) for i in range(len(report.bins))]
@@ -34,10 +34,7 @@ def plot_occlusion(report: OcclusionReport, metric: Metric = "AP", ax: "Axes | N
         for place, estimate in zip(places, estimates, strict=True):
             if estimate and estimate.low is not None and estimate.high is not None:
                 ax.vlines(place, estimate.low, estimate.high, color=look.colour, linewidth=1.2, alpha=0.75)
-        ax.plot(places, values, **look.line, marker=look.marker, markersize=4.5)
-        last = next((value for value in reversed(values) if not math.isnan(value)), None)
-        if last is not None:
-            ends[model.label] = (index, last)
+        (lines[model.label],) = ax.plot(places, values, **look.line, marker=look.marker, markersize=4.5)
     intervals = ", with 95\u202f% intervals over images" if report.resamples else ""
     style.tidy(
         ax, xlabel="Occlusion ratio r; number of images", ylabel=f"{report.kind.capitalize()} {metric}{intervals}"
@@ -49,7 +46,7 @@ def plot_occlusion(report: OcclusionReport, metric: Metric = "AP", ax: "Axes | N
     ax.margins(y=0.1)
     low, high = ax.get_ylim()
     ax.set_ylim(max(low, -0.02), min(high, 1.02))  # no room for what average precision cannot be
-    label_ends(ax, ends)
+    label_ends(ax, lines)
     return ax
 
 

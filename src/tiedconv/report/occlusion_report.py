@@ -1,37 +1,40 @@
-"""An occlusion report in HTML: as a page of its own, and as parts of the page about a comparison of detectors."""
+"""An occlusion report: as a page of its own, and as parts of the page about a comparison of detectors."""
 
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
+from .._files import write_whole
 from ..analysis.occlusion import METRICS, Estimate, ModelOcclusion, OcclusionBin, OcclusionReport
 from . import style
-from .occlusion_plots import plot_occlusion
+from .occlusion_plots import draw_occlusion, plot_occlusion
 from .page import grid, name, plot, quiet_about_glyphs, section, table, thousands, write_page
 from .style import NARROW
 
 _ENOUGH_IMAGES = 10  # a bin with fewer is in the table, not in the finding
 
 
-def write_occlusion_report(
-    report: OcclusionReport, path: Path, *, command: str, blocks: Mapping[str, Mapping[str, str]]
+def write_occlusion(
+    report: OcclusionReport, folder: Path, *, command: str, blocks: Mapping[str, Mapping[str, str]]
 ) -> None:
-    """Write the page.
+    """Write ``occlusion.json``, ``occlusion.png`` and ``report.html``.
 
     Args:
         report: from :func:`tiedconv.analysis.analyze_occlusion`.
-        path: the HTML file; its folder exists.
+        folder: where to; it exists.
         command, blocks: as in :func:`~tiedconv.report.page.write_page`.
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
     """
+    write_whole(folder / "occlusion.json", report.to_json() + "\n")
     lines = [(model.label, gain) for model in report.models[1:] if (gain := occlusion_gain(report, model))]
     with quiet_about_glyphs():
+        draw_occlusion(report).savefig(folder / "occlusion.png", dpi=150)
         content = grid(occlusion_figures(report)) + occlusion_table(report)
     sections = [section("By occlusion ratio", content, occlusion_note(report, "runs"))]
     title = "Average precision under occlusion"
-    write_page(path, title, _lead(report), lines, sections, command=command, blocks=blocks)
+    write_page(folder / "report.html", title, _lead(report), lines, sections, command=command, blocks=blocks)
 
 
 def occlusion_gain(report: OcclusionReport, model: ModelOcclusion) -> str:

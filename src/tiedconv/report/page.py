@@ -1,7 +1,8 @@
-"""The frame that the reports share: one HTML file that needs nothing else, no script, no network, no second file."""
+"""What the reports share: the frame of one HTML file that needs no script, no network and no second file."""
 
 import base64
 import io
+import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,10 +13,12 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from PIL import Image
 
+from .. import __version__
 from .._extras import require
 from .._files import printable, write_whole
 from . import style
@@ -33,7 +36,7 @@ def write_page(
     sections: Sequence[str],
     *,
     command: str,
-    blocks: Mapping[str, Mapping[str, str]],
+    blocks: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Write a report, with how to repeat it at the end.
 
@@ -47,7 +50,7 @@ def write_page(
         blocks: what it was done with and on: headings, each with its facts.
     """
     sections = [*sections, section("How to repeat it", _conditions(command, blocks))]
-    template = resources.files("tiedconv.analysis").joinpath("report.html.template").read_text(encoding="utf-8")
+    template = resources.files("tiedconv.report").joinpath("report.html.template").read_text(encoding="utf-8")
     items = "".join(f"<li><strong>{escape(label)}</strong>: {escape(line)}</li>" for label, line in lines)
     finding = f'<p class="finding">{escape(lead)}</p>' + (f'\n<ul class="finding">{items}</ul>' if items else "")
     page = Template(template).substitute(
@@ -57,24 +60,33 @@ def write_page(
 
 
 @dataclass(frozen=True, eq=False)
-class ReportedModel:
-    """A model that a report is about. Subclasses add what was found in it.
+class Origin:
+    """What a report about models comes from.
 
     Attributes:
-        label: what the model is called.
-        weights: where its weights are from, in words.
-        random: whether they are untrained.
+        command: the command line that repeats it.
+        weights: by the models' labels, where their weights are from; ``"random"`` if they are untrained.
+        settings: what else was asked for.
     """
 
-    label: str
-    weights: str
-    random: bool
+    command: str
+    weights: Mapping[str, str]
+    settings: Mapping[str, Any]
 
+    def random_note(self) -> str:
+        """Return a sentence that names the models with random weights, or nothing if there are none."""
+        labels = [label for label, weights in self.weights.items() if weights == "random"]
+        return f"Random weights, not trained: {', '.join(labels)}." if labels else ""
 
-def random_note(models: Iterable[ReportedModel]) -> str:
-    """Return a sentence that names the models with random weights, or nothing if there are none."""
-    labels = [model.label for model in models if model.random]
-    return f"Random weights, not trained: {', '.join(labels)}." if labels else ""
+    def blocks(self) -> dict[str, Mapping[str, Any]]:
+        """Return what :func:`write_page` prints of it."""
+        versions = {"tiedconv": __version__, "torch": torch.__version__}
+        return {"Weights": self.weights, "Conditions": {**self.settings, **versions}}
+
+    def numbers(self, models: Mapping[str, Mapping[str, Any]]) -> str:
+        """Return it as JSON, with what was found in each model."""
+        found = [{"label": label, "weights": self.weights[label], **entry} for label, entry in models.items()]
+        return json.dumps({"tiedconv": __version__, **self.settings, "models": found}, indent=1, default=str) + "\n"
 
 
 def section(title: str, content: str, note: str = "") -> str:
@@ -157,7 +169,7 @@ def quiet_about_glyphs() -> Iterator[None]:
         yield
 
 
-def _conditions(command: str, blocks: Mapping[str, Mapping[str, str]]) -> str:
+def _conditions(command: str, blocks: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the command that repeats a report, and what it was done with, a card per block; all plain text."""
     facts = "\n".join(
         f'<section class="card"><h3>{escape(title)}</h3><dl>'

@@ -37,7 +37,7 @@ def plot_curves(
         log: whether the value axis is logarithmic, for values above 0.
     """
     ax = style.new_axes() if ax is None else ax
-    ends: dict[str, tuple[int, float]] = {}
+    lines = {}
     for index, (label, runs) in enumerate(curves.items()):
         by_epoch = [
             values if all(map(math.isfinite, values)) else (math.nan,) * len(runs)
@@ -52,10 +52,9 @@ def plot_curves(
         if len(runs) > 1:
             low, high = [min(values) for values in by_epoch], [max(values) for values in by_epoch]
             ax.fill_between(epochs, low, high, color=look.colour, alpha=0.16, linewidth=0)
-        ax.plot(epochs, means, **look.line)
+        (lines[label],) = ax.plot(epochs, means, **look.line)
         end = means[drawn[-1] - 1]
         ax.plot(drawn[-1], end, color=look.colour, marker=look.marker, markersize=4, clip_on=False)
-        ends[label] = (index, end)
     style.tidy(ax, xlabel="Epoch", ylabel=ylabel)
     ax.locator_params(axis="x", nbins=6, integer=True)
     if percent:
@@ -67,7 +66,7 @@ def plot_curves(
         ax.yaxis.set_minor_locator(ticker.NullLocator())
         ax.yaxis.set_major_formatter("{x:g}")
     ax.margins(x=0.01)
-    label_ends(ax, ends)
+    label_ends(ax, lines)
     return ax
 
 

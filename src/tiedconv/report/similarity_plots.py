@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._extras import require
 from ..analysis.similarity import Histogram, LayerSimilarity
@@ -32,19 +32,17 @@ def plot_means(models: Mapping[str, Sequence[LayerSimilarity]], ax: "Axes | None
     """
     places = list(zip_longest(*models.values()))
     ax = style.new_axes(max(5.2, 2 + 0.8 * len(places)), 2.7) if ax is None else ax
-    ends: dict[str, tuple[int, float]] = {}
+    lines = {}
     for index, (label, layers) in enumerate(models.items()):
         look = style.series(index)
         means = [layer.mean if layer.pairs().numel() else math.nan for layer in layers]
-        ax.plot(range(len(means)), means, **look.line, marker=look.marker, markersize=4.5, clip_on=False)
-        known = [mean for mean in means if not math.isnan(mean)]
-        if known:
-            ends[label] = (index, known[-1])
+        marks: dict[str, Any] = {"marker": look.marker, "markersize": 4.5, "clip_on": False}
+        (lines[label],) = ax.plot(range(len(means)), means, **look.line, **marks)
     style.tidy(ax, ylabel="Mean similarity of two filters")
     names = [style.short(layer_name(layers), 14) for layers in places]
     ax.set_xticks(range(len(places)), names, rotation=0 if len(places) < 8 else 90)
     ax.set_xlim(-0.2, len(places) - 0.8)
-    label_ends(ax, ends)
+    label_ends(ax, lines)
     return ax
 
 

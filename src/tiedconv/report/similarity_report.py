@@ -1,122 +1,58 @@
-"""Filter similarities of several models as numbers in a file, and as one HTML page."""
+"""Filter similarities of several models as numbers in a file, as pictures, and as one HTML page."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from .._files import write_whole
 from ..analysis.similarity import Histogram, LayerSimilarity
 from . import style
-from .page import (
-    ReportedModel,
-    grid,
-    name,
-    plot,
-    quiet_about_glyphs,
-    random_note,
-    section,
-    table,
-    thousands,
-    write_page,
-)
+from .page import Origin, grid, name, plot, quiet_about_glyphs, section, table, thousands, write_page
 from .plots import plot_similarity
 from .similarity_plots import draw_matrices, draw_similarity, layer_name, plot_matrix, plot_means
 
-
-@dataclass(frozen=True, eq=False)
-class ModelSimilarity(ReportedModel):
-    """What :func:`tiedconv.analysis.filter_similarity` found in one model.
-
-    Attributes:
-        label, weights, random: as in :class:`~tiedconv.report.page.ReportedModel`.
-        layers: its layers, first layers first.
-    """
-
-    layers: list[LayerSimilarity]
+Found = Mapping[str, Sequence[LayerSimilarity]]
+"""For each model what :func:`tiedconv.analysis.filter_similarity` returned."""
 
 
-def similarity_finding(models: Sequence[ModelSimilarity]) -> tuple[str, list[tuple[str, str]]]:
-    """Say in a sentence which model's filters are least alike, and below it by how much in each layer.
-
-    The mean of the layers' means ranks the models, over the layers that all of them have pairs in.
-    """
-    places = [layers for layers in zip_longest(*(model.layers for model in models)) if all(map(_has_pairs, layers))]
-    random = random_note(models)
-    if not places:
-        return f"In no layer have all models two living filters, so there is nothing to compare. {random}".strip(), []
-    overall = [sum(layer.mean for layer in own) / len(own) for own in zip(*places, strict=True)]
-    order = sorted(range(len(models)), key=lambda index: overall[index])
-    first = models[order[0]].label
-    count = "1 layer" if len(places) == 1 else f"{len(places)} layers"
-    if len(models) == 1:
-        by_depth = [(layers[0].layer, f"{layers[0].mean:.3f}") for layers in places]
-        lead = f"Two filters of {first} have a mean similarity of {overall[0]:.3f} over {count}. {random}"
-        return lead.strip(), by_depth
-    rest = ", ".join(f"{models[index].label} {overall[index]:.3f}" for index in order[1:])
-    lowest = f"{overall[order[0]]:.3f} over {count}"
-    lead = f"The filters of {first} are least alike: mean similarity {lowest}; {rest}. {random}"
-    return lead.strip(), [(layer_name(layers), _ranked(models, layers)) for layers in places]
-
-
-def similarity_json(models: Sequence[ModelSimilarity], settings: Mapping[str, Any]) -> str:
-    """Return the numbers as JSON: ``settings``, and for each model and layer histogram and matrix.
+def write_similarity_numbers(models: Found, folder: Path, origin: Origin) -> None:
+    """Write ``similarity.json``: for each model and layer histogram and matrix.
 
     ``matrix`` is rounded to four places; null stands for pairs that live on no common image.
     """
-    entries = [
-        {
-            "model": model.label,
-            "weights": model.weights,
-            "layers": [
-                {
-                    "layer": layer.layer,
-                    "mean": layer.mean,
-                    "pairs": layer.pairs().numel(),
-                    "dead": layer.dead,
-                    "channels": layer.channels,
-                    "histogram": {"edges": layer.histogram().edges, "counts": layer.histogram().counts},
-                    "matrix": [
-                        [round(value, 4) if images else None for value, images in zip(*rows, strict=True)]
-                        for rows in zip(layer.matrix.tolist(), layer.images.tolist(), strict=True)
-                    ],
-                }
-                for layer in model.layers
-            ],
-        }
-        for model in models
-    ]
-    return json.dumps({**settings, "models": entries}, indent=1)
+    numbers = {label: {"layers": list(map(_numbers, layers))} for label, layers in models.items()}
+    write_whole(folder / "similarity.json", origin.numbers(numbers))
 
 
-def write_similarity_report(
-    models: Sequence[ModelSimilarity], path: Path, *, command: str, blocks: Mapping[str, Mapping[str, str]]
-) -> None:
-    """Write the page.
+def write_similarity(models: Found, folder: Path, origin: Origin) -> None:
+    """Write ``similarity.json``, ``similarity.png``, for each model ``matrices-*.png``, and ``report.html``.
 
     Args:
-        models: at least one, with different labels.
-        path: the HTML file; its folder exists.
-        command, blocks: as in :func:`~tiedconv.report.page.write_page`.
+        models: at least one model and its layers, first layers first.
+        folder: where to; it exists.
+        origin: where the similarities are from.
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
     """
-    lead, lines = similarity_finding(models)
-    layers = {model.label: model.layers for model in models}
-    histograms = {label: [layer.histogram() for layer in own] for label, own in layers.items()}
+    write_similarity_numbers(models, folder, origin)
     with quiet_about_glyphs():
+        draw_similarity(models).savefig(folder / "similarity.png", dpi=150)
+        for number, (label, layers) in enumerate(models.items(), start=1):
+            short = re.sub(r"[^\w.-]+", "-", label)[-60:]  # of a folder the end, which says most
+            draw_matrices(layers).savefig(folder / f"matrices-{number}-{short}.png", dpi=150)
         means = plot(
-            plot_means(layers),
+            plot_means(models),
             title="Mean similarity by layer, first layers first",
             alt="Mean similarity by layer, a line per model: the numbers of the table.",
         )
+        histograms = {label: [layer.histogram() for layer in layers] for label, layers in models.items()}
         sections = [
             section(
                 "Mean similarity by depth",
-                _table(models) + grid([means]),
+                _table(models, origin) + grid([means]),
                 "Mean cosine similarity between the guided-backpropagation patterns of two filters of a layer, over "
                 "every pair of examined filters; nearer to 0 is less redundant. A dead filter has no pattern on any "
                 "image and is in no pair.",
@@ -128,44 +64,45 @@ def write_similarity_report(
             ),
             *(
                 section(
-                    f"Each filter with each other: {model.label}",
-                    grid(_matrices(model)),
-                    "Filters in the order of their channels. Blue: alike; white: unlike; orange: opposite."
-                    + (" The weights are random." if model.random else ""),
+                    f"Each filter with each other: {label}",
+                    grid(map(_matrix, layers)),
+                    "Filters in the order of their channels. Blue: alike; white: unlike; orange: opposite.",
                 )
-                for model in models
+                for label, layers in models.items()
             ),
         ]
-    write_page(path, "Filter similarity", lead, lines, sections, command=command, blocks=blocks)
+    lead, lines = similarity_finding(models)
+    write_page(
+        folder / "report.html",
+        "Filter similarity",
+        f"{lead} {origin.random_note()}",
+        lines,
+        sections,
+        command=origin.command,
+        blocks=origin.blocks(),
+    )
 
 
-def write_similarity_plots(models: Sequence[ModelSimilarity], folder: Path) -> None:
-    """Write ``similarity.png`` and for each model ``matrices-*.png`` into a folder that exists."""
-    with quiet_about_glyphs():
-        draw_similarity({model.label: model.layers for model in models}).savefig(folder / "similarity.png", dpi=150)
-        for number, model in enumerate(models, start=1):
-            name = re.sub(r"[^\w.-]+", "-", model.label)[-60:]  # of a folder the end, which says most
-            draw_matrices(model.layers).savefig(folder / f"matrices-{number}-{name}.png", dpi=150)
+def similarity_finding(models: Found) -> tuple[str, list[tuple[str, str]]]:
+    """Say in a sentence which model's filters are least alike, and below it by how much in each layer.
 
-
-def _table(models: Sequence[ModelSimilarity]) -> str:
-    places = list(zip_longest(*(model.layers for model in models)))
-    head = [("Model", ""), *((layer_name(layers), "") for layers in places)]
-    rows = [
-        [
-            name(index, model.label + (" (random weights)" if model.random else "")),
-            *(_cell(layers[index]) for layers in places),
-        ]
-        for index, model in enumerate(models)
-    ]
-    return table("Mean similarity by model and layer", head, rows)
-
-
-def _cell(layer: LayerSimilarity | None) -> str:
-    if layer is None:
-        return "–"
-    mean = f"{layer.mean:.3f}" if _has_pairs(layer) else "–"
-    return f"{mean}<small>{thousands(layer.pairs().numel())} pairs, {layer.dead} dead</small>"
+    The mean of the layers' means ranks the models, over the layers that all of them have pairs in.
+    """
+    places = [layers for layers in zip_longest(*models.values()) if all(map(_has_pairs, layers))]
+    if not places:
+        return "In no layer have all models two living filters, so there is nothing to compare.", []
+    overall = {
+        label: sum(layer.mean for layer in own) / len(own)
+        for label, own in zip(models, zip(*places, strict=True), strict=True)
+    }
+    first, *others = sorted(models, key=overall.__getitem__)
+    count = "1 layer" if len(places) == 1 else f"{len(places)} layers"
+    if not others:
+        lead = f"Two filters of {first} have a mean similarity of {overall[first]:.3f} over {count}."
+        return lead, [(layer.layer, f"{layer.mean:.3f}") for (layer,) in places]
+    rest = ", ".join(f"{label} {overall[label]:.3f}" for label in others)
+    lead = f"The filters of {first} are least alike: mean similarity {overall[first]:.3f} over {count}; {rest}."
+    return lead, [(layer_name(layers), _ranked(models, layers)) for layers in places]
 
 
 def histogram_figures(models: Mapping[str, Sequence[Histogram]]) -> list[str]:
@@ -181,24 +118,53 @@ def histogram_figures(models: Mapping[str, Sequence[Histogram]]) -> list[str]:
     return figures
 
 
-def _matrices(model: ModelSimilarity) -> list[str]:
-    return [
-        plot(
-            plot_matrix(layer),
-            title=layer.layer,
-            alt=f"Similarity of {len(layer.channels)} filters of {layer.layer} with each other, mean {layer.mean:.2f}.",
-            caption=f"mean {layer.mean:.2f}" if _has_pairs(layer) else "no pairs",
-        )
-        for layer in model.layers
-    ]
+def _numbers(layer: LayerSimilarity) -> dict[str, Any]:
+    histogram = layer.histogram()
+    return {
+        "layer": layer.layer,
+        "mean": layer.mean,
+        "pairs": layer.pairs().numel(),
+        "dead": layer.dead,
+        "channels": layer.channels,
+        "histogram": {"edges": histogram.edges, "counts": histogram.counts},
+        "matrix": [
+            [round(value, 4) if images else None for value, images in zip(*rows, strict=True)]
+            for rows in zip(layer.matrix.tolist(), layer.images.tolist(), strict=True)
+        ],
+    }
 
 
-def _ranked(models: Sequence[ModelSimilarity], layers: Sequence[LayerSimilarity]) -> str:
+def _table(models: Found, origin: Origin) -> str:
+    places = list(zip_longest(*models.values()))
+    head = [("Model", ""), *((layer_name(layers), "") for layers in places)]
+    rows = []
+    for index, (label, own) in enumerate(zip(models, zip(*places, strict=True), strict=True)):
+        random = " (random weights)" if origin.weights[label] == "random" else ""
+        rows.append([name(index, label + random), *map(_cell, own)])
+    return table("Mean similarity by model and layer", head, rows)
+
+
+def _cell(layer: LayerSimilarity | None) -> str:
+    if layer is None:
+        return "–"
+    mean = f"{layer.mean:.3f}" if _has_pairs(layer) else "–"
+    return f"{mean}<small>{thousands(layer.pairs().numel())} pairs, {layer.dead} dead</small>"
+
+
+def _matrix(layer: LayerSimilarity) -> str:
+    return plot(
+        plot_matrix(layer),
+        title=layer.layer,
+        alt=f"Similarity of {len(layer.channels)} filters of {layer.layer} with each other, mean {layer.mean:.2f}.",
+        caption=f"mean {layer.mean:.2f}" if _has_pairs(layer) else "no pairs",
+    )
+
+
+def _ranked(models: Found, layers: Sequence[LayerSimilarity]) -> str:
     """Say the means of one layer, the lowest first, with the distance to it."""
-    pairs = sorted(zip(models, layers, strict=True), key=lambda pair: pair[1].mean)
-    (least, lowest), *others = pairs
-    rest = (f"{model.label} {layer.mean:.3f} ({layer.mean - lowest.mean:+.3f})" for model, layer in others)
-    return f"{least.label} {lowest.mean:.3f}, " + ", ".join(rest)
+    (least, lowest), *others = sorted(zip(models, layers, strict=True), key=lambda pair: pair[1].mean)
+    rest = (f"{label} {layer.mean:.3f} ({layer.mean - lowest.mean:+.3f})" for label, layer in others)
+    return f"{least} {lowest.mean:.3f}, " + ", ".join(rest)
 
 
 def _has_pairs(layer: LayerSimilarity | None) -> bool:

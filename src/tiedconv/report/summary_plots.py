@@ -11,6 +11,7 @@ from .labels import label_ends
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 
 def plot_ranks(summaries: Mapping[str, Sequence[LayerSummary]], ax: "Axes | None" = None) -> "Axes":
@@ -26,7 +27,7 @@ def plot_ranks(summaries: Mapping[str, Sequence[LayerSummary]], ax: "Axes | None
         ax: where to draw. None: on a new figure.
     """
     ax = style.new_axes(5.2, 3) if ax is None else ax
-    ends: dict[str, tuple[int, float]] = {}
+    lines = {}
     for index, (label, layers) in enumerate(summaries.items()):
         points = [(x, layer.rank_share) for x, layer in zip(_depths(layers), layers, strict=True) if layer.measurable]
         if not points:
@@ -36,9 +37,8 @@ def plot_ranks(summaries: Mapping[str, Sequence[LayerSummary]], ax: "Axes | None
         line = [tuple(map(statistics.median, zip(*tenth, strict=True))) for tenth in tenths if tenth]
         x, y = zip(*points, strict=True)
         ax.scatter(x, y, s=12, color=look.colour, marker=look.marker, alpha=0.5, linewidths=0)
-        ax.plot(*zip(*line, strict=True), **look.line)
-        ends[label] = (index, line[-1][1])
-    _finish(ax, ends, "Effective rank, share of the channels")
+        (lines[label],) = ax.plot(*zip(*line, strict=True), **look.line)
+    _finish(ax, lines, "Effective rank, share of the channels")
     ax.yaxis.set_major_formatter(style.percent)
     return ax
 
@@ -52,16 +52,15 @@ def plot_parameters(summaries: Mapping[str, Sequence[LayerSummary]], ax: "Axes |
         summaries, ax: as in :func:`plot_ranks`.
     """
     ax = style.new_axes(5.2, 3) if ax is None else ax
-    ends: dict[str, tuple[int, float]] = {}
+    lines = {}
     for index, (label, layers) in enumerate(summaries.items()):
         if not layers:
             continue
         look = style.series(index)
         sums = list(accumulate(layer.params for layer in layers))
-        ax.plot(_depths(layers), sums, **look.line)
+        (lines[label],) = ax.plot(_depths(layers), sums, **look.line)
         ax.plot(1, sums[-1], color=look.colour, marker=look.marker, markersize=4, clip_on=False)
-        ends[label] = (index, sums[-1])
-    _finish(ax, ends, "Parameters up to this layer")
+    _finish(ax, lines, "Parameters up to this layer")
     ax.yaxis.set_major_formatter(style.si)
     return ax
 
@@ -70,11 +69,11 @@ def _depths(layers: Sequence[LayerSummary]) -> list[float]:
     return [i / max(1, len(layers) - 1) for i in range(len(layers))]
 
 
-def _finish(ax: "Axes", ends: Mapping[str, tuple[int, float]], ylabel: str) -> None:
+def _finish(ax: "Axes", lines: Mapping[str, "Line2D"], ylabel: str) -> None:
     style.tidy(ax, xlabel="Depth, from the first layer to the last", ylabel=ylabel)
     ax.set_xticks([0, 0.25, 0.5, 0.75, 1])
     ax.xaxis.set_major_formatter(style.percent)
     ax.locator_params(axis="y", nbins=5, steps=[1, 2, 5, 10])
     ax.set_xlim(0, 1.01)
     ax.set_ylim(bottom=0)
-    label_ends(ax, ends)
+    label_ends(ax, lines)

@@ -1,11 +1,9 @@
 """Layer summaries of several models as numbers in a file, as a picture, and as one HTML page."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from html import escape
-from json import dumps
 from pathlib import Path
-from typing import Any
 
 from .._files import write_whole
 from ..analysis.summary import LayerSummary
@@ -33,39 +31,19 @@ _MORE = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class ModelSummary(page.ReportedModel):
-    """What :func:`tiedconv.analysis.summarize` found in one model.
-
-    Attributes:
-        label, weights, random: as in :class:`~tiedconv.report.page.ReportedModel`.
-        layers: its layers, first layers first.
-    """
-
-    layers: Sequence[LayerSummary]
-
-
-def write_summary(
-    models: Sequence[ModelSummary],
-    folder: Path,
-    *,
-    settings: Mapping[str, Any],
-    command: str,
-    blocks: Mapping[str, Mapping[str, str]],
-) -> None:
-    """Write ``summary.json``, ``summary.png`` and ``report.html`` into a folder that exists.
+def write_summary(summaries: Mapping[str, Sequence[LayerSummary]], folder: Path, origin: page.Origin) -> None:
+    """Write ``summary.json``, ``summary.png`` and ``report.html``.
 
     Args:
-        models: at least one, with different labels.
-        folder: where to.
-        settings: more entries of the JSON file.
-        command, blocks: as in :func:`~tiedconv.report.page.write_page`.
+        summaries: for each model what :func:`tiedconv.analysis.summarize` returned; at least one.
+        folder: where to; it exists.
+        origin: where the summaries are from.
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
     """
-    write_whole(folder / "summary.json", summary_json(models, settings) + "\n")
-    summaries = {model.label: model.layers for model in models}
+    numbers = {label: {"layers": [asdict(layer) for layer in layers]} for label, layers in summaries.items()}
+    write_whole(folder / "summary.json", origin.numbers(numbers))
     figure = style.new_figure(12, 3.2)
     left, right = figure.subplots(1, 2)
     plot_ranks(summaries, left)
@@ -78,20 +56,18 @@ def write_summary(
         parameters = page.plot(plot_parameters(summaries), title="Where the parameters are", alt="Parameters by depth.")
     head = [(title, "") for title in HEAD] + [("output", "mean, std"), ("weights", "norm, std"), ("groups", "")]
     sections = [page.section("By depth", page.grid([ranks, parameters]), _DEPTH)]
-    for index, model in enumerate(models):
-        content = page.table(model.label, head, map(_row, model.layers))
-        sections.append(page.section(model.label, content, "" if index else f"{NOTE} {_MORE}"))
-    lead, lines = f"{_LEAD} {page.random_note(models)}", list(map(_line, models))
-    page.write_page(folder / "report.html", "What the layers do", lead, lines, sections, command=command, blocks=blocks)
-
-
-def summary_json(models: Sequence[ModelSummary], settings: Mapping[str, Any]) -> str:
-    """Return the numbers as JSON: ``settings``, and for each model all layers."""
-    entries = [
-        {"label": model.label, "weights": model.weights, "layers": [asdict(layer) for layer in model.layers]}
-        for model in models
-    ]
-    return dumps({**settings, "models": entries}, indent=2)
+    for index, (label, layers) in enumerate(summaries.items()):
+        content = page.table(label, head, map(_row, layers))
+        sections.append(page.section(label, content, "" if index else f"{NOTE} {_MORE}"))
+    page.write_page(
+        folder / "report.html",
+        "What the layers do",
+        f"{_LEAD} {origin.random_note()}",
+        [(label, _line(layers)) for label, layers in summaries.items()],
+        sections,
+        command=origin.command,
+        blocks=origin.blocks(),
+    )
 
 
 def summary_cells(layer: LayerSummary) -> list[str]:
@@ -115,9 +91,8 @@ def _row(layer: LayerSummary) -> list[str]:
     return [*map(escape, summary_cells(layer)), output, weights, " ".join(map(str, layer.groups))]
 
 
-def _line(model: ModelSummary) -> tuple[str, str]:
-    shares = sorted(layer.rank_share for layer in model.layers if layer.measurable)
+def _line(layers: Sequence[LayerSummary]) -> str:
+    shares = sorted(layer.rank_share for layer in layers if layer.measurable)
     median = f"in the median layer the features use {shares[len(shares) // 2]:.0%} of the channels; " if shares else ""
-    params, macs = (sum(getattr(layer, name) for layer in model.layers) for name in ("params", "macs"))
-    cost = f"{style.si(params)} parameters and {style.si(macs)} MACs per image in {len(model.layers)} layers"
-    return model.label, f"{median}{cost}."
+    params, macs = (sum(getattr(layer, name) for layer in layers) for name in ("params", "macs"))
+    return f"{median}{style.si(params)} parameters and {style.si(macs)} MACs per image in {len(layers)} layers."
