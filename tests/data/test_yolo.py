@@ -186,7 +186,7 @@ def test_sizes_of_many_images_are_remembered(tmp_path, monkeypatch):
         ("1 0.5 0.5 0.25 0.5 0.9", "Expected five numbers"),  # a confidence, which annotations do not have
         ("1 0.1 0.1 0.5 0.1 0.5 0.5 0.1", "Expected five numbers"),
         ("1,0.5,0.5,0.25,0.5", "Expected five numbers"),
-        ("1 20 10 10 10", r"line 2 of .* is '1 20 10 10 10'\. Expected shares .* divide pixels by them"),
+        ("1 20 10 10 10", r"line 2 of .* is '1 20 10 10 10'\. Expected shares .* divide pixels by its size"),
         ("1 0.5 0.5 -0.005 0.5", "Expected shares"),
         ("1 0.5 nan 0.25 0.5", "Expected shares"),
         ("1 0.5 inf 0.25 0.5", "Expected shares"),
@@ -206,14 +206,14 @@ def test_masks_need_outlines(tmp_path):
 @pytest.mark.parametrize(
     ("yaml", "message"),
     [
-        ("[ant, bee]", r"data\.yaml must have keys such as names, train and val, got \['ant', 'bee'\]"),
-        ('path: "C:\\Users"', r"data\.yaml is not YAML: .*line 1.* Write paths with / or without quotation marks"),
+        ("[ant, bee]", r"data\.yaml: it must have keys such as names, train and val, got \['ant', 'bee'\]"),
+        ('path: "C:\\Users"', r"data\.yaml: it is not YAML: .*line 1.* Write paths with / or without quotation marks"),
         (YAML.replace("[ant, bee]", "ant"), "has 'ant' as names. Expected a list of the classes"),
         (YAML.replace("[ant, bee]", "[]"), r"has \[\] as names"),
         (YAML.replace("[ant, bee]", "{0: ant, 2: bee}"), "by the numbers 0, 1, 2 and so on without gaps"),
         (YAML.replace("ant", "yes"), "has True among its names. .* put yes, no, on and off into quotes"),
         (YAML + "nc: 3", "has nc: 3, but 2 names"),
-        (b"names: [caf\xe9]", r"data\.yaml is not YAML"),
+        (b"names: [caf\xe9]", r"data\.yaml: it is not YAML"),
     ],
 )
 def test_a_broken_data_yaml_is_named(tmp_path, yaml, message):
@@ -224,7 +224,7 @@ def test_a_broken_data_yaml_is_named(tmp_path, yaml, message):
 
 def test_another_yaml_file_is_read_if_it_is_given(tmp_path):
     (write_yolo(tmp_path) / "data.yaml").rename(tmp_path / "bees.yml")
-    with pytest.raises(FileNotFoundError, match=r"data\.yaml does not exist\. There is bees\.yml\. Set root to"):
+    with pytest.raises(FileNotFoundError, match=r"data\.yaml: it does not exist\. There is bees\.yml\. Set root to"):
         yolo(tmp_path)
     assert yolo(tmp_path / "bees.yml").classes == ["ant", "bee"]
 
@@ -238,8 +238,8 @@ def test_another_yaml_file_is_read_if_it_is_given(tmp_path):
             r"has None as train\. .* Its keys are images, val, names: set",
         ),
         (YAML.replace("images/train", "3"), ValueError, "has 3 as train. Expected a folder"),
-        (YAML.replace("images/train", "/a/b/c"), FileNotFoundError, r"/a/b/c is missing; .*data\.yaml names it as tra"),
-        (YAML.replace("images/train", "empty"), FileNotFoundError, r"train of .*data\.yaml, empty, has no image"),
+        (YAML.replace("images/train", "/a/b/c"), FileNotFoundError, r"data\.yaml: /a/b/c is missing; this file names it"),
+        (YAML.replace("images/train", "empty"), FileNotFoundError, r"data\.yaml: its train, empty, has no image"),
         (
             YAML.replace("images/train", "list.txt"),
             FileNotFoundError,

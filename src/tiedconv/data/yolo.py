@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from .._checks import named
 from ._annotated import Annotated, in_coco_form, lines_of, on_disk
 from ._images import Size, upright_size
 from ._listing import few, images_below
@@ -32,7 +33,7 @@ class Yolo(DetectionData):
 
     A line of five numbers is a box: the class, from 0 on, then its centre, width and height as shares of the image. One
     of seven or more is the outline of an object: the class, then x and y of each point; the box is the one around it.
-    Of poses (``kpt_shape`` in data.yaml) the box alone is read.
+    Of poses (``kpt_shape`` in data.yaml) only the box is read.
 
     Paths may be those of another machine, also of Windows: if one does not exist here, leading folders are left out,
     down to two parts, until the rest exists beside ``data.yaml`` or in its ``path``.
@@ -51,27 +52,24 @@ class Yolo(DetectionData):
     """
 
     def __init__(
-        self,
-        root: str,
-        train_set: str = "train",
-        val_set: str = "val",
-        masks: bool = False,
-        **options: Any,
+        self, root: str, train_set: str = "train", val_set: str = "val", masks: bool = False, **options: Any
     ) -> None:
         super().__init__(masks, **options)
         self.save_hyperparameters()
         given = Path(root)
         self.file = given / on_disk(given, "data.yaml") if given.is_dir() else given
         self.sets = {True: train_set, False: val_set}
-        self._content = _read_yaml(self.file)
-        self._names = _class_names(self._content, self.file)
+        with named(f"Yolo: {self.file}"):
+            self._content = _read_yaml(self.file)
+            self._names = _class_names(self._content)
 
     @property
     def categories(self) -> dict[int, str]:  # known before the images are read
         return self._names
 
     def read(self, train: bool) -> Annotated:
-        images = self._images(self.sets[train])
+        with named(f"Yolo: {self.file}"):
+            images = self._images(self.sets[train])
         labels = [_label_file(path) for path in images]
         if not any(labels):
             raise FileNotFoundError(
@@ -91,13 +89,12 @@ class Yolo(DetectionData):
                 objects = [self._object(line, (width, height), f"line {n} of {path}") for n, line in lines if line]
                 yield name, (width, height), objects
 
-        return Annotated(in_coco_form(annotated(), self._names), folder, self.file)
+        with named("Yolo"):
+            return Annotated(in_coco_form(annotated(), self._names), folder, self.file)
 
     def _object(self, line: str, size: Size, where: str) -> dict[str, Any]:
         """Return the annotation of a line, without its ids."""
-        values = line.split()
-        if self._content.get("kpt_shape"):
-            values = values[:5]
+        values = line.split()[: 5 if self._content.get("kpt_shape") else None]
         is_outline = len(values) >= 7
         try:
             category, *shares = map(float, values)
@@ -105,56 +102,50 @@ class Yolo(DetectionData):
             category, shares = -1, []
         if len(shares) != 4 and (len(shares) < 6 or len(shares) % 2):
             raise ValueError(
-                f"Yolo: {where} is {short(line)}. Expected five numbers, class x y width height, or a class and the "
-                "x and y of at least three points."
+                f"{where} is {short(line)}. Expected five numbers, class x y width height, or a class and the x and y "
+                "of at least three points."
             )
-        if not (0 <= category < len(self._names) and category.is_integer()):
+        if category not in self._names:
             raise ValueError(
-                f"Yolo: {where} has the class {values[0]}. {self.file} names the classes 0 to {len(self._names) - 1}."
+                f"{where} has the class {values[0]}. {self.file} names the classes 0 to {len(self._names) - 1}."
             )
         if not all(-_SLACK <= share <= 1 + _SLACK for share in shares) or (not is_outline and min(shares[2:]) < 0):
             raise ValueError(
-                f"Yolo: {where} is {short(line)}. Expected shares of the image's width and height, 0-1: divide pixels "
-                "by them."
+                f"{where} is {short(line)}. Expected shares of the image's sides, 0-1: divide pixels by its size."
             )
         if not is_outline:
             if self.masks:
-                raise ValueError(f"Yolo: {where} is a box, but masks need outlines. Set masks to false.")
+                raise ValueError(f"{where} is a box, but masks need outlines. Set masks to false.")
             x, y, width, height = (share * size[i % 2] for i, share in enumerate(shares))
             box = [x - width / 2, y - height / 2, width, height]
             return {"category_id": int(category), "bbox": box, "area": width * height, "iscrowd": 0}
         points = [min(max(share, 0.0), 1.0) * size[i % 2] for i, share in enumerate(shares)]
         xs, ys = points[::2], points[1::2]
         area = abs(sum(x * ys[i - 1] - xs[i - 1] * y for i, (x, y) in enumerate(zip(xs, ys, strict=True)))) / 2
-        return {
-            "category_id": int(category),
-            "bbox": [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)],
-            "area": area,
-            "iscrowd": 0,
-            "segmentation": [points],
-        }
+        box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+        return {"category_id": int(category), "bbox": box, "area": area, "iscrowd": 0, "segmentation": [points]}
 
     def _images(self, key: str) -> list[Path]:
-        """Return the image files of a split, sorted within a folder."""
+        """Return the image files of a split."""
         value = self._content.get("validation" if key == "val" and "val" not in self._content else key)
         places = value if isinstance(value, list) else [value]
         if not places or not all(isinstance(place, str) and place for place in places):
-            keys = ", ".join(map(str, self._content))
             raise ValueError(
-                f"Yolo: {self.file} has {short(value)} as {key}. Expected a folder, a list of folders or a text file "
-                f"with the images of this split. Its keys are {keys}: set train_set and val_set to two of them."
+                f"it has {short(value)} as {key}. Expected a folder, a list of folders or a text file with the images "
+                f"of this split. Its keys are {', '.join(map(str, self._content))}: set train_set and val_set to two "
+                "of them."
             )
         images: list[Path] = []
-        for place in map(str, places):
-            found = self._find(place, f"{self.file} names it as {key}")
+        for place in places:
+            found = self._find(str(place), f"this file names it as {key}")
             if found.is_dir():
-                images += _images_below(found)
+                images += _images_of(found)
             else:
                 lines = [(n, line) for n, line in enumerate(lines_of(found), start=1) if line]
                 images += [self._find(line, f"line {n} of {found} names it", found.parent) for n, line in lines]
         if not images:
             raise FileNotFoundError(
-                f"Yolo: {key} of {self.file}, {few(places)}, has no image. Known suffixes: {', '.join(IMG_EXTENSIONS)}."
+                f"its {key}, {few(places)}, has no image. Known suffixes: {', '.join(IMG_EXTENSIONS)}."
             )
         return images
 
@@ -171,10 +162,10 @@ class Yolo(DetectionData):
             for base in bases:
                 if rest and os.path.exists(found := base / on_disk(base, rest)):
                     return Path(os.path.abspath(found))
-        raise FileNotFoundError(f"Yolo: {name} is missing; {why}. Looked in {few(bases)}. Correct the path.")
+        raise FileNotFoundError(f"{name} is missing; {why}. Looked in {few(bases)}. Correct the path.")
 
 
-def _images_below(folder: Path) -> list[Path]:
+def _images_of(folder: Path) -> list[Path]:
     """Return the images below a folder; warn of other files and of labels without an image."""
     images = images_below(folder, "Yolo", passed_over=_NO_IMAGES)
     known = {_label_path(path).with_suffix("") for path in images}
@@ -213,41 +204,35 @@ def _label_file(image: Path) -> Path | None:
 
 
 def _read_yaml(file: Path) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_bytes())
-    except FileNotFoundError:
+    if not file.is_file():
         others = sorted(path.name for path in file.parent.glob("*.y*ml"))
         there = f" There is {few(others)}." if others else ""
-        raise FileNotFoundError(
-            f"Yolo: {file} does not exist.{there} Set root to the folder of data.yaml, or to another YAML file."
-        ) from None
+        raise FileNotFoundError(f"it does not exist.{there} Set root to the folder of data.yaml or to a YAML file.")
+    try:
+        content = yaml.safe_load(file.read_bytes())
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(
-            f"Yolo: {file} is not YAML: {reason}. Write paths with / or without quotation marks."
-        ) from None
+        raise ValueError(f"it is not YAML: {reason}. Write paths with / or without quotation marks.") from None
     if not isinstance(content, dict):
-        raise ValueError(  # noqa: TRY004 - of the file, not of an argument
-            f"Yolo: {file} must have keys such as names, train and val, got {short(content)}."
-        )
+        raise ValueError(f"it must have keys such as names, train and val, got {short(content)}.")  # noqa: TRY004
     return content
 
 
-def _class_names(content: Mapping[str, Any], file: Path) -> dict[int, str]:
+def _class_names(content: Mapping[str, Any]) -> dict[int, str]:
     names = content.get("names")
     listed = dict(enumerate(names)) if isinstance(names, list) else names
     if isinstance(listed, dict):
         listed = {int(key) if str(key).isdecimal() else key: name for key, name in listed.items()}
     if not isinstance(listed, dict) or not listed or set(listed) != set(range(len(listed))):
         raise ValueError(
-            f"Yolo: {file} has {short(names)} as names. Expected a list of the classes, or their names by the numbers "
-            "0, 1, 2 and so on without gaps."
+            f"it has {short(names)} as names. Expected a list of the classes, or their names by the numbers 0, 1, 2 "
+            "and so on without gaps."
         )
     for name in listed.values():
         if isinstance(name, bool) or not isinstance(name, str | int | float) or name == "":
             raise ValueError(
-                f"Yolo: {file} has {short(name)} among its names. Expected texts: put yes, no, on and off into quotes."
+                f"it has {short(name)} among its names. Expected texts: put yes, no, on and off into quotes."
             )
     if content.get("nc", len(listed)) != len(listed):
-        raise ValueError(f"Yolo: {file} has nc: {short(content['nc'])}, but {len(listed)} names. Correct one of them.")
+        raise ValueError(f"it has nc: {short(content['nc'])}, but {len(listed)} names. Correct one of them.")
     return {i: str(listed[i]) for i in range(len(listed))}
