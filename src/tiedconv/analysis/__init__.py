@@ -2,15 +2,9 @@
 
 from ..metrics import occlusion_ratio, occlusion_ratios
 from ._patterns import evenly_spaced
-from .gradcam import GradCam, grad_cam, last_map
-from .occlusion import (
-    Estimate,
-    ModelOcclusion,
-    OcclusionBin,
-    OcclusionReport,
-    analyze_occlusion,
-)
-from .similarity import Histogram, LayerSimilarity, filter_similarity, stage_layers
+from .gradcam import GradCam, grad_cam
+from .occlusion import Estimate, ModelOcclusion, OcclusionBin, OcclusionReport, analyze_occlusion
+from .similarity import Histogram, LayerSimilarity, filter_similarity
 from .summary import LayerSummary, summarize
 
 __all__ = [
@@ -26,9 +20,7 @@ __all__ = [
     "evenly_spaced",
     "filter_similarity",
     "grad_cam",
-    "last_map",
     "occlusion_ratio",
     "occlusion_ratios",
-    "stage_layers",
     "summarize",
 ]

@@ -53,15 +53,9 @@ class GradCam:
         heat = F.interpolate(self.heat[:, None], self.image_size, mode="bilinear", align_corners=False)[:, 0]
         return heat / heat.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(heat.dtype).tiny)
 
-    def coverage(self, level: float = 0.5) -> Tensor:
-        """Return which share of each image is hotter than ``level`` times its maximum, :math:`(N)` in 0-1.
-
-        Raises:
-            ValueError: if ``level`` is below 0, or is 1 or more.
-        """
-        if not 0 <= level < 1:
-            raise ValueError(f"GradCam.coverage: level must be at least 0 and below 1, got level={level}.")
-        return (self.upsampled() > level).double().mean(dim=(1, 2))
+    def coverage(self) -> Tensor:
+        """Return which share of each image is hotter than half of its maximum, :math:`(N)` in 0-1."""
+        return (self.upsampled() > 0.5).double().mean(dim=(1, 2))
 
     def inside(self, masks: Tensor) -> Tensor:
         """Return which share of each image's heat lies on its object, :math:`(N)` in 0-1; 0 where the map is all 0.
@@ -99,8 +93,9 @@ def grad_cam(
     Args:
         model: any classifier that takes ``images`` and returns one score per class, :math:`(N, K)`.
         images: normalised as the model expects them, on its device.
-        layer: qualified name, as in ``model.named_modules()``, of a module that returns :math:`(N, C, H', W')`; of one
-            called several times in a forward pass, the last call counts. None: :func:`last_map`.
+        layer: qualified name, as in ``model.named_modules()``, of a module that returns a map :math:`(N, C, H', W')`;
+            of one called several times in a forward pass, the last call counts. None: the last one before the pooling
+            whose map has more than one position, such as ``layer4`` of a ResNet.
         targets: the class to explain for each image. None: that of the highest score.
         batch_size: how many images are computed at once.
 
@@ -149,29 +144,6 @@ def grad_cam(
         classes,
         (images.shape[2], images.shape[3]),
     )
-
-
-@named("grad_cam")
-def last_map(model: nn.Module, image: Tensor) -> str:
-    """Return the layer that ``grad_cam`` takes by default: the last module that returns a map, before the pooling.
-
-    A map is one tensor (1, C, H', W') of more than one position and with about the image's ratio of H to W. Among
-    modules that return the same tensor, the outermost gives its name; whatever returns a pooling's output is left out.
-    In a ResNet it is ``layer4``; with images so small that ``layer4`` has one position, ``layer3``.
-
-    Args:
-        model: as for :func:`grad_cam`; computed as it is, in its mode.
-        image: one image, (1, C, H, W).
-
-    Raises:
-        ValueError: if there is no map, or if tokens (1, L, C) or maps with the channels last come after the last one.
-
-    Example:
-        >>> import timm
-        >>> last_map(timm.create_model("resnet18").eval(), torch.zeros(1, 3, 64, 64))
-        'layer4'
-    """
-    return _choose(model, _record(model, image)[1])
 
 
 class _Return(NamedTuple):
@@ -245,6 +217,7 @@ def _look(model: nn.Module, image: Tensor, layer: str | None) -> tuple[int, str]
 
 
 def _choose(model: nn.Module, returns: list[_Return]) -> str:
+    """Return the last module with a map; where several return the same tensor, that is the outermost."""
     left = [entry for entry in returns if entry.kind and not entry.left_out]
     if left and left[-1].kind == "map":
         return left[-1].name

@@ -96,8 +96,8 @@ def filter_similarity(
     Args:
         model: any network that takes ``images``.
         layers: qualified names, as in ``model.named_modules()``. Each must return one tensor with the channels second;
-            of a layer called several times in a forward pass, the first call counts. None: :func:`stage_layers`, whose
-            outputs must have the ``num_chs`` channels of ``feature_info``.
+            of a layer called several times in a forward pass, the first call counts. None: those that end the stages of
+            a timm model by its ``feature_info``, and return the ``num_chs`` channels that it names.
         images: normalised as the model expects them, on its device: a tensor, or an iterable of batches, which need
             not fit into the memory together. Batches may differ in size.
         max_channels: examine at most so many channels per layer, evenly spaced over all of them. None: every channel.
@@ -146,21 +146,9 @@ def filter_similarity(
     return [sums[layer].result(layer) for layer in expected]
 
 
-@named("filter_similarity")
-def stage_layers(model: nn.Module) -> list[str]:
-    """Return the modules that end the stages of a timm model, by its ``feature_info``: what ``layers=None`` means.
-
-    Raises:
-        ValueError: if the model has no ``feature_info`` with modules of its own.
-    """
-    return [stage["module"] for stage in _stages(model)]
-
-
 def _stages(model: nn.Module) -> list[dict[str, Any]]:
-    info = getattr(model, "feature_info", None)
-    stages = info if isinstance(info, list) else []
-    modules = dict(model.named_modules())
-    if not stages or any(not stage.get("module") or stage["module"] not in modules for stage in stages):
+    stages = getattr(model, "feature_info", None)
+    if not isinstance(stages, list) or not stages or not all(stage.get("module") for stage in stages):
         raise ValueError(
             f"{type(model).__name__} has no feature_info that names its stages. Pass layers, names from "
             "model.named_modules()."
