@@ -1,7 +1,6 @@
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec
@@ -175,9 +174,9 @@ def test_memory_formats_are_no_obstacle_and_the_model_stays_as_it_is(
 
 def test_an_older_model_is_replaced_and_anything_else_is_not(tmp_path: Path) -> None:
     old, new = (with_statistics(timm.create_model("resnet_tiny", num_classes=n)) for n in (3, 4))
-    save_pretrained(old, tmp_path / "net")
+    (save_pretrained(old, tmp_path / "net") / ".git").mkdir()
     check_same(new, from_pretrained(save_pretrained(new, tmp_path / "net")))
-    assert os.listdir(tmp_path) == ["net"]
+    assert sorted(os.listdir(tmp_path / "net")) == [".git", *FILES]
     (tmp_path / "net" / "notes.txt").write_text("mine")
     with pytest.raises(
         ValueError, match=r"save_pretrained: .*/net holds other files, such as notes\.txt\. Give another"

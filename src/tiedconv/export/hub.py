@@ -1,7 +1,6 @@
 """Models saved to a folder or the Hugging Face Hub, in timm's format."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +19,7 @@ from ..models.saved import CONFIG, HUB, WEIGHTS, build_arguments
 from ..models.weights import describe_difference, sizes
 from ..nn import TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
 from ._card import model_card
+from .program import whole
 
 _CARD = "README.md"
 _TIED = (TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear)
@@ -44,7 +44,7 @@ def save_pretrained(
 
     Args:
         model: on any device, in any memory format; left as it is.
-        folder: where. An older model there, and nothing else, is replaced. The folder is whole or not there.
+        folder: where. An older model there is replaced as a whole; a folder with other files is refused.
         architecture: ``"torchvision/<name>"`` of a model of torchvision, which does not know its name; for no other.
         model_args: the arguments that the model was built with, where they cannot be read off: of torchvision's models
             all but ``num_classes``.
@@ -119,25 +119,15 @@ def _save(
     **card: Any,
 ) -> Path:
     folder = folder.absolute()  # "." has a name too
-    # Hidden, as a user may well keep a "<name>.old" of their own.
-    part, old = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "old"))
-    for place in (folder, part, old):
-        _check_replaceable(place)
-    if old.exists() and not folder.exists():  # a kill came between the two renames
-        old.rename(folder)
+    _check_replaceable(folder)
     state = _state(model)
     config = _describe(model, architecture, dict(model_args or {}))
     text = model_card(model, config, source, **card)
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_file(state, part / WEIGHTS, metadata={"format": "pt"})
-    (part / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    (part / _CARD).write_text(text, encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    part.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole(folder / WEIGHTS) as part:
+        save_file(state, part, metadata={"format": "pt"})
+        part.with_name(CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        part.with_name(_CARD).write_text(text, encoding="utf-8")
     return folder
 
 
@@ -146,8 +136,9 @@ def _check_replaceable(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise ValueError(f"save_pretrained: {folder} is a file. Give another folder.")
-    others = sorted(path.name for path in folder.iterdir() if path.name not in (CONFIG, WEIGHTS, _CARD))
-    if others:
+    # Hidden ones may stay: .git of a repository, and what a kill left of an older attempt.
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    if others := [name for name in names if name not in (CONFIG, WEIGHTS, _CARD)]:
         raise ValueError(f"save_pretrained: {folder} holds other files, such as {others[0]}. Give another folder.")
 
 
@@ -157,39 +148,39 @@ def _state(model: nn.Module) -> dict[str, torch.Tensor]:
     for key, value in state.items():
         if not isinstance(value, torch.Tensor) or value.is_meta or value.layout != torch.strided:
             raise ValueError(f"save_pretrained: {key} is not a tensor with values. Only such can be saved.")
-    return {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
+        state[key] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return state
 
 
 def _describe(model: nn.Module, architecture: str | None, model_args: dict[str, Any]) -> dict[str, Any]:
     """Return what ``config.json`` says, after a check that it builds this model."""
-    if _is_of_torchvision(model):
+    kind, of_torchvision = type(model).__name__, type(model).__module__.startswith("torchvision.models.")
+    tied = {name: m.blocks for name, m in model.named_modules() if isinstance(m, _TIED) and m.blocks > 1}
+    if of_torchvision:
         if architecture is None or not architecture.startswith(TORCHVISION):
             raise ValueError(
-                f"save_pretrained: a {type(model).__name__} of torchvision does not know which model it is. Give "
+                f"save_pretrained: a {kind} of torchvision does not know which model it is. Give "
                 f'architecture="{TORCHVISION}<name>".'
             )
         kwargs = {**sizes(model, model.state_dict()), **model_args}
-        config: dict[str, Any] = {
-            "architecture": architecture,
-            "tiedconv": {"library": "torchvision", "kwargs": kwargs, "tied": {}},
-        }
+        entry = {"library": "torchvision", "kwargs": kwargs, "tied": {}}
+        config: dict[str, Any] = {"architecture": architecture, "tiedconv": entry}
         if hasattr(model, "pretrained_cfg"):  # of the data that it was trained on
             config["pretrained_cfg"] = model.pretrained_cfg
     elif architecture is not None:
         raise ValueError(
-            f"save_pretrained: architecture={architecture!r} is for models of torchvision, got a "
-            f"{type(model).__name__}. Leave it out."
+            f"save_pretrained: architecture={architecture!r} is for models of torchvision, got a {kind}. Leave it out."
         )
     elif hasattr(model, "pretrained_cfg") and hasattr(model, "num_classes"):
         config = _timm_config(model, model_args)
     else:
-        tied = {name: m.blocks for name, m in model.named_modules() if isinstance(m, _TIED) and m.blocks > 1}
-        return {"architecture": type(model).__name__, "tiedconv": {"library": None, "kwargs": {}, "tied": tied}}
+        return {"architecture": kind, "tiedconv": {"library": None, "kwargs": {}, "tied": tied}}
     with named("save_pretrained"):
         arguments = build_arguments(config, {})
     with torch.device("meta"):
         like = build_model(config["architecture"], **arguments)
-    tied = _plan(model, like)
+    built = dict(like.named_modules())  # with the tied layers of the architecture itself
+    tied = {name: blocks for name, blocks in tied.items() if name in built and not isinstance(built[name], _TIED)}
     if tied:
         config.setdefault("tiedconv", {"library": "timm", "kwargs": {}})["tied"] = tied
         tie_as_saved(like, tied)
@@ -207,18 +198,7 @@ def _timm_config(model: nn.Module, model_args: dict[str, Any]) -> dict[str, Any]
     with TemporaryDirectory() as folder:
         path = Path(folder) / CONFIG
         save_config_for_hf(model, str(path), model_args=model_args)
-        return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _is_of_torchvision(model: nn.Module) -> bool:
-    return type(model).__module__.startswith("torchvision.models.")
-
-
-def _plan(model: nn.Module, like: nn.Module) -> dict[str, int]:
-    """Return the blocks of the layers of ``model`` that are tied, and ordinary ones in ``like``."""
-    ordinary = {name: layer for name, layer in like.named_modules() if not isinstance(layer, _TIED)}
-    return {
-        name: layer.blocks
-        for name, layer in model.named_modules()
-        if isinstance(layer, _TIED) and layer.blocks > 1 and name in ordinary
-    }
+        config = json.loads(path.read_text(encoding="utf-8"))
+    # transformers passes num_classes to timm beside these arguments.
+    config["model_args"].pop("num_classes", None)
+    return config
