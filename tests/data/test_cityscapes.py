@@ -142,10 +142,10 @@ def test_archives_are_unpacked(tmp_path):
 
 def test_an_image_that_does_not_hold_instance_numbers_is_named(tmp_path):
     write_cityscapes(tmp_path, "val", ["bonn_000000_000019"], np.full(SHAPE, PERSON, np.uint8))
-    with pytest.raises(ValueError, match=r"gtFine_instanceIds\.png is an image of mode L\. Expected instance numbers"):
+    with pytest.raises(OSError, match=r"gtFine_instanceIds\.png cannot be read as an image: its mode is L\. Expected"):
         write_instances(tmp_path, "val")
     next(tmp_path.rglob("*instanceIds.png")).write_bytes(b"no image")
-    with pytest.raises(OSError, match=r"gtFine_instanceIds\.png cannot be read: .*identify.* Unpack gtFine"):
+    with pytest.raises(OSError, match=r"gtFine_instanceIds\.png cannot be read as an image: .*identify.* Replace"):
         write_instances(tmp_path, "val")
     assert not list(tmp_path.glob("instances*"))
 
@@ -162,5 +162,5 @@ def test_missing_files_are_named_with_the_way_to_get_them(tmp_path):
         write_instances(tmp_path, "val")
     write_cityscapes(tmp_path, "val", ["bonn_000000_000019"], street()[0])
     next(tmp_path.rglob("*instanceIds.png")).unlink()
-    with pytest.raises(FileNotFoundError, match=r"gtFine_instanceIds\.png is missing, but its photograph is there"):
+    with pytest.raises(FileNotFoundError, match=r"gtFine_instanceIds\.png is missing\. Check the folder"):
         write_instances(tmp_path, "val")

@@ -238,7 +238,7 @@ def test_another_yaml_file_is_read_if_it_is_given(tmp_path):
             r"has None as train\. .* Its keys are images, val, names: set",
         ),
         (YAML.replace("images/train", "3"), ValueError, "has 3 as train. Expected a folder"),
-        (YAML.replace("images/train", "/a/b/c"), FileNotFoundError, r"data\.yaml: /a/b/c is missing; this file names it"),
+        (YAML.replace("images/train", "/a/b/c"), FileNotFoundError, r"yaml: /a/b/c is missing; this file names it as"),
         (YAML.replace("images/train", "empty"), FileNotFoundError, r"data\.yaml: its train, empty, has no image"),
         (
             YAML.replace("images/train", "list.txt"),

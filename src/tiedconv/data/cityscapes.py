@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,13 +15,12 @@ from .._checks import named
 from .._coco import encode_mask, read_json
 from .._files import write_whole
 from ._annotated import Annotated, in_coco_form
-from ._images import Size
+from ._images import Size, named_image
 from .detection import DetectionData
 
 Split = Literal["train", "val"]
 
 _CLASSES = {c.id: c.name for c in datasets.Cityscapes.classes if c.has_instances and not c.ignore_in_eval}
-_INSTANCES = "instances_{}.json"
 
 
 class Cityscapes(DetectionData):
@@ -31,7 +31,7 @@ class Cityscapes(DetectionData):
     Groups whose members Cityscapes does not tell apart become crowd regions. The ids of the categories are
     Cityscapes' own, 24 (person) to 33 (bicycle).
 
-    The metrics are COCO's; Cityscapes' own AP, of masks too, weighs objects and groups in another way.
+    The metrics are COCO's; Cityscapes' own AP weighs objects and groups in another way.
 
     Args:
         root: folder that holds ``leftImg8bit`` and ``gtFine``, or their two archives, which are then unpacked.
@@ -39,7 +39,7 @@ class Cityscapes(DetectionData):
 
     Raises:
         FileNotFoundError: in ``prepare_data``, if files are missing, with the way to get them.
-        ValueError: in ``prepare_data``, if an image does not hold instance numbers.
+        OSError: in ``prepare_data``, if an image does not hold instance numbers.
     """
 
     categories = _CLASSES  # known before the files are there
@@ -50,23 +50,18 @@ class Cityscapes(DetectionData):
         self.root = Path(root)
 
     def prepare_data(self) -> None:
-        for split in self._needed():
-            write_instances(self.root, split)
-
-    def _needed(self) -> tuple[Split, ...]:
-        """What the trainer is going to read: an evaluation should not wait for the training images."""
+        # An evaluation should not wait for the training images, nor a prediction for either.
         if self.trainer is None or self.trainer.training:
-            return "train", "val"
-        return () if self.trainer.predicting and self.predict_path is not None else ("val",)
+            write_instances(self.root, "train")
+        if self.trainer is None or not self.trainer.predicting or self.predict_path is None:
+            write_instances(self.root, "val")
 
     def read(self, train: bool) -> Annotated:
         split: Split = "train" if train else "val"
-        file = self.root / _INSTANCES.format(split)
+        file = self.root / f"instances_{split}.json"
         if not file.exists():
             # Not written here: every process reads, and one of them prepares.
-            raise FileNotFoundError(
-                f"Cityscapes: {file} does not exist. Call prepare_data, as trainers do; it writes it."
-            )
+            raise FileNotFoundError(f"Cityscapes: {file} does not exist. prepare_data, which trainers call, writes it.")
         with named(f"Cityscapes: {file}"):
             return Annotated(read_json(file), self.root / "leftImg8bit" / split, file)
 
@@ -75,10 +70,10 @@ def write_instances(root: Path, split: Split) -> None:
     """Write the instances of a split to ``root/instances_{split}.json``, in COCO's form, unless it is there already.
 
     Raises:
-        FileNotFoundError, ValueError: as :class:`Cityscapes`.
+        FileNotFoundError, OSError: as :class:`Cityscapes`.
         ModuleNotFoundError: if the ``detection`` extra is not installed.
     """
-    file = root / _INSTANCES.format(split)
+    file = root / f"instances_{split}.json"
     if file.exists():
         return
     folder = root / "leftImg8bit" / split
@@ -94,40 +89,29 @@ def write_instances(root: Path, split: Split) -> None:
 
 
 def _files(root: Path, split: Split) -> list[tuple[Path, Path]]:
-    """The photographs of a split and their images of instance numbers, sorted by name."""
-    try:
+    """Return the photographs of a split and their images of instance numbers, sorted by name."""
+    with suppress(RuntimeError):
         found = datasets.Cityscapes(root, split, target_type="instance")
-    except RuntimeError:
-        found = ()
-    if not len(found):
-        raise FileNotFoundError(
-            f"Cityscapes: {root} does not hold the split {split}. Expected leftImg8bit/{split}/<city>/*_leftImg8bit.png"
-            f" and gtFine/{split}/<city>/*_gtFine_instanceIds.png there. Set root to their folder, or put "
-            "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of https://www.cityscapes-dataset.com into it."
-        )
-    return sorted((Path(image), Path(targets[0])) for image, targets in zip(found.images, found.targets, strict=True))
+        if len(found):
+            pairs = zip(found.images, found.targets, strict=True)
+            return sorted((Path(image), Path(targets[0])) for image, targets in pairs)
+    raise FileNotFoundError(
+        f"Cityscapes: {root} does not hold the split {split}. Expected leftImg8bit/{split}/<city>/*_leftImg8bit.png "
+        f"and gtFine/{split}/<city>/*_gtFine_instanceIds.png there. Set root to their folder, or put "
+        "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of https://www.cityscapes-dataset.com into it."
+    )
 
 
 def _read(file: Path) -> np.ndarray[Any, Any]:
-    try:
-        with Image.open(file) as image:
-            ids, mode = np.asarray(image), image.mode
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"Cityscapes: {file} is missing, but its photograph is there. Unpack gtFine_trainvaltest.zip again."
-        ) from None
-    except OSError as error:
-        raise OSError(f"Cityscapes: {file} cannot be read: {error}. Unpack gtFine_trainvaltest.zip again.") from error
-    if not mode.startswith("I"):  # 8 bits cannot hold 24000, and 24 alone would pass for a group of persons
-        raise ValueError(
-            f"Cityscapes: {file} is an image of mode {mode}. Expected instance numbers in a grey image of 16 bits. "
-            "Unpack gtFine_trainvaltest.zip again."
-        )
+    with named_image(file), Image.open(file) as image:
+        ids = np.asarray(image)
+        if not image.mode.startswith("I"):  # 8 bits cannot hold 24000, and 24 alone would pass for a group of persons
+            raise ValueError(f"its mode is {image.mode}. Expected instance numbers in a grey image of 16 bits")
     return ids
 
 
 def _instances(ids: np.ndarray[Any, Any]) -> Iterator[dict[str, Any]]:
-    """What an image of instance numbers shows, in COCO's form, in the order of the numbers.
+    """Yield what an image of instance numbers shows, in COCO's form, in the order of the numbers.
 
     A pixel is 1000 times the class plus the number of the instance, or the class alone in a group.
     """

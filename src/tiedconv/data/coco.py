@@ -49,19 +49,19 @@ class Coco(DetectionData):
         self.save_hyperparameters()
         self.root = Path(root)
         self._given = {True: (train_annotations, train_images), False: (val_annotations, val_images)}
-        given = [bool(value) for value in (train_annotations, val_annotations)]
-        if any(given) != all(given) or ((train_images or val_images) and not all(given)):
+        given = {bool(train_annotations), bool(val_annotations)}
+        if len(given) == 2 or ((train_images or val_images) and given == {False}):
             raise ValueError(
                 "Coco: train_annotations and val_annotations belong together, and folders of images to them. Give both "
                 "files, or none of the four."
             )
 
     def read(self, train: bool) -> Annotated:
+        part = "train" if train else "val"
         annotations, images = self._given[train]
         if annotations is None:
             annotations, images = self._find(train)
         file, folder = self.root / annotations, self.root / images
-        part = "train" if train else "val"
         if not file.is_file():
             raise FileNotFoundError(f"Coco: {file} does not exist. Set root and {part}_annotations to the JSON file.")
         if not folder.is_dir():
@@ -71,14 +71,12 @@ class Coco(DetectionData):
 
     def _find(self, train: bool) -> tuple[str, str]:
         """Return annotations and images of the first known layout that ``root`` has."""
-        splits = [(file, first if train else second) for file, first, second in _LAYOUTS]
-        places = [(file.format(split), split) for file, split in splits]
-        for file, folder in places:
+        folders = [(file, first if train else second) for file, first, second in _LAYOUTS]
+        places = {file.format(folder): folder for file, folder in folders}
+        for file, folder in places.items():
             if (self.root / file).is_file():
                 return file, folder
-        looked = ", ".join(file for file, _ in places)
-        part = "train" if train else "val"
         raise FileNotFoundError(
-            f"Coco: none of {looked} is in {self.root}. Set root, or train_annotations, train_images, val_annotations "
-            f"and val_images. This is about the {part} split."
+            f"Coco: none of {', '.join(places)} is in {self.root}. Set root, or train_annotations, train_images, "
+            "val_annotations and val_images."
         )

@@ -48,12 +48,9 @@ class Digits(ClassificationData):
         self.input_size = (1, image_size, image_size)
 
     def build(self, train: bool) -> Dataset[tuple[torch.Tensor, int]]:
-        if not train:
-            return _DigitsSplit(train, self.eval_transform())
-        augment = v2.RandomAffine(degrees=10, translate=(0.1, 0.1))
-        return _DigitsSplit(
-            train, v2.Compose([v2.Resize(self.input_size[1:]), augment, *to_normalised(self.mean, self.std)])
-        )
+        resize, augment = v2.Resize(self.input_size[1:]), v2.RandomAffine(degrees=10, translate=(0.1, 0.1))
+        augmented = v2.Compose([resize, augment, *to_normalised(self.mean, self.std)])
+        return _DigitsSplit(train, augmented if train else self.eval_transform())
 
 
 class _DigitsSplit(Dataset[tuple[torch.Tensor, int]]):

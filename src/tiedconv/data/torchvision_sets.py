@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 from torchvision import datasets
 from torchvision.transforms import v2
 
+from .._files import write_whole
 from ._images import Transform
 from .classification import ClassificationData, to_normalised
 
@@ -17,7 +18,9 @@ _DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 class _SmallImages(ClassificationData):
     """Padded random crops and flips for training, the bare image for validation."""
 
+    source_class: Any  # torchvision's
     crop_padding: int
+    how_to_get = "Set root to the folder that holds them, or download=True to fetch them."  # if files are missing
 
     def __init__(self, root: str = "data", download: bool = False, **options: Any) -> None:
         super().__init__(**options)
@@ -25,25 +28,20 @@ class _SmallImages(ClassificationData):
         self.root = root
         self.download = download
 
-    def open(self, train: bool, transform: Transform | None) -> Dataset[Any]:
-        """Return torchvision's data set; ``RuntimeError`` from there means that the files are missing."""
-        raise NotImplementedError
-
     def prepare_data(self) -> None:
         try:
-            self.open(train=True, transform=None)
+            self._open(train=True)
         except RuntimeError as error:
-            raise FileNotFoundError(f"{type(self).__name__}: no data in {self.root!r}. {self.how_to_get()}") from error
-
-    def how_to_get(self) -> str:
-        """What to do when the files are missing."""
-        return "Set root to the folder that holds them, or download=True to fetch them."
+            raise FileNotFoundError(f"{type(self).__name__}: no data in {self.root!r}. {self.how_to_get}") from error
 
     def build(self, train: bool) -> Dataset[Any]:
         if not train:
-            return self.open(train, self.eval_transform())
+            return self._open(train, self.eval_transform())
         crop = v2.RandomCrop(self.input_size[1:], padding=self.crop_padding)
-        return self.open(train, v2.Compose([crop, v2.RandomHorizontalFlip(), *to_normalised(self.mean, self.std)]))
+        return self._open(train, v2.Compose([crop, v2.RandomHorizontalFlip(), *to_normalised(self.mean, self.std)]))
+
+    def _open(self, train: bool, transform: Transform | None = None) -> Any:
+        return self.source_class(self.root, train, transform, download=self.download)
 
 
 class FashionMNIST(_SmallImages):
@@ -67,7 +65,12 @@ class FashionMNIST(_SmallImages):
     input_size = (1, 28, 28)
     mean = (0.2860,)
     std = (0.3530,)
+    source_class = datasets.FashionMNIST
     crop_padding = 2
+    how_to_get = (
+        "On Debian: apt-get install dataset-fashion-mnist. Elsewhere set source to a folder with the four .gz "
+        "archives, or download=True to fetch them."
+    )
 
     def __init__(
         self, root: str = "data", source: str = _DEBIAN_FASHION_MNIST, download: bool = False, **options: Any
@@ -75,25 +78,14 @@ class FashionMNIST(_SmallImages):
         super().__init__(root, download, **options)
         self.source = source
 
-    def open(self, train: bool, transform: Transform | None) -> Dataset[Any]:
-        return datasets.FashionMNIST(self.root, train, transform, download=self.download)
-
     def prepare_data(self) -> None:
         raw = Path(self.root, "FashionMNIST", "raw")
         for archive in sorted(Path(self.source).glob("*-ubyte.gz")):
             unpacked = raw / archive.stem
             if not unpacked.exists():
                 raw.mkdir(parents=True, exist_ok=True)
-                part = unpacked.with_suffix(".part")  # renamed when whole, so that a kill leaves no half file behind
-                part.write_bytes(gzip.decompress(archive.read_bytes()))
-                part.rename(unpacked)
+                write_whole(unpacked, gzip.decompress(archive.read_bytes()))
         super().prepare_data()
-
-    def how_to_get(self) -> str:
-        return (
-            "On Debian: apt-get install dataset-fashion-mnist. Elsewhere set source to a folder with the four .gz "
-            "archives, or download=True to fetch them."
-        )
 
 
 class CIFAR10(_SmallImages):
@@ -116,17 +108,14 @@ class CIFAR10(_SmallImages):
     input_size = (3, 32, 32)
     mean = (0.4914, 0.4822, 0.4465)
     std = (0.2470, 0.2435, 0.2616)
-    crop_padding = 4
     source_class = datasets.CIFAR10
-
-    def open(self, train: bool, transform: Transform | None) -> Dataset[Any]:
-        return self.source_class(self.root, train, transform, download=self.download)
+    crop_padding = 4
 
 
 class CIFAR100(CIFAR10):
     """As :class:`CIFAR10`, with 100 classes in torchvision's ``cifar-100-python``."""
 
-    classes = tuple(f"class {index}" for index in range(100))  # the names come with the files, see prepare_data
+    classes = tuple(f"class {index}" for index in range(100))  # the names come with the files, see setup
     mean = (0.5071, 0.4865, 0.4409)
     std = (0.2673, 0.2564, 0.2762)
     source_class = datasets.CIFAR100
