@@ -114,7 +114,7 @@ def test_a_model_without_a_tensor_as_output_is_refused():
         search_blocks(Pair(), IMAGES, params=0.5, filter_fn="all")
 
 
-def test_a_model_that_runs_on_values_only_can_have_a_budget_of_parameters():
+def test_a_model_that_runs_on_values_only_is_counted_on_the_images():
     class Branching(nn.Module):
         def __init__(self):
             super().__init__()
@@ -123,11 +123,9 @@ def test_a_model_that_runs_on_values_only_can_have_a_budget_of_parameters():
         def forward(self, x):
             return self.conv(x) if x.sum().item() < 1e9 else x
 
-    found = search_blocks(Branching(), IMAGES, params=0.5, filter_fn="all")
+    found = search_blocks(Branching(), IMAGES, macs=0.5, filter_fn="all")
     assert found.blocks == {"conv": 2}
-    assert found.macs is None
-    with pytest.raises(ValueError, match=r"its macs are unknown. Give params instead"):
-        search_blocks(Branching(), IMAGES, macs=0.5, filter_fn="all")
+    assert found.macs == 25 * 64 // 2
 
 
 def test_an_error_names_the_search_that_was_called():

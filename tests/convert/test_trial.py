@@ -120,6 +120,7 @@ def test_a_model_that_calls_autograd_itself_runs(values):
     trial = try_forward(model)
     assert trial.outputs == {"layers.2"}
     assert trial.macs == ({"layers.0": None, "layers.2": None} if values else {"layers.0": 32, "layers.2": 16})
+    assert try_forward(model, torch.zeros(1, 4)).macs == {"layers.0": 32, "layers.2": 16}
     try_tied(model, {"layers.0": TiedLinear(4, 8, blocks=2)}, trial)
 
 

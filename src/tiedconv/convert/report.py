@@ -15,8 +15,8 @@ class LayerReport:
         blocks: how many blocks share the weight; 1 if the layer was kept.
         reason: why it was kept; empty if it was tied.
         params, tied_params: parameters before and after.
-        macs, tied_macs: multiply-adds before and after; ``None`` where the trial pass did not call the layer, was not
-            possible or needed values.
+        macs, tied_macs: multiply-adds before and after; ``None`` if the layer was not called, or it is unknown for the
+            input assumed.
         error: relative error, see :attr:`TieReport.error_of`; ``None`` for kept and random layers, and on the meta
             device.
     """
@@ -73,12 +73,12 @@ class TieReport:
 
     @property
     def macs(self) -> int | None:
-        """Multiply-adds of the layers that were called, before; ``None`` without a trial pass."""
+        """Multiply-adds of the layers that were called, before; ``None`` if unknown."""
         return _total(layer.macs for layer in self.layers)
 
     @property
     def tied_macs(self) -> int | None:
-        """Multiply-adds of the layers that were called, after; ``None`` without a trial pass."""
+        """Multiply-adds of the layers that were called, after; ``None`` if unknown."""
         return _total(layer.tied_macs for layer in self.layers)
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class TieReport:
         if self.input_shapes is None:
             counted = "MACs unknown: the model does not run on the input assumed; give example_inputs"
         elif self.macs is None:
-            counted = "MACs unknown: they depend on the values of the input"
+            counted = "MACs unknown: they depend on the values of the input; give example_inputs"
         else:
             shapes = " and ".join("x".join(map(str, shape)) for shape in self.input_shapes)
             counted = f"MACs for an input of {shapes}" if shapes else "MACs for example_inputs"

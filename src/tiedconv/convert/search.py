@@ -26,14 +26,13 @@ class BlockSearch:
         sensitivities: for each layer that can be tied and each number of blocks, the relative squared change of the
             model's output when that layer alone is tied.
         params: parameters of the model tied so.
-        macs: multiply-adds of its convolution and linear layers for one input; ``None`` if the model's code needs
-            values.
+        macs: multiply-adds of its convolution and linear layers for one image.
     """
 
     blocks: dict[str, int]
     sensitivities: dict[str, dict[int, float]]
     params: int
-    macs: int | None
+    macs: int
 
 
 @named("search_blocks")
@@ -82,9 +81,8 @@ def search_blocks(
         raise ValueError(f"choices must be whole numbers from 1, got {odd[0]!r} among them.")
     batches = as_batches(images)
     trial = try_forward(model, batches[0][:1])
-    now = {"params": parameters(model)}
-    if trial is not None and None not in trial.macs.values():
-        now["macs"] = sum(count or 0 for count in trial.macs.values())
+    assert trial is not None  # an input is given
+    now = {"params": parameters(model), "macs": sum(count or 0 for count in trial.macs.values())}
     what, budget = _budget(now, params, macs)
     options = _options(model, choices, filter_fn, trial)
     _measure(model, options, batches, init, progress)
@@ -94,7 +92,7 @@ def search_blocks(
             now[kind] -= options[name].savings[kind][number]
     sensitivities = {name: {b: c for b, c in option.changes.items() if b > 1} for name, option in options.items()}
     chosen = {name: number for name, number in blocks.items() if number > 1}
-    return BlockSearch(chosen, sensitivities, now["params"], now.get("macs"))
+    return BlockSearch(chosen, sensitivities, now["params"], now["macs"])
 
 
 @dataclass
@@ -107,19 +105,18 @@ class _Option:
 
 
 def _options(
-    model: nn.Module, choices: Sequence[int], filter_fn: FilterFn | Preset | None, trial: Trial | None
+    model: nn.Module, choices: Sequence[int], filter_fn: FilterFn | Preset | None, trial: Trial
 ) -> dict[str, _Option]:
     options: dict[str, _Option] = {}
     for number in sorted(set(choices) - {1}):
         layers = {c.name: c.layer for c in choose(model, number, filter_fn, trial) if c.blocks}
         tied = {name: tied_twin(layer, number) for name, layer in layers.items()}
-        macs = {} if trial is None else try_tied(model, tied, trial)
+        macs = try_tied(model, tied, trial)
         for name, layer in layers.items():
             option = options.setdefault(name, _Option())
             option.tied[number] = tied[name]
             option.savings["params"][number] = parameters(layer) - parameters(tied[name])
-            if trial is not None:
-                option.savings["macs"][number] = (trial.macs[name] or 0) - (macs[name] or 0)
+            option.savings["macs"][number] = (trial.macs[name] or 0) - (macs[name] or 0)
     return options
 
 
@@ -128,8 +125,6 @@ def _budget(now: dict[str, int], params: float | None, macs: float | None) -> tu
     if len(given) != 1:
         raise ValueError("give one budget, params or macs.")
     ((what, value),) = given.items()
-    if what not in now:
-        raise ValueError("the model's code needs values, so its macs are unknown. Give params instead.")
     budget = value * now[what] if 0 < value < 1 else value
     if not 0 < budget < now[what]:
         raise ValueError(

@@ -59,9 +59,9 @@ def tie_(
         example_inputs: what a copy of the model is called with, in evaluation mode, to find the output layers and those
             that are not called or whose weights other code reads, and to count multiply-adds. A tuple holds the
             positional arguments, a dict the keyword arguments, anything else is the one argument: ``images``,
-            ``(images, mask)``, ``{"input_ids": ids}``. Only the shapes and types count, except for models whose code
-            looks at values, such as detectors, for which nothing is counted. Default: the first of ``images``, else an
-            image of the size that timm gives for the model, else of 224x224 pixels.
+            ``(images, mask)``, ``{"input_ids": ids}``. Values matter only for models whose code looks at them, such as
+            detectors. Default: the first of ``images``, else zeros: an image of the size that timm gives for the model,
+            else of 224x224 pixels; with zeros, multiply-adds that depend on values are not counted.
         progress: called with the number of layers fitted and their total while ``"data"`` is at work.
 
     Returns:

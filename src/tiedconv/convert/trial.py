@@ -22,14 +22,16 @@ class Trial:
 
     Attributes:
         inputs: what the model was called with, in the form of ``example_inputs`` of :func:`tiedconv.tie_`.
+        assumed: whether nobody gave them.
         input_shapes: of the tensors in ``inputs``.
-        macs: layer → multiply-adds of its calls; None where values decide about them. Layers that were not called are
-            missing.
+        macs: layer → multiply-adds of its calls; None where values of an assumed input decide about them. Layers that
+            were not called are missing.
         outputs: the layers whose result no other module with weights takes. None: the code computes without gradients,
             by which they are found.
     """
 
     inputs: Any
+    assumed: bool
     input_shapes: tuple[tuple[int, ...], ...]
     macs: dict[str, int | None]
     outputs: frozenset[str] | None
@@ -42,16 +44,17 @@ def try_forward(model: nn.Module, example_inputs: Any = None) -> Trial | None:
     not run on those given, or cannot be copied.
     """
     check_copyable(model)
-    inputs = _assumed(model) if example_inputs is None else example_inputs
+    assumed = example_inputs is None
+    inputs = _assumed(model) if assumed else example_inputs
     if inputs is None:
         return None
     if isinstance(inputs, Mapping):
         inputs = dict(inputs)  # of a class of its own, torch would not look for tensors in it
     shapes = tuple(tuple(value.shape) for value in tree_leaves(inputs) if isinstance(value, Tensor))
     try:
-        return Trial(inputs, shapes, *_run(model, inputs))
+        return Trial(inputs, assumed, shapes, *_run(model, inputs, assumed))
     except Exception as error:  # whatever a model's code raises for inputs that it is not made for
-        if example_inputs is None:
+        if assumed:
             return None
         raise ValueError(
             f"{type(model).__name__} does not run on the inputs given, with tensors of {shapes}: {error}. Nothing was "
@@ -66,7 +69,7 @@ def try_tied(model: nn.Module, tied: Mapping[str, nn.Module], trial: Trial) -> d
     """
     advice = "Nothing was changed. Leave the layer out, with blocks or filter_fn."
     try:
-        macs, _ = _run(model, trial.inputs, tied)
+        macs, _ = _run(model, trial.inputs, trial.assumed, tied)
     except Exception as error:  # as in try_forward
         raise ValueError(
             f"{type(model).__name__} runs on tensors of {trial.input_shapes}, but not with the layers tied: {error}. "
@@ -86,7 +89,7 @@ def parameters(module: nn.Module) -> int:
 
 
 def _run(
-    model: nn.Module, inputs: Any, tied: Mapping[str, nn.Module] | None = None
+    model: nn.Module, inputs: Any, assumed: bool, tied: Mapping[str, nn.Module] | None = None
 ) -> tuple[dict[str, int | None], frozenset[str] | None]:
     """Call a copy of a model with tied layers in it; return the multiply-adds of its layers, and the output layers."""
     failures = []
@@ -105,7 +108,8 @@ def _run(
             saved = nullcontext() if keeps_activations else saved_tensors_hooks(lambda tensor: None, lambda none: none)
             with torch.enable_grad(), saved, counted_macs(layers) as macs:
                 twin(*positional, **by_name)
-            return dict(macs) if device.type == "meta" else dict.fromkeys(macs), flow.outputs()
+            known = device.type == "meta" or not assumed
+            return dict(macs) if known else dict.fromkeys(macs), flow.outputs()
         except Exception as error:
             failures.append(error)
     raise failures[-1]
