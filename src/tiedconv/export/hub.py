@@ -37,27 +37,27 @@ def save_pretrained(
 ) -> Path:
     """Save a model to a folder: ``config.json`` in timm's format, ``model.safetensors`` and a card, ``README.md``.
 
-    A model of timm, tied ones included, loads by ``timm.create_model("local-dir:<folder>", pretrained=True)``. One with
-    layers that :func:`tiedconv.tie_` replaced loads by :func:`tiedconv.export.from_pretrained`; ``config.json`` has the
-    blocks of these layers under ``"tiedconv"``. A network of another class is saved too, and loads into an instance
-    that you build. Rates of dropout are not saved, as timm does not.
+    A model of timm or of this library loads by ``timm.create_model("local-dir:<folder>", pretrained=True)``. One with
+    layers that :func:`tiedconv.tie_` replaced loads by :func:`tiedconv.export.from_pretrained`; ``config.json`` has
+    their blocks under ``"tiedconv"``. A network of your own class loads into an instance that you build. Dropout rates
+    are not saved.
 
     Args:
-        model: on any device, in any memory format; left as it is.
+        model: on any device, in any memory format; it stays untouched.
         folder: where. An older model there is replaced as a whole; a folder with other files is refused.
-        architecture: ``"torchvision/<name>"`` of a model of torchvision, which does not know its name; for no other.
-        model_args: the arguments that the model was built with, where they cannot be read off: of torchvision's models
+        architecture: ``"torchvision/<name>"`` for a model of torchvision, which does not know its name.
+        model_args: the arguments that the model was built with, if they cannot be read off it; for torchvision's models
             all but ``num_classes``.
-        metrics: what the card says about accuracy, such as ``{"top1": 0.93}``.
+        metrics: accuracies for the card, such as ``{"top1": 0.93}``.
         dataset: what the model was trained on, for the card; ``"<user>/<name>"`` is linked on the Hub.
-        license: of the weights, in the Hub's words. Default: that of the architecture in timm; BSD-3-Clause for
-            torchvision's, else MIT.
+        license: of the weights, in the Hub's words. Default: timm's for its models, BSD-3-Clause for torchvision's,
+            else MIT.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: if the folder holds something else, or the model is not what its name and arguments build.
+        ValueError: if the folder holds other files, or the model is not what its name and arguments build.
     """
     return _save(
         model,
@@ -85,18 +85,18 @@ def push_to_hub(
 
     Args:
         model: as in :func:`save_pretrained`.
-        repo_id: ``"<user>/<name>"``; made if it does not exist.
-        private: of a repository that is made.
-        token: of the Hub. Default: the one of ``hf auth login``.
+        repo_id: ``"<user>/<name>"``; created if it does not exist.
+        private: whether a repository that is created is private.
+        token: for the Hub. Default: that of ``hf auth login``.
         commit_message: of the one commit.
-        keep_card: leave the repository's ``README.md``, if it has one, as it is.
+        keep_card: keep the repository's own ``README.md``, if it has one.
         options: ``architecture``, ``model_args``, ``metrics``, ``dataset`` and ``license`` of :func:`save_pretrained`.
 
     Returns:
         The address of the repository.
 
     Raises:
-        ValueError: as :func:`save_pretrained`; nothing was uploaded then, and no repository made.
+        ValueError: as :func:`save_pretrained`; nothing is uploaded or created then.
     """
     with TemporaryDirectory() as parent:
         folder = _save(model, Path(parent) / "model", HUB + repo_id, **options)
@@ -147,13 +147,13 @@ def _state(model: nn.Module) -> dict[str, torch.Tensor]:
     state = model.state_dict()
     for key, value in state.items():
         if not isinstance(value, torch.Tensor) or value.is_meta or value.layout != torch.strided:
-            raise ValueError(f"save_pretrained: {key} is not a tensor with values. Only such can be saved.")
+            raise ValueError(f"save_pretrained: {key} is not a tensor with values, and cannot be saved.")
         state[key] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
     return state
 
 
 def _describe(model: nn.Module, architecture: str | None, model_args: dict[str, Any]) -> dict[str, Any]:
-    """Return what ``config.json`` says, after a check that it builds this model."""
+    """Return the content of ``config.json``, and check that it builds this model."""
     kind, of_torchvision = type(model).__name__, type(model).__module__.startswith("torchvision.models.")
     tied = {name: m.blocks for name, m in model.named_modules() if isinstance(m, _TIED) and m.blocks > 1}
     if of_torchvision:
@@ -200,5 +200,5 @@ def _timm_config(model: nn.Module, model_args: dict[str, Any]) -> dict[str, Any]
         save_config_for_hf(model, str(path), model_args=model_args)
         config = json.loads(path.read_text(encoding="utf-8"))
     # transformers passes num_classes to timm beside these arguments.
-    config["model_args"].pop("num_classes", None)
+    config.get("model_args", {}).pop("num_classes", None)
     return config
