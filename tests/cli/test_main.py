@@ -11,7 +11,7 @@ from tiedconv.cli.main import main
 from tiedconv.metrics.counts import compare_with_paper
 from tiedconv.models.published import PUBLISHED
 
-SUBCOMMANDS = ("list", "figures", "compare", "tie", "export", "fit", "validate", "test", "predict")
+SUBCOMMANDS = ("list", "figures", "compare", "tie", "export", "scenes", "fit", "validate", "test", "predict")
 
 
 def test_help_names_every_subcommand(capsys):
@@ -22,7 +22,7 @@ def test_help_names_every_subcommand(capsys):
     assert capsys.readouterr().out == printed
 
 
-@pytest.mark.parametrize("name", ["list", "figures", "compare", "tie", "export"])
+@pytest.mark.parametrize("name", ["list", "figures", "compare", "tie", "export", "scenes"])
 def test_every_function_has_help_with_an_example(name, capsys):
     with pytest.raises(SystemExit) as stop:
         main([name, "--help"])

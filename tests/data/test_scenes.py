@@ -9,8 +9,7 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 from tests.data.test_torchvision_sets import idx_file
 
-from tiedconv.data import FashionMNIST, OcclusionScenes, SceneOptions
-from tiedconv.data import scenes as module
+from tiedconv.data import FashionMNIST, OcclusionScenes, SceneOptions, _cut_outs
 from tiedconv.data.scenes import write_scenes
 
 # pycocotools' decode calls what numpy 2 deprecates.
@@ -162,7 +161,7 @@ def test_both_splits_are_read_as_any_coco_folder(scenes):
 
 def test_classes_are_known_before_the_scenes_are_there(tmp_path):
     digits = OcclusionScenes(str(tmp_path / "nothing"))
-    clothes = OcclusionScenes(str(tmp_path / "nothing"), SceneOptions(source="fashion_mnist"))
+    clothes = OcclusionScenes(str(tmp_path / "nothing"), SceneOptions(objects="fashion_mnist"))
     assert digits.classes == list("0123456789")
     assert clothes.classes[:2] == ["T-shirt/top", "Trouser"]
     assert digits.category_ids == clothes.category_ids == list(range(1, 11))
@@ -179,34 +178,32 @@ def test_scenes_are_generated_once(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "new").rglob("*")} == before
 
 
-@pytest.mark.parametrize("files", [0, 1, 2])
-def test_a_killed_generation_is_redone(files, tmp_path, monkeypatch):
-    """``files``: written of the annotations of both splits; with them, only the options are missing."""
+@pytest.mark.parametrize("scenes", [1, 2, 4])
+def test_a_killed_generation_is_redone_with_the_same_options(scenes, tmp_path):
+    """``scenes``: written before the kill, of two in each split."""
     write_scenes(tmp_path / "whole", FEW)
-    dumps, written = json.dumps, iter(range(3))
 
-    def dumps_or_dies(*args, **kwargs):
-        if next(written) == files:
+    def die(done, total):
+        if done == scenes:
             raise KeyboardInterrupt
-        return dumps(*args, **kwargs)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(module.json, "dumps", dumps_or_dies)
-        with pytest.raises(KeyboardInterrupt):
-            write_scenes(tmp_path / "killed", FEW)
+    with pytest.raises(KeyboardInterrupt):
+        write_scenes(tmp_path / "killed", FEW, progress=die)
     assert not (tmp_path / "killed" / "scenes.json").exists()
     (tmp_path / "killed" / "train" / "000001.png").write_bytes(b"half an image")
     (tmp_path / "killed" / "annotations" / "instances_train.json").write_text('{"images": [')
+    with pytest.raises(ValueError, match=r"killed holds other scenes: seed = 0 there, 1 now\. Choose another root"):
+        write_scenes(tmp_path / "killed", dataclasses.replace(FEW, seed=1))
     write_scenes(tmp_path / "killed", FEW)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("name", ["annotations/instances_train.json", "train/000000.png", "val/a.jpg"])
-def test_a_data_set_of_another_origin_is_left_as_it_is(name, tmp_path):
+@pytest.mark.parametrize("name", ["annotations/instances_train.json", "a.jpg"])
+def test_a_folder_that_is_not_empty_is_left_as_it_is(name, tmp_path):
     file = tmp_path / name
-    file.parent.mkdir()
+    file.parent.mkdir(exist_ok=True)
     file.write_text("precious")
-    message = rf"write_scenes: {file.parent} would be overwritten, .*holds no scenes.json.* Choose another root or move"
+    message = rf"write_scenes: {tmp_path} is not empty, it holds {name.split('/')[0]}\. Choose another folder"
     for _ in range(2):  # the refusal leaves nothing that a second start would take for its own
         with pytest.raises(ValueError, match=message):
             OcclusionScenes(str(tmp_path), FEW).prepare_data()
@@ -217,10 +214,10 @@ def test_a_data_set_of_another_origin_is_left_as_it_is(name, tmp_path):
 def test_damaged_options_are_named(text, tmp_path):
     (tmp_path / "scenes.json").write_text(text)
     message = (
-        rf"write_scenes: {tmp_path}/scenes.json is damaged: .*max_overlap, seed\. Remove {tmp_path}, and the scenes"
+        rf"write_scenes: {tmp_path}/scenes.json is damaged or of another version: .*seed\. Remove {tmp_path}, and the"
     )
     with pytest.raises(ValueError, match=message):
-        write_scenes(tmp_path, FEW)
+        OcclusionScenes(str(tmp_path), FEW).prepare_data()
     assert contents(tmp_path) == {"scenes.json": text.encode()}
 
 
@@ -238,12 +235,12 @@ def test_a_folder_of_other_options_is_refused(tmp_path):
 def test_scenes_of_clothes_need_their_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     missing = partial(FashionMNIST, source=str(tmp_path / "nothing"))
-    monkeypatch.setitem(module._SOURCES, "fashion_mnist", missing)
+    monkeypatch.setitem(_cut_outs.BUILT_IN, "fashion_mnist", missing)
     message = (
         r"write_scenes: the images of fashion_mnist are missing\. On Debian: apt-get install dataset-fashion-mnist"
     )
     with pytest.raises(FileNotFoundError, match=message):
-        write_scenes(tmp_path / "scenes", dataclasses.replace(FEW, source="fashion_mnist"))
+        write_scenes(tmp_path / "scenes", dataclasses.replace(FEW, objects="fashion_mnist"))
     assert not (tmp_path / "scenes" / "scenes.json").exists()
 
 
@@ -258,9 +255,13 @@ def test_scenes_of_clothes_use_each_splits_own_images(tmp_path, monkeypatch):
         arrays = {"images-idx3": np.stack([image] * 6).astype(np.uint8), "labels-idx1": np.full(6, label, np.uint8)}
         for kind, array in arrays.items():
             (tmp_path / "archives" / f"{prefix}-{kind}-ubyte.gz").write_bytes(gzip.compress(idx_file(array)))
-    here = partial(FashionMNIST, source=str(tmp_path / "archives"))
-    monkeypatch.setitem(module._SOURCES, "fashion_mnist", here)
-    write_scenes(tmp_path / "scenes", dataclasses.replace(FEW, source="fashion_mnist"))
+
+    class Here(FashionMNIST):
+        def __init__(self):
+            super().__init__(source=str(tmp_path / "archives"))
+
+    monkeypatch.setitem(_cut_outs.BUILT_IN, "fashion_mnist", Here)
+    write_scenes(tmp_path / "scenes", dataclasses.replace(FEW, objects="fashion_mnist"))
 
     shares = {}
     for part, category in (("train", 4), ("val", 9)):
@@ -285,7 +286,13 @@ def test_scenes_of_clothes_use_each_splits_own_images(tmp_path, monkeypatch):
         ({"max_overlap": 1.0}, r"max_overlap must be in \[0, 1\), got 1\.0\."),
         ({"max_overlap": -0.1}, r"max_overlap must be in \[0, 1\), got -0\.1\."),
         ({"max_overlap": float("nan")}, r"max_overlap must be in \[0, 1\), got nan\."),
-        ({"source": "mnist"}, r"source must be one of digits, fashion_mnist, got 'mnist'\."),
+        ({"val_share": 1}, r"val_share must be in \[0, 1\), got 1\."),
+        ({"rotation": 181}, r"rotation must be from 0 to 180 degrees, got 181\."),
+        ({"flip": -0.5}, r"flip must be from 0 to 1, got -0\.5\."),
+        ({"min_visible": 0}, r"min_visible must be in \(0, 1\], got 0\."),
+        ({"noise": float("nan")}, r"noise must be from 0 to 100, got nan\."),
+        ({"file_type": "gif"}, r"file_type must be png or jpg, got 'gif'\."),
+        ({"seed": -1}, r"seed must be at least 0, got -1\."),
     ],
 )
 def test_options_are_checked_where_they_are_written(options, message):

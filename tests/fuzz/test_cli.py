@@ -20,6 +20,7 @@ LINES = {
     "compare": "--models resnet_tyni,tiedresnet_tiny --data Digits --budget.epochs 1 --seeds 0,1 --output out",
     "export": "--model tiedresnet_tiny --output out/m.onnx --checkpoint missing.ckpt --num_classes 3 --batch_size 2",
     "tie": "--model tiedresnet_tiny --checkpoint missing.ckpt --blocks 2 --layers body --init project --output out",
+    "scenes": "--objects missing --backgrounds missing --images 2 --val_images 1 --image_size 64 --output out --flip 0.5",
     "bench operators": "--sweep fig3 --blocks 2,4 --batch 1 --kernel 1 --device nowhere --rounds 2 --json out/a.json",
     "bench models": "--models resnet_tyni --engines eager --quantities latency --device nowhere --rounds 2 --batch 1",
     "analyze gradcam": "--models tiedresnet_tiny --images missing.jpg --checkpoints missing.ckpt --output out",

@@ -48,6 +48,11 @@ _COMMANDS = {
         "--data.root photos --finetune 1\n"
         "  tiedconv tie --model resnet50 --layers entry     # counts and a tied model, nothing measured",
     ),
+    "scenes": _Command(
+        "scenes.scenes",
+        "make data for detection from cut-outs and photographs",
+        "tiedconv scenes --objects cut-outs --backgrounds photos --images 800 --output data/scenes",
+    ),
     "bench operators": _Command(
         "bench.operators",
         "time tied convolutions beside dense ones",
@@ -96,6 +101,7 @@ _AFTER_INTERRUPT = {
     "bench models": _ROWS_ARE_KEPT,
     "compare": "What was finished is kept; the same command goes on from there.",
     "tie": "Finished epochs are kept; the same command goes on from there.",
+    "scenes": "The same command begins anew.",
     "predict": "The predictions made so far are in its folder, the newest in runs/predict.",
     "fit": "If an epoch was finished, go on with --ckpt_path and the last.ckpt in the checkpoints folder of this run.",
 }

@@ -1,29 +1,29 @@
-"""Generated scenes of real images that cover each other, written as a COCO folder: a test bed for occlusion."""
+"""Generated scenes of objects that cover each other, written as a COCO folder: data by copy and paste."""
 
 import json
-import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image
 
-from .._coco import encode_mask
+from .._checks import named
 from .._files import write_whole
-from .classification import ClassificationData
+from ._compose import compose, draw_objects
+from ._cut_outs import Background, Objects, class_names, read_backgrounds, read_objects
+from ._listing import is_hidden
 from .coco import Coco
-from .embedded import Digits
-from .torchvision_sets import FashionMNIST
 
-Source = Literal["digits", "fashion_mnist"]
-_SOURCES: dict[Source, type[Digits | FashionMNIST]] = {"digits": Digits, "fashion_mnist": FashionMNIST}
-Array = np.ndarray[Any, Any]
+T = TypeVar("T")
+FileType = Literal["png", "jpg"]
 
-_LAYOUTS = 40  # placements tried for a scene; the one nearest to the overlap asked for is taken
 _ANNOTATIONS = "annotations/instances_{}.json"
-_VISIBLE = 0.1  # share of an object that must remain visible
+_DONE, _STARTED = "scenes.json", "scenes.started"  # the options, under the second name until all is written
 
 
 @dataclass(frozen=True)
@@ -31,34 +31,51 @@ class SceneOptions:
     """What generated scenes look like.
 
     Attributes:
-        source: the images that are pasted: scikit-learn's handwritten ``"digits"``, or ``"fashion_mnist"``.
+        objects: what is pasted: scikit-learn's handwritten ``"digits"``, ``"fashion_mnist"``, or a folder with a folder
+            of cut-outs for each class, pictures with a transparent background (PNG, WebP). The names of the folders
+            are those of the classes; folders in them belong to the same class.
+        backgrounds: folder of photographs, of which random pieces are the backgrounds. Default: a texture.
         image_size: side of the scenes in pixels.
         train_images, val_images: scenes in the two splits. They are made of the training and of the validation images
-            of the source, so that no object of one is in the other.
+            of ``objects``, so that no object of one is in the other.
+        val_share: share of the cut-outs of each class, and of the backgrounds, that the validation scenes are made of;
+            chosen by the names of the files, whatever the seed. What has only one file is in both splits; with 0,
+            everything is. The built-in objects have splits of their own.
         min_objects, max_objects: objects in a scene.
-        min_size, max_size: side of a pasted image in pixels.
-        max_overlap: scenes are spread evenly over overlaps from 0 to this; overlap is the paper's r (eq. 5) of the
-            whole objects, covered parts included.
+        min_size, max_size: longer side of a pasted object in pixels.
+        rotation: degrees by which an object is turned at most, either way.
+        flip: probability with which an object is mirrored.
+        max_overlap: scenes are spread evenly over overlaps from 0 to this, as far as ``min_visible`` permits; overlap
+            is the paper's r (eq. 5) of the whole objects, covered parts included.
+        min_visible: share of an object that others leave visible. Where no place is found for that, a scene has fewer
+            objects.
+        noise: standard deviation of the noise that is added to the pixels, which go from 0 to 255.
+        file_type: of the images: ``"png"``, or the smaller ``"jpg"``.
         seed: decides everything that is drawn.
     """
 
-    source: Source = "digits"
+    objects: str = "digits"
+    backgrounds: str | None = None
     image_size: int = 128
     train_images: int = 600
     val_images: int = 300
+    val_share: float = 0.2
     min_objects: int = 2
     max_objects: int = 5
     min_size: int = 32
     max_size: int = 52
+    rotation: float = 0.0
+    flip: float = 0.0
     max_overlap: float = 0.8
+    min_visible: float = 0.1
+    noise: float = 6.0
+    file_type: FileType = "png"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.source not in get_args(Source):
-            raise ValueError(f"SceneOptions: source must be one of {', '.join(get_args(Source))}, got {self.source!r}.")
-        for name in ("train_images", "val_images", "min_objects"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"SceneOptions: {name} must be at least 1, got {getattr(self, name)}.")
+        for name, low in {"train_images": 1, "val_images": 1, "min_objects": 1, "seed": 0}.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"SceneOptions: {name} must be at least {low}, got {getattr(self, name)}.")
         if not self.min_objects <= self.max_objects <= 100:
             raise ValueError(
                 f"SceneOptions: max_objects must be from min_objects={self.min_objects} to 100, got {self.max_objects}."
@@ -68,8 +85,18 @@ class SceneOptions:
                 f"SceneOptions: expected 12 <= min_size <= max_size <= image_size, got min_size={self.min_size}, "
                 f"max_size={self.max_size}, image_size={self.image_size}."
             )
-        if not 0 <= self.max_overlap < 1:
-            raise ValueError(f"SceneOptions: max_overlap must be in [0, 1), got {self.max_overlap}.")
+        for name, holds, allowed in (
+            ("val_share", 0 <= self.val_share < 1, "in [0, 1)"),
+            ("rotation", 0 <= self.rotation <= 180, "from 0 to 180 degrees"),
+            ("flip", 0 <= self.flip <= 1, "from 0 to 1"),
+            ("max_overlap", 0 <= self.max_overlap < 1, "in [0, 1)"),
+            ("min_visible", 0 < self.min_visible <= 1, "in (0, 1]"),
+            ("noise", 0 <= self.noise <= 100, "from 0 to 100"),
+        ):
+            if not holds:
+                raise ValueError(f"SceneOptions: {name} must be {allowed}, got {getattr(self, name)}.")
+        if self.file_type not in get_args(FileType):
+            raise ValueError(f"SceneOptions: file_type must be png or jpg, got {self.file_type!r}.")
 
 
 class OcclusionScenes(Coco):
@@ -82,7 +109,8 @@ class OcclusionScenes(Coco):
             default, as digits are not.
 
     Raises:
-        ValueError: in ``prepare_data``, if ``root`` holds scenes of other options, or a data set of another origin.
+        ValueError: in ``prepare_data``, if ``root`` holds scenes of other options, or anything else, or what
+            :func:`write_scenes` is to use is not as it should be.
     """
 
     def __init__(
@@ -111,190 +139,129 @@ class OcclusionScenes(Coco):
         self.save_hyperparameters({"root": root, "scenes": asdict(scenes), "masks": masks, "flip": flip})
 
     @property
-    def classes(self) -> list[str]:  # known before the scenes are there
-        return list(_SOURCES[self.scenes.source].classes)
+    def classes(self) -> list[str]:
+        if (self.root / _DONE).exists():  # then the objects may be gone
+            return super().classes
+        with named("OcclusionScenes"):
+            return class_names(self.scenes.objects)
 
     @property
     def category_ids(self) -> list[int]:
         return list(range(1, len(self.classes) + 1))
 
     def prepare_data(self) -> None:
-        write_scenes(self.root, self.scenes)
+        if (self.root / _DONE).exists():
+            _check_options(self.root / _DONE, self.scenes)
+        else:
+            write_scenes(self.root, self.scenes)
 
 
-def write_scenes(root: Path, options: SceneOptions = SceneOptions()) -> None:
-    """Write scenes to ``root`` as a COCO folder, unless they are there already.
+def write_scenes(
+    root: Path,
+    options: SceneOptions = SceneOptions(),
+    workers: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write scenes to an empty or new folder, as a data set in COCO's format.
 
     ``train/*.png`` and ``val/*.png`` are the images, ``annotations/instances_{train,val}.json`` the annotations:
-    boxes and masks of what is visible of each object, as in COCO, and under ``amodal_segmentation`` the whole object.
-    ``scenes.json`` keeps the options and is written last; until then ``scenes.started`` marks a half-written folder,
-    which the next call completes. The same options give the same bytes.
+    boxes and masks of what is visible of each object, as in COCO; under ``amodal_segmentation`` the whole object, under
+    ``visible_fraction`` the share of it that is visible, 0-1; and under ``occlusion_ratio`` of an image the paper's r
+    (eq. 5). ``scenes.json`` keeps the options and is written last; until then ``scenes.started`` marks a half-written
+    folder, which a call with the same options completes. The same options and files give the same bytes, however many
+    workers there are.
+
+    Args:
+        root: the folder.
+        options: what the scenes look like.
+        workers: threads that draw. Default: one per CPU core.
+        progress: is called with the number of scenes that are finished, and of all.
 
     Raises:
-        ValueError: if ``root`` holds scenes of other options, a damaged ``scenes.json``, or annotations or images that
-            were not written here.
-        FileNotFoundError: if the source's images are missing, with the way to get them.
+        ValueError: if ``root`` is not empty, or if an object is opaque or a photograph too small, with the file.
+        OSError: if a picture is damaged, with the file.
+        FileNotFoundError: if objects or backgrounds are missing, with the way to get them.
     """
-    done, started = root / "scenes.json", root / "scenes.started"
-    if done.exists():
-        _check_options(done, options)
-        return
-    theirs = [str(root / name) for name in ("annotations", "train", "val") if (root / name).exists()]
-    if theirs and not started.exists():
+    if workers is not None and workers < 1:
+        raise ValueError(f"write_scenes: workers must be at least 1, got {workers}.")
+    started = root / _STARTED
+    if started.exists():
+        _check_options(started, options)
+    elif root.exists() and (there := sorted(path.name for path in root.iterdir() if not is_hidden(path.name))):
         raise ValueError(
-            f"write_scenes: {', '.join(theirs)} would be overwritten, and {root} holds no scenes.json that says it was "
-            "written here. Choose another root or move them away."
+            f"write_scenes: {root} is not empty, it holds {there[0]}. Choose another folder for the scenes, or remove "
+            "what is there."
         )
-    source = _SOURCES[options.source]()
-    try:
-        source.prepare_data()
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"write_scenes: the images of {options.source} are missing. On Debian: apt-get install "
-            "dataset-fashion-mnist. Elsewhere tiedconv.data.FashionMNIST(download=True).prepare_data() fetches them "
-            "into ./data."
-        ) from error
-    root.mkdir(parents=True, exist_ok=True)
-    started.touch()
-    (root / "annotations").mkdir(exist_ok=True)
+    with named("write_scenes"):
+        objects = read_objects(options.objects, options.val_share, options.max_size)
+        backgrounds = read_backgrounds(options.backgrounds, options.image_size, options.val_share)
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    write_whole(started, json.dumps(asdict(options), indent=1))
+    categories = [{"id": i, "name": name} for i, name in enumerate(class_names(options.objects), start=1)]
+    total, done = options.train_images + options.val_images, 0
     for part, count in (("train", options.train_images), ("val", options.val_images)):
-        images, labels = _objects(source, train=part == "train")
-        rng = np.random.default_rng([options.seed, part == "train"])
         (root / part).mkdir(exist_ok=True)
+        train = part == "train"
+        write = partial(_write_scene, root / part, train, objects[train], backgrounds[train], options)
+        images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        records = []
-        for number in range(count):
-            overlap = options.max_overlap * (number + 0.5) / count
-            scene, objects = _scene(images, labels, overlap, options, rng)
-            name = f"{number:06d}.png"
-            Image.fromarray(scene).save(root / part / name)
-            records.append({"id": number, "file_name": name, "width": options.image_size, "height": options.image_size})
-            for one in objects:
-                annotations.append({"id": len(annotations) + 1, "image_id": number, "iscrowd": 0, **one})
-        categories = [{"id": i, "name": name} for i, name in enumerate(source.classes, start=1)]
-        content = {"info": {}, "images": records, "annotations": annotations, "categories": categories}
+        for image, found in _in_threads(write, count, workers):
+            images.append(image)
+            for one in found:
+                annotations.append({"id": len(annotations) + 1, "image_id": image["id"], "iscrowd": 0, **one})
+            done += 1
+            progress(done, total)
+        content = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
         (root / _ANNOTATIONS.format(part)).write_text(json.dumps(content))
-    write_whole(done, json.dumps(asdict(options), indent=1))
-    started.unlink(missing_ok=True)
+    started.replace(root / _DONE)
 
 
-def _check_options(done: Path, options: SceneOptions) -> None:
+def _write_scene(
+    folder: Path,
+    train: bool,
+    objects: Objects,
+    background: Background,
+    options: SceneOptions,
+    number: int,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Write a scene, and return the image's entry and its annotations. Other scenes do not matter for it."""
+    side = options.image_size
+    overlap = options.max_overlap * (number + 0.5) / (options.train_images if train else options.val_images)
+    rng = np.random.default_rng([options.seed, train, number])
+    count = int(rng.integers(options.min_objects, options.max_objects + 1))
+    chosen = draw_objects(objects, count, (options.min_size, options.max_size), options.rotation, options.flip, rng)
+    canvas = background(rng)
+    annotations, ratio = compose(canvas, chosen, overlap, options.min_visible, rng)
+    if options.noise:
+        canvas += rng.normal(0, options.noise, canvas.shape)
+    name = f"{number:06d}.{options.file_type}"
+    Image.fromarray(canvas.clip(0, 255).round().astype(np.uint8)).save(folder / name, quality=95)
+    image = {"id": number, "file_name": name, "width": side, "height": side, "occlusion_ratio": round(ratio, 4)}
+    return image, annotations
+
+
+def _in_threads(function: Callable[[int], T], count: int, workers: int | None) -> Iterator[T]:
+    """Yield ``function(0)``, ``function(1)``, ... in this order; at an error no other is begun."""
+    pool = ThreadPoolExecutor(workers or os.cpu_count())
+    try:
+        yield from pool.map(function, range(count))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _check_options(file: Path, options: SceneOptions) -> None:
     wanted = asdict(options)
     try:
-        found = json.loads(done.read_bytes())
+        found = json.loads(file.read_bytes())
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or found.keys() != wanted.keys():
         raise ValueError(
-            f"write_scenes: {done} is damaged: expected an object with {', '.join(wanted)}. Remove {done.parent}, and "
-            "the scenes are written again, or choose another root."
+            f"write_scenes: {file} is damaged or of another version: expected an object with {', '.join(wanted)}. "
+            f"Remove {file.parent}, and the scenes are written again, or choose another root."
         )
     differing = [f"{k} = {found[k]} there, {v} now" for k, v in wanted.items() if found[k] != v]
     if differing:
         raise ValueError(
-            f"write_scenes: {done.parent} holds other scenes: {'; '.join(differing)}. Choose another root or remove it."
+            f"write_scenes: {file.parent} holds other scenes: {'; '.join(differing)}. Choose another root or remove it."
         )
-
-
-def _objects(source: ClassificationData, *, train: bool) -> tuple[Array, list[int]]:
-    """The source's images as they are, before its transforms, and their classes."""
-    split: Any = source.split(train)
-    if isinstance(source, Digits):
-        return split.images, split.labels
-    return split.data.numpy(), split.targets.tolist()
-
-
-@dataclass(frozen=True)
-class _CutOut:
-    """An image cut out along its outline: colours (s, s, 3) 0-255, mask (s, s) of bools, class."""
-
-    colours: Array
-    mask: Array
-    label: int
-
-
-def _cut_out(pixels: Array, label: int, size: int, rng: np.random.Generator) -> _CutOut:
-    """Enlarge a grey image, cut it out along its widened outline and colour it: bright where it is bright."""
-    image = Image.fromarray(pixels)
-    padded = ImageOps.expand(image, max(1, image.width // 14))  # room for the rim where the image reaches its border
-    grey = padded.resize((size, size), Image.Resampling.BICUBIC)
-    rim = 2 * max(1, size // 20) + 1
-    mask = np.asarray(grey.point(lambda value: 255 * (value > 60)).filter(ImageFilter.MaxFilter(rim))) > 0
-    ink = np.asarray(grey, dtype=np.float32)[..., None] / 255
-    dark, light = rng.uniform(0, 110, 3), rng.uniform(145, 255, 3)
-    paper, pen = (dark, light) if rng.random() < 0.5 else (light, dark)
-    return _CutOut(paper + (pen - paper) * ink, mask, label)
-
-
-def _scene(
-    images: Array, labels: Sequence[int], overlap: float, options: SceneOptions, rng: np.random.Generator
-) -> tuple[Array, list[dict[str, Any]]]:
-    """Compose a scene (H, W, 3) of about the given overlap, and the annotations of its objects, lowest first."""
-    count = int(rng.integers(options.min_objects, options.max_objects + 1))
-    chosen = rng.choice(len(images), count, replace=False)
-    sizes = rng.integers(options.min_size, options.max_size + 1, count)
-    cut_outs = [_cut_out(images[i], labels[i], int(s), rng) for i, s in zip(chosen, sizes, strict=True)]
-    whole = _best_layout([c.mask for c in cut_outs], overlap, options.image_size, rng)
-    canvas = _background(options.image_size, rng)
-    for cut_out, mask in zip(cut_outs, whole, strict=True):
-        canvas[mask] = cut_out.colours[cut_out.mask]
-    canvas += rng.normal(0, 6, canvas.shape)
-    seen = zip(cut_outs, _visible(whole), whole, strict=True)
-    objects = [_annotation(c.label, v, w) for c, v, w in seen if v.any()]  # COCO has no hidden objects
-    return canvas.clip(0, 255).round().astype(np.uint8), objects
-
-
-def _best_layout(masks: list[Array], overlap: float, side: int, rng: np.random.Generator) -> Array:
-    """Place the masks, from scattered to huddled, and return the layout (N, H, W) nearest to ``overlap``.
-
-    A layout that hides an object is used only if every other one does too.
-    """
-    best, best_error = None, math.inf
-    for attempt in range(_LAYOUTS):
-        spread = 1 - attempt / _LAYOUTS
-        centre = rng.uniform(0, 1, 2)
-        whole = np.zeros((len(masks), side, side), dtype=bool)
-        for layer, mask in zip(whole, masks, strict=True):
-            room = side - len(mask)
-            y, x = (room * (centre + spread * (rng.uniform(0, 1, 2) - centre))).astype(int)
-            layer[y : y + len(mask), x : x + len(mask)] = mask
-        times_covered = whole.sum(0)
-        error = abs(times_covered[times_covered > 1].sum() / times_covered.sum() - overlap)
-        areas = whole.sum((1, 2))
-        if (_visible(whole).sum((1, 2)) < _VISIBLE * areas).any():
-            error += 1
-        if error < best_error:
-            best, best_error = whole, error
-    assert best is not None
-    return best
-
-
-def _visible(whole: Array) -> Array:
-    """Return the part of each layer that no later layer covers."""
-    above = np.zeros_like(whole)
-    above[:-1] = np.logical_or.accumulate(whole[:0:-1], axis=0)[::-1]
-    visible: Array = whole & ~above
-    return visible
-
-
-def _background(side: int, rng: np.random.Generator) -> Array:
-    """Texture: noise of several grain sizes between two colours."""
-    field = np.zeros((side, side), dtype=np.float32)
-    for cells in (2, 5, 11, 23):
-        grain = Image.fromarray(rng.normal(0, 1 / math.sqrt(cells), (cells, cells)).astype(np.float32))
-        field += np.asarray(grain.resize((side, side), Image.Resampling.BICUBIC))
-    share = 1 / (1 + np.exp(-2 * field[..., None]))
-    first, second = rng.uniform(0, 255, 3), rng.uniform(0, 255, 3)
-    texture: Array = first + (second - first) * share
-    return texture
-
-
-def _annotation(label: int, visible: Array, whole: Array) -> dict[str, Any]:
-    (x0, x1), (y0, y1) = (np.flatnonzero(visible.any(axis))[[0, -1]].tolist() for axis in (0, 1))
-    return {
-        "category_id": label + 1,
-        "bbox": [x0, y0, x1 - x0 + 1, y1 - y0 + 1],
-        "area": int(visible.sum()),
-        "segmentation": encode_mask(visible),
-        "amodal_segmentation": encode_mask(whole),
-    }

@@ -1,0 +1,257 @@
+"""What generated scenes are made of: objects that are cut out, and what lies behind them."""
+
+import math
+import os
+import warnings
+import zlib
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps
+
+from ._images import in_mode, named_image, upright
+from ._listing import few, images_below, is_hidden
+from ._looks import look_at_files
+from .embedded import Digits
+from .torchvision_sets import FashionMNIST
+
+Array = np.ndarray[Any, Any]
+
+BUILT_IN: dict[str, type[Digits | FashionMNIST]] = {"digits": Digits, "fashion_mnist": FashionMNIST}
+
+Background = Callable[[np.random.Generator], Array]  # draws one, (side, side, 3), 0-255
+
+
+class Objects(Protocol):
+    """The objects of one split.
+
+    Attributes:
+        labels: the class of each, from 0 on.
+    """
+
+    labels: list[int]
+
+    def cut_out(self, index: int, size: int, rng: np.random.Generator) -> Image.Image:
+        """Return an object in RGBA, about as large as ``size`` x ``size`` pixels or larger."""
+
+
+def class_names(objects: str) -> list[str]:
+    """Return the classes of a built-in source, or of a folder: its folders, sorted by name.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or it has no folders.
+    """
+    if objects in BUILT_IN:
+        return list(BUILT_IN[objects].classes)
+    folder = Path(objects)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"objects must be {', '.join(BUILT_IN)} or a folder with a folder of transparent PNGs for each class; "
+            f"{objects!r} is not a folder."
+        )
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+    if not names:
+        raise FileNotFoundError(
+            f"{folder} holds no folders. Move its pictures to {folder}/<class>, one folder for each class."
+        )
+    return names
+
+
+def read_objects(objects: str, val_share: float, max_size: int) -> dict[bool, Objects]:
+    """Return the objects to train on (``True``) and those to validate on, after a look at every file.
+
+    ``max_size`` pixels is the longest side that will be asked for.
+
+    Raises:
+        FileNotFoundError: if there are no objects, or a class has none.
+        OSError, ValueError: for the first file that is damaged, or of which nothing or everything is transparent.
+    """
+    if objects in BUILT_IN:
+        source = BUILT_IN[objects]()
+        try:
+            source.prepare_data()
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"the images of {objects} are missing. On Debian: apt-get install dataset-fashion-mnist. Elsewhere "
+                "tiedconv.data.FashionMNIST(download=True).prepare_data() fetches them into ./data."
+            ) from error
+        return {train: _GreyImages(source.split(train)) for train in (True, False)}
+    names, folder = class_names(objects), Path(objects)
+    of_class: dict[str, list[Path]] = {name: [] for name in names}
+    outside: list[Path] = []
+    paths = images_below(folder, "write_scenes")
+    for path in paths:
+        of_class.get(path.parts[len(folder.parts)], outside).append(path)
+    if outside:
+        raise ValueError(
+            f"{len(outside)} pictures are in no folder of a class ({few(outside)}). Move each to {folder}/<class> or "
+            "take it out."
+        )
+    for name, found in of_class.items():
+        if not found:
+            raise FileNotFoundError(f"{folder / name} holds no picture. Put some in or remove the folder.")
+    look_at_files(folder, list(map(str, paths)), partial(_check_cut_out, paths), ["cut-outs"])
+    single = [name for name, found in of_class.items() if len(found) == 1]
+    if single and val_share:
+        warnings.warn(
+            f"write_scenes: {len(single)} classes have a single cut-out, which is therefore in both splits: "
+            f"{few(single)}. Add cut-outs to see whether others of the class are found.",
+            stacklevel=3,
+        )
+    splits: dict[bool, list[tuple[Path, int]]] = {True: [], False: []}
+    for label, name in enumerate(names):
+        for train, part in _divided(folder / name, of_class[name], val_share).items():
+            splits[train] += [(path, label) for path in part]
+    return {train: _CutOutFiles(part, max_size) for train, part in splits.items()}
+
+
+def _divided(folder: Path, paths: Sequence[Path], val_share: float) -> dict[bool, Sequence[Path]]:
+    """Divide files into those to train on and those to validate on, by a hash of their names: always alike.
+
+    A single file, or any with a share of 0, is in both.
+    """
+    if len(paths) == 1 or not val_share:
+        return {True: paths, False: paths}
+    order = sorted(paths, key=lambda path: zlib.crc32(os.fsencode(path.relative_to(folder).as_posix())))
+    count = min(max(1, round(val_share * len(paths))), len(paths) - 1)
+    return {True: sorted(order[count:]), False: sorted(order[:count])}
+
+
+class _GreyImages:
+    """Bright drawings on black, as the digits and the clothes are."""
+
+    def __init__(self, split: Any) -> None:
+        is_torchvisions = hasattr(split, "targets")
+        self.images: Array = split.data.numpy() if is_torchvisions else split.images  # before any transform
+        self.labels: list[int] = split.targets.tolist() if is_torchvisions else split.labels
+
+    def cut_out(self, index: int, size: int, rng: np.random.Generator) -> Image.Image:
+        """Enlarge an image, cut it out along its widened outline and colour it in two colours."""
+        image = Image.fromarray(self.images[index])
+        padded = ImageOps.expand(
+            image, max(1, image.width // 14)
+        )  # room for the rim where the image reaches its border
+        grey = padded.resize((size, size), Image.Resampling.BICUBIC)
+        rim = 2 * max(1, size // 20) + 1
+        mask = grey.point(lambda value: 255 * (value > 60)).filter(ImageFilter.MaxFilter(rim))
+        ink = np.asarray(grey, dtype=np.float32)[..., None] / 255
+        dark, light = rng.uniform(0, 110, 3), rng.uniform(145, 255, 3)
+        paper, pen = (dark, light) if rng.random() < 0.5 else (light, dark)
+        coloured = Image.fromarray((paper + (pen - paper) * ink).round().astype(np.uint8))
+        coloured.putalpha(mask)
+        return coloured
+
+
+class _CutOutFiles:
+    def __init__(self, files: Sequence[tuple[Path, int]], max_size: int) -> None:
+        self.paths = [path for path, _ in files]
+        self.labels = [label for _, label in files]
+        self.max_size = max_size
+
+    def cut_out(self, index: int, size: int, rng: np.random.Generator) -> Image.Image:
+        return _read_cut_out(self.paths[index], 2 * self.max_size)  # turned before it gets its size
+
+
+@lru_cache(maxsize=128)
+def _read_cut_out(path: Path, longest: int) -> Image.Image:
+    """Return the part of an image that is not transparent, its longer side at most ``longest`` pixels."""
+    with named_image(path), Image.open(path) as file:
+        image = upright(file).convert("RGBA")
+    image = trimmed(image)
+    image.thumbnail((longest, longest))
+    return image
+
+
+def trimmed(image: Image.Image) -> Image.Image:
+    """Return an RGBA image without its transparent margins, and without those where programs left specks."""
+    alpha = image.getchannel("A")
+    faint = np.asarray(alpha).max() / 10
+    return image.crop(alpha.point(lambda value: 255 * (value > faint)).getbbox())
+
+
+def _check_cut_out(paths: Sequence[Path], index: int) -> str:
+    path = paths[index]
+    with named_image(path), Image.open(path) as file:
+        least, most = file.convert("RGBA").getchannel("A").getextrema()
+    if least == 255:
+        raise ValueError(
+            f"{path} has no transparent pixel: what is around the object would be pasted too. Cut the object out and "
+            "save it as PNG, or take the file out."
+        )
+    if most == 0:
+        raise ValueError(f"{path} is transparent everywhere. Replace the file or take it out.")
+    return ""
+
+
+def read_backgrounds(folder: str | None, side: int, val_share: float) -> dict[bool, Background]:
+    """Return what draws backgrounds of ``side`` x ``side`` pixels for training (``True``) and for validation.
+
+    Args:
+        folder: photographs, each of which is looked at. None: textures.
+        side: in pixels.
+        val_share: share of the photographs that is for validation.
+
+    Raises:
+        FileNotFoundError: if it is not a folder, or holds no images.
+        OSError, ValueError: for the first file that is damaged or smaller than ``side`` x ``side`` pixels.
+    """
+    if folder is None:
+        return dict.fromkeys((True, False), partial(_texture, side))
+    paths = images_below(Path(folder), "write_scenes") if Path(folder).is_dir() else []
+    if not paths:
+        raise FileNotFoundError(f"backgrounds must be a folder of photographs; there are none in {folder}.")
+    look_at_files(Path(folder), list(map(str, paths)), partial(_check_photograph, paths, side), ["backgrounds", side])
+    return {train: partial(_piece, part, side) for train, part in _divided(Path(folder), paths, val_share).items()}
+
+
+def _check_photograph(paths: Sequence[Path], side: int, index: int) -> str:
+    path = paths[index]
+    with named_image(path), Image.open(path) as file:
+        width, height = file.size
+        if file.format == "PNG":
+            file.verify()  # its sums, which takes no decoding
+        else:
+            file.draft("RGB", (64, 64))  # a JPEG is decoded quickly, to its end
+            file.load()
+    if min(width, height) < side:
+        raise ValueError(
+            f"{path} is {width} x {height} pixels, too small for scenes of {side} x {side}. Take it out, or set "
+            f"image_size to at most {min(width, height)}."
+        )
+    return ""
+
+
+@lru_cache(maxsize=64)  # of some megabytes each
+def _read_photograph(path: Path, side: int) -> Image.Image:
+    """Return a photograph with little more pixels than scenes need."""
+    with named_image(path), Image.open(path) as file:
+        file.draft("RGB", (2 * side, 2 * side))
+        photo = upright(in_mode(file, "RGB"))
+    scale = 1.5 * side / min(photo.size)
+    if scale < 1:
+        photo = photo.resize([max(side, round(scale * length)) for length in photo.size], reducing_gap=3.0)
+    return photo
+
+
+def _piece(paths: Sequence[Path], side: int, rng: np.random.Generator) -> Array:
+    """Return a square piece of a photograph (side, side, 3), 0-255, at most as sharp as the photograph."""
+    photo = _read_photograph(paths[int(rng.integers(len(paths)))], side)
+    taken = rng.uniform(side, min(photo.size))
+    left, top = (rng.uniform(0, length - taken) for length in photo.size)
+    piece = photo.resize((side, side), Image.Resampling.BICUBIC, (left, top, left + taken, top + taken))
+    return np.array(piece, dtype=np.float32)
+
+
+def _texture(side: int, rng: np.random.Generator) -> Array:
+    """Return noise (side, side, 3) of several grain sizes between two colours, 0-255."""
+    field = np.zeros((side, side), dtype=np.float32)
+    for cells in (2, 5, 11, 23):
+        grain = Image.fromarray(rng.normal(0, 1 / math.sqrt(cells), (cells, cells)).astype(np.float32))
+        field += np.asarray(grain.resize((side, side), Image.Resampling.BICUBIC))
+    share = 1 / (1 + np.exp(-2 * field[..., None]))
+    first, second = rng.uniform(0, 255, 3), rng.uniform(0, 255, 3)
+    found: Array = first + (second - first) * share
+    return found

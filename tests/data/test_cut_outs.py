@@ -1,0 +1,277 @@
+"""Scenes of one's own cut-outs and photographs."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from pycocotools import mask as coco_masks
+from tests.data.test_scenes import annotations, contents
+
+from tiedconv.analysis import occlusion_ratios
+from tiedconv.data import OcclusionScenes, SceneOptions
+from tiedconv.data.scenes import write_scenes
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+GREY = 128  # the photographs
+
+
+def draw_disc(path, colour, size=60, margin=10):
+    """Save a disc with transparent margins."""
+    image = Image.new("RGBA", (size + 2 * margin,) * 2)
+    ImageDraw.Draw(image).ellipse([margin, margin, margin + size - 1, margin + size - 1], (*colour, 255))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+@pytest.fixture
+def options(tmp_path):
+    """Small scenes of 5 red and 5 blue discs, each of a shade of its own, on grey photographs."""
+    for shade in range(5):
+        draw_disc(tmp_path / "cut" / "red" / f"{shade}.png", (250 - 10 * shade, 0, 0))
+        draw_disc(tmp_path / "cut" / "blue" / "more" / f"{shade}.png", (0, 0, 250 - 10 * shade))
+    (tmp_path / "photos").mkdir()
+    for name in ("a.jpg", "b.png"):
+        Image.new("RGB", (150, 110), (GREY,) * 3).save(tmp_path / "photos" / name)
+    return SceneOptions(
+        objects=str(tmp_path / "cut"),
+        backgrounds=str(tmp_path / "photos"),
+        image_size=96,
+        train_images=6,
+        val_images=4,
+        min_size=20,
+        max_size=30,
+        max_overlap=0.5,
+        noise=0,
+    )
+
+
+def scenes_of(root, part):
+    """Of every scene: its pixels, and its annotations with their visible masks."""
+    found = annotations(root, part)
+    for record in found["images"]:
+        with Image.open(root / part / record["file_name"]) as image:
+            pixels = np.asarray(image)
+        of_image = [a for a in found["annotations"] if a["image_id"] == record["id"]]
+        yield pixels, [(a, coco_masks.decode(a["segmentation"]).astype(bool)) for a in of_image]
+
+
+def shades(root, part):
+    """The usual colour of every object of which much is visible."""
+    found = set()
+    for pixels, objects in scenes_of(root, part):
+        found |= {tuple(np.median(pixels[mask], 0).tolist()) for _, mask in objects if mask.sum() > 150}
+    return found
+
+
+def test_masks_and_names_are_of_what_was_pasted(options, tmp_path):
+    write_scenes(tmp_path / "out", options)
+    found = annotations(tmp_path / "out", "train")
+    assert [(c["id"], c["name"]) for c in found["categories"]] == [(1, "blue"), (2, "red")]
+    for pixels, objects in scenes_of(tmp_path / "out", "train"):
+        assert 2 <= len(objects) <= 5
+        coloured = np.zeros((96, 96), dtype=bool)
+        for annotation, mask in objects:
+            channel = {1: 2, 2: 0}[annotation["category_id"]]
+            assert np.median(pixels[mask][:, channel]) > 200
+            assert np.median(pixels[mask][:, 1]) == 0
+            coloured |= mask
+        differs = (np.abs(pixels.astype(int) - GREY) > 70).any(-1)  # half of a soft edge
+        assert (differs & ~coloured).sum() <= 0.02 * coloured.sum()
+        assert (coloured & ~differs).sum() <= 0.02 * coloured.sum()
+
+
+def test_objects_have_the_size_that_was_asked_for(options, tmp_path):
+    write_scenes(tmp_path / "out", dataclasses.replace(options, max_overlap=0, min_visible=1, rotation=180, flip=0.5))
+    boxes = [a["bbox"] for a in annotations(tmp_path / "out", "train")["annotations"]]
+    sides = np.array([box[2:] for box in boxes])
+    assert sides.min() >= 19
+    assert sides.max() <= 30
+    assert len(np.unique(sides)) > 4
+
+
+@pytest.mark.parametrize(("rotation", "flip"), [(0, 0), (0, 1), (20, 0)])
+def test_objects_are_turned_and_mirrored(rotation, flip, options, tmp_path):
+    """Of a bar, black in its left half."""
+    shutil.rmtree(options.objects)
+    bar = Image.new("RGBA", (100, 30))
+    ImageDraw.Draw(bar).rectangle([10, 10, 89, 19], (255, 255, 255, 255))
+    ImageDraw.Draw(bar).rectangle([10, 10, 49, 19], (0, 0, 0, 255))
+    (tmp_path / "cut" / "bar").mkdir(parents=True)
+    bar.save(tmp_path / "cut" / "bar" / "bar.png")
+    options = dataclasses.replace(options, val_share=0, min_size=40, max_size=40, rotation=rotation, flip=flip)
+    write_scenes(tmp_path / "out", dataclasses.replace(options, max_overlap=0, min_visible=1))
+    angles = []
+    for pixels, objects in scenes_of(tmp_path / "out", "train"):
+        for _, mask in objects:
+            rows, columns = np.nonzero(mask)
+            dark = pixels[mask][:, 0] < 100
+            assert (columns[dark].mean() < columns[~dark].mean()) == (not flip)
+            angles.append(np.degrees(np.arctan(np.polyfit(columns, rows, 1)[0])))
+    assert np.abs(angles).max() <= rotation + 1
+    assert np.ptp(angles) >= 0.8 * rotation
+
+
+def test_the_number_of_workers_does_not_matter(options, tmp_path):
+    options = dataclasses.replace(options, rotation=20, flip=0.5, file_type="jpg")
+    finished = []
+    write_scenes(tmp_path / "one", options, 1, lambda done, total: finished.append((done, total)))
+    write_scenes(tmp_path / "many", options, 7)
+    assert contents(tmp_path / "one") == contents(tmp_path / "many")
+    assert finished == [(i, 10) for i in range(1, 11)]
+    with pytest.raises(ValueError, match=r"write_scenes: workers must be at least 1, got 0\."):
+        write_scenes(tmp_path / "none", options, 0)
+
+
+def test_splits_share_no_cut_out_and_keep_them_for_any_seed(options, tmp_path):
+    options = dataclasses.replace(options, val_share=0.4, train_images=20, val_images=20)
+    seen = {}
+    for seed in (0, 1):
+        write_scenes(tmp_path / str(seed), dataclasses.replace(options, seed=seed))
+        for part in ("train", "val"):
+            seen[part, seed] = shades(tmp_path / str(seed), part)
+    assert len(seen["train", 0]) == 6
+    assert len(seen["val", 0]) == 4
+    assert not seen["train", 0] & seen["val", 0]
+    assert seen["train", 0] == seen["train", 1]
+    write_scenes(tmp_path / "all", dataclasses.replace(options, val_share=0))
+    assert len(shades(tmp_path / "all", "train")) == len(shades(tmp_path / "all", "val")) == 10
+
+
+def test_a_single_cut_out_is_in_both_splits_and_said_so(options, tmp_path):
+    draw_disc(tmp_path / "cut" / "green" / "only.png", (0, 250, 0))
+    with pytest.warns(UserWarning, match=r"1 classes have a single cut-out, which is .* in both splits: green\. Add"):
+        write_scenes(tmp_path / "out", options)
+    for part in ("train", "val"):
+        assert 2 in {a["category_id"] for a in annotations(tmp_path / "out", part)["annotations"]}
+
+
+def test_classes_are_equally_frequent_however_many_cut_outs_they_have(options, tmp_path):
+    for shade in range(40):
+        draw_disc(tmp_path / "cut" / "red" / f"more{shade}.png", (200, 0, shade))
+    write_scenes(tmp_path / "out", dataclasses.replace(options, train_images=60, min_objects=4))
+    found = [a["category_id"] for a in annotations(tmp_path / "out", "train")["annotations"]]
+    assert np.mean(np.equal(found, 1)) == pytest.approx(0.5, abs=0.12)
+
+
+def test_enough_of_every_object_is_visible_even_in_a_crowd(options, tmp_path):
+    crowd = dataclasses.replace(options, min_objects=8, max_objects=8, min_size=48, max_size=60, max_overlap=0.9)
+    write_scenes(tmp_path / "out", dataclasses.replace(crowd, min_visible=0.5))
+    found = annotations(tmp_path / "out", "train")
+    assert len(found["annotations"]) < 8 * 6
+    for a in found["annotations"]:
+        share = coco_masks.area(a["segmentation"]) / coco_masks.area(a["amodal_segmentation"])
+        assert a["visible_fraction"] == pytest.approx(share, abs=1e-4)
+        assert share >= 0.5
+    ratios = occlusion_ratios(found, "amodal")
+    assert [image["occlusion_ratio"] for image in found["images"]] == pytest.approx(list(ratios.values()), abs=1e-4)
+    assert max(ratios.values()) > 0.2
+
+
+@pytest.mark.parametrize("name", ["grey.png", "palette.png", "palette.webp"])
+def test_other_kinds_of_transparent_pictures_are_read(name, options, tmp_path):
+    shutil.rmtree(options.objects)
+    draw_disc(tmp_path / "cut" / "red" / name, (250, 250, 250))
+    with Image.open(tmp_path / "cut" / "red" / name) as image:
+        other = image.convert("LA") if name == "grey.png" else image.quantize(4)
+    other.save(tmp_path / "cut" / "red" / name)
+    write_scenes(tmp_path / "out", dataclasses.replace(options, val_share=0, max_overlap=0, min_visible=1))
+    for pixels, objects in scenes_of(tmp_path / "out", "train"):
+        for annotation, mask in objects:
+            assert mask.sum() == pytest.approx(np.pi / 4 * np.prod(annotation["bbox"][2:]), rel=0.05)
+            assert np.median(pixels[mask]) > 240
+
+
+def test_translucent_and_thin_objects_have_masks(options, tmp_path):
+    shutil.rmtree(options.objects)
+    (tmp_path / "cut" / "faint").mkdir(parents=True)
+    faint = Image.new("RGBA", (300, 300))
+    ImageDraw.Draw(faint).line([20, 20, 280, 200], (255, 0, 0, 60), width=1)
+    faint.putpixel((299, 0), (0, 0, 0, 2))  # a speck that a program left
+    faint.save(tmp_path / "cut" / "faint" / "a.png")
+    write_scenes(tmp_path / "out", dataclasses.replace(options, val_share=0))
+    sides = [max(a["bbox"][2:]) for a in annotations(tmp_path / "out", "train")["annotations"]]
+    assert min(sides) >= 18
+
+
+def test_finished_scenes_need_their_objects_no_more(options, tmp_path):
+    data = OcclusionScenes(str(tmp_path / "out"), options)
+    assert data.classes == ["blue", "red"]
+    data.prepare_data()
+    shutil.rmtree(options.objects)
+    data = OcclusionScenes(str(tmp_path / "out"), options, num_workers=0)
+    data.prepare_data()
+    assert data.classes == ["blue", "red"]
+    data.setup("fit")
+    images, targets = next(iter(data.train_dataloader()))
+    assert images[0].shape == (3, 96, 96)
+    assert set(torch_labels(targets)) <= {1, 2}
+
+
+def torch_labels(targets):
+    return [label for target in targets for label in target["labels"].tolist()]
+
+
+def _damage(path, share=0.5):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+
+
+def _opaque(folder):
+    Image.new("RGB", (30, 30), "red").save(folder / "cut" / "red" / "9.jpg")
+
+
+def _invisible(folder):
+    Image.new("RGBA", (30, 30)).save(folder / "cut" / "red" / "9.png")
+
+
+def _beside(folder):
+    draw_disc(folder / "cut" / "a.png", (0, 0, 0))
+
+
+def _small(folder):
+    Image.new("RGB", (300, 95)).save(folder / "photos" / "c.png")
+
+
+def _noisy_photo(folder, name):
+    noise = np.random.default_rng(0).integers(0, 255, (120, 120, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "photos" / name)
+    _damage(folder / "photos" / name)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (lambda f: _damage(f / "cut" / "red" / "1.png"), OSError, r"red/1\.png cannot be read as an image: .* Replace"),
+        (_opaque, ValueError, r"red/9\.jpg has no transparent pixel: .* Cut the object out and save it as PNG"),
+        (_invisible, ValueError, r"red/9\.png is transparent everywhere\. Replace the file or take it out"),
+        (lambda f: (f / "cut" / "dog").mkdir(), FileNotFoundError, r"cut/dog holds no picture\. Put some in or remove"),
+        (_beside, ValueError, r"1 pictures are in no folder of a class \(.*cut/a\.png\)\. Move each to .*cut/<class>"),
+        (lambda f: shutil.rmtree(f / "cut"), FileNotFoundError, r"objects must be digits, .*; '.*cut' is not a folder"),
+        (
+            _small,
+            ValueError,
+            r"c\.png is 300 x 95 pixels, too small for scenes of 96 x 96\. .* image_size to at most 95",
+        ),
+        (lambda f: _noisy_photo(f, "c.jpg"), OSError, r"photos/c\.jpg cannot be read as an image"),
+        (lambda f: _noisy_photo(f, "c.png"), OSError, r"photos/c\.png cannot be read as an image"),
+        (lambda f: shutil.rmtree(f / "photos"), FileNotFoundError, r"backgrounds must be a folder of photographs;"),
+    ],
+)
+def test_what_cannot_be_used_is_named_before_anything_is_written(spoil, error, message, options, tmp_path):
+    spoil(tmp_path)
+    with pytest.raises(error, match=message):
+        write_scenes(tmp_path / "out", options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_classes_says_how_they_are_laid_out(options, tmp_path):
+    flat = dataclasses.replace(options, objects=str(tmp_path / "cut" / "red"))
+    with pytest.raises(
+        FileNotFoundError, match=r"red holds no folders\. Move its pictures to .*red/<class>, one folder"
+    ):
+        write_scenes(tmp_path / "out", flat)
+    with pytest.raises(FileNotFoundError, match=r"OcclusionScenes: .*red holds no folders"):
+        OcclusionScenes(str(tmp_path / "out"), flat).classes  # noqa: B018
