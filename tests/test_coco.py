@@ -33,21 +33,6 @@ def test_polygons_are_filled_as_pycocotools_does_and_united():
     assert (decode_mask(polygons, (9, 16)) == reference.decode(theirs)).all()
 
 
-@pytest.mark.parametrize(
-    ("segmentation", "message"),
-    [
-        ({"size": [5, 7], "counts": "0"}, r"the RLE is of size \[5, 7\], the image of \[7, 5\]"),
-        ([], "no polygon has three points"),
-        ([[1, 2, 3, 4]], "no polygon has three points"),
-        ([[0, 0, 10**9, 0, 2, 2]], "a point that is further away than 1000000 pixels"),
-        ([[0, 0, np.nan, 0, 2, 2]], "or is not a number"),
-    ],
-)
-def test_what_cannot_be_decoded_is_refused(segmentation, message):
-    with pytest.raises(ValueError, match=message):
-        decode_mask(segmentation, (7, 5))
-
-
 def truth(**changes):
     entry = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "area": 1, **changes}
     image = {"id": 1, "height": 7, "width": 5, "file_name": "a.png"}

@@ -34,7 +34,7 @@ def encode_mask(mask: Array) -> dict[str, Any]:
 
 
 def decode_mask(segmentation: Any, size: tuple[int, int]) -> Array:
-    """Return a segmentation as a mask (H, W) of 0 and 1, uint8.
+    """Return a segmentation that :func:`check_masks` has accepted as a mask (H, W) of 0 and 1, uint8.
 
     Args:
         segmentation: polygons ``[[x1, y1, x2, y2, x3, y3, ...], ...]``, of which those of fewer than three points
@@ -42,7 +42,6 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> Array:
         size: height and width of the image.
 
     Raises:
-        ValueError: if an RLE has another size than the image, or there is nothing to decode.
         ModuleNotFoundError: if the ``detection`` extra is not installed.
 
     Example:
@@ -51,17 +50,10 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> Array:
     """
     library = _library()
     if isinstance(segmentation, Mapping):
-        if list(segmentation["size"]) != list(size):
-            raise ValueError(f"the RLE is of size {list(segmentation['size'])}, the image of {list(size)}")
         compressed = isinstance(segmentation["counts"], str | bytes)
         rle = segmentation if compressed else library.frPyObjects(segmentation, *size)
     else:
-        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
-        if not polygons:
-            raise ValueError("no polygon has three points")
-        if not all(np.abs(np.asarray(polygon, float)).max() <= FAR for polygon in polygons):
-            raise ValueError(f"a polygon has a point that is further away than {FAR} pixels, or is not a number")
-        rle = library.merge(library.frPyObjects(polygons, *size))
+        rle = library.merge(library.frPyObjects([polygon for polygon in segmentation if len(polygon) >= 6], *size))
     mask: Array = library.decode(rle)
     return mask
 
@@ -124,17 +116,6 @@ def check_data_set(content: Any) -> None:
             )
 
 
-def check_masks(
-    annotations: Sequence[Mapping[str, Any]], content: Mapping[str, Any], key: str = "segmentation"
-) -> None:
-    """Check the masks of some annotations of a data set whose other entries have been accepted.
-
-    Raises:
-        ValueError: with the annotation and what is wrong with its mask.
-    """
-    _check_masks("annotations", annotations, {key: _POLYGONS_OR_RLE}, content)
-
-
 def check_results(content: Any, ground_truth: Mapping[str, Any], *, masks: bool) -> None:
     """Check detections in COCO's format, with masks if they are needed, against the data set that they belong to.
 
@@ -146,7 +127,44 @@ def check_results(content: Any, ground_truth: Mapping[str, Any], *, masks: bool)
     rules = {**_ids(ground_truth), "score": _NUMBER} | ({} if masks else {"bbox": _BOX})
     _check_entries("results", content, rules)
     if masks:
-        _check_masks("results", content, {"segmentation": _COMPRESSED_RLE}, ground_truth)
+        check_masks(content, ground_truth, of_results=True)
+
+
+def check_masks(
+    entries: Sequence[Mapping[str, Any]],
+    content: Mapping[str, Any],
+    key: str = "segmentation",
+    *,
+    of_results: bool = False,
+) -> None:
+    """Check the masks of annotations, or of results, of a data set whose other entries have been accepted.
+
+    A mask of another size than its image would silently match nothing.
+
+    Raises:
+        ValueError: with the entry and what is wrong with its mask.
+    """
+    part = "results" if of_results else "annotations"
+    _check_entries(part, entries, {key: _COMPRESSED_RLE if of_results else _POLYGONS_OR_RLE})
+    _check_entries("images", content["images"], {"height": _PIXELS, "width": _PIXELS})
+    sizes = {image["id"]: [image["height"], image["width"]] for image in content["images"]}
+    for index, entry in enumerate(entries):
+        mask: Any = entry[key]
+        if not isinstance(mask, Mapping):
+            continue
+        height, width = expected = sizes[entry["image_id"]]
+        size: Any = mask.get("size")
+        if not _is_list(size) or list(size) != expected:
+            raise ValueError(
+                f"{_name(part, index, entry)} has a mask of size {size}, but its image has height and width "
+                f"{expected}. Encode masks at the size of the image."
+            )
+        runs = _run_lengths(mask.get("counts"))
+        if runs is None or runs.sum() != height * width:
+            raise ValueError(
+                f"{_name(part, index, entry)} has an RLE whose counts are not run lengths of the {height} x {width} "
+                "pixels of its image. Encode the mask again."
+            )
 
 
 def has_pixels(segmentation: Any, size: tuple[int, int]) -> bool:
@@ -216,11 +234,9 @@ def _is_box(value: Any) -> bool:
 
 
 def _is_polygon(value: Any) -> bool:
-    """Whether a value is a list of places. COCO has tens of millions of places, too many for a line of Python each."""
-    if not _is_list(value) or len(value) % 2:
+    """Whether a value is a list of places. COCO has tens of millions of them, too many for a line of Python each."""
+    if not _is_list(value) or len(value) % 2 or not set(map(type, value)) <= {int, float, np.float64}:
         return False
-    if not set(map(type, value)) <= {int, float}:
-        return all(_is_number(v, FAR) for v in value)  # such as numpy's numbers
     # The sum finds what is not a number, which smallest and largest can pass over.
     return not value or bool(min(value) >= -FAR and max(value) <= FAR and sum(value) == sum(value))
 
@@ -276,35 +292,8 @@ def _check_entries(part: str, entries: Sequence[Any], rules: Mapping[str, _Rule]
                 )
 
 
-def _check_masks(
-    part: str, entries: Sequence[Mapping[str, Any]], rule: Mapping[str, _Rule], ground_truth: Mapping[str, Any]
-) -> None:
-    """Check that masks keep to a rule and have the size of their images, or they would silently match nothing."""
-    _check_entries(part, entries, rule)
-    _check_entries("images", ground_truth["images"], {"height": _PIXELS, "width": _PIXELS})
-    sizes = {image["id"]: [image["height"], image["width"]] for image in ground_truth["images"]}
-    (key,) = rule
-    for index, entry in enumerate(entries):
-        mask: Any = entry[key]
-        if not isinstance(mask, Mapping):
-            continue
-        height, width = expected = sizes[entry["image_id"]]
-        size: Any = mask.get("size")
-        if not _is_list(size) or list(size) != expected:
-            raise ValueError(
-                f"{_name(part, index, entry)} has a mask of size {size}, but its image has height "
-                f"and width {expected}. Encode masks at the size of the image."
-            )
-        runs = _run_lengths(mask.get("counts"))
-        if runs is None or runs.sum() != height * width:
-            raise ValueError(
-                f"{_name(part, index, entry)} has an RLE whose counts are not run lengths of the {height} x "
-                f"{width} pixels of its image. Encode the mask again."
-            )
-
-
 def _run_lengths(counts: Any) -> Array | None:
-    """Return run lengths, compressed or not, as numbers; None if they are invalid: the library may loop over those."""
+    """Return run lengths, compressed or not, as numbers; None if invalid: the library may loop over those."""
     if not isinstance(counts, str | bytes):
         if not _is_list(counts) or not all(type(n) is int and 0 <= n <= FAR**2 for n in counts):
             return None
