@@ -63,11 +63,11 @@ def test_an_exact_name_counts_before_patterns_and_takes_the_output_layer_too():
 def test_one_block_keeps_a_layer_and_ends_the_search_for_a_pattern():
     choices = choose(chain(), {"1": 1, "*": 2}, None, try_forward(chain()))
     assert [choice.blocks for choice in choices] == [2, 0, 2, 0]
-    assert choices[1].reason == "one block asked for"
+    assert choices[1].reason == "blocks is 1"
 
 
 def test_layers_without_a_pattern_are_kept():
-    assert [c.reason for c in choose(chain()[:2], {"0": 2}, None)] == ["", "no pattern of blocks matches"]
+    assert [c.reason for c in choose(chain()[:2], {"0": 2}, None)] == ["", "no pattern in blocks matches"]
 
 
 def test_a_name_with_glob_characters_is_a_name():
@@ -79,7 +79,7 @@ def test_a_name_with_glob_characters_is_a_name():
 
 def test_patterns_distinguish_upper_from_lower_case():
     model = nn.ModuleDict({"Fc": nn.Linear(4, 4), "fc": nn.Linear(4, 4)})
-    assert [choice.reason for choice in choose(model, {"Fc": 2}, None)] == ["", "no pattern of blocks matches"]
+    assert [choice.reason for choice in choose(model, {"Fc": 2}, None)] == ["", "no pattern in blocks matches"]
 
 
 def test_a_pattern_takes_what_can_be_tied_and_a_name_must_be():

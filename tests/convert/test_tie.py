@@ -408,7 +408,7 @@ ERRORS: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "pattern": (plain, {"blocks": {"layer5.*": 2}}, ValueError, r"'layer5.\*' in blocks matches none of the 3"),
     "named": (plain, {"blocks": {"0": 3}}, ValueError, "'0' is named in blocks and cannot be tied: in_channels 4"),
     "nothing left": (plain, {"blocks": 7}, ValueError, "none of the 3 .* can be tied .*Choose other blocks"),
-    "all one block": (plain, {"blocks": 1}, ValueError, "none of the 3 .*one block asked for"),
+    "all one block": (plain, {"blocks": 1}, ValueError, "none of the 3 .*blocks is 1"),
     "no layer": (lambda: nn.Sequential(nn.ReLU()), {}, ValueError, "none of the 0 .*there is none"),
     "filter": (plain, {"filter_fn": "heads"}, ValueError, "filter_fn must be a function .* 'se', got 'heads'"),
     "example_inputs": (
@@ -439,7 +439,7 @@ ERRORS: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
         plain,
         {"blocks": lambda m, n: 2, "filter_fn": lambda m, n: True},
         ValueError,
-        "blocks is a function, which says .* Give filter_fn with a number of blocks, or the function alone",
+        "blocks is a function, which chooses .* Give filter_fn with a number of blocks, or the function alone",
     ),
     "without gradients": (
         lambda: WithoutGradients(*plain()),
@@ -451,7 +451,7 @@ ERRORS: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
         Aliased,
         {"filter_fn": "all"},
         ValueError,
-        "'a', 'b' would stand in the model tied, but its code calls the old layer",
+        "'a', 'b' can be replaced in the model, but its code calls the old layer",
     ),
     "called and read": (CalledAndRead, {"filter_fn": "all"}, ValueError, "but not with the layers tied"),
     "lazy": (lazy, {}, ValueError, "the shape of '1' is not known before a first forward pass"),
@@ -460,7 +460,7 @@ ERRORS: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
         plain,
         {"init": "data", "images": torch.full((1, 4, 8, 8), float("nan"))},
         ValueError,
-        "what '0' takes or returns on images is not finite",
+        "the inputs or outputs of '0' on images are not finite",
     ),
 }
 
@@ -524,5 +524,5 @@ def test_wrapped_models_are_refused():
 
 def test_a_compiled_layer_inside_is_not_tied_behind_its_back():
     model = nn.Sequential(torch.compile(nn.Conv2d(4, 4, 1), backend="eager"), nn.Conv2d(4, 4, 1))
-    with pytest.raises(ValueError, match=r"'0\._orig_mod' would stand in the model tied"):
+    with pytest.raises(ValueError, match=r"'0\._orig_mod' can be replaced in the model"):
         tie_(model, 2, "all")

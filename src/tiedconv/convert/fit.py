@@ -59,8 +59,8 @@ def _fit_layer(model: nn.Module, dense: nn.Module, name: str, images: list[Tenso
             fit.add(*_samples(tied, x, y))
     if not fit.finite:
         raise ValueError(
-            f'init="data": what {name!r} takes or returns on images is not finite. Nothing was changed. Give images as '
-            "the model takes them."
+            f'init="data": the inputs or outputs of {name!r} on images are not finite. Nothing was changed. Give '
+            "images as the model expects them."
         )
     weight, bias, error = fit.solve()
     tied.weight.copy_(weight)

@@ -47,7 +47,7 @@ def choose(
     if filter_fn is not None and (isinstance(blocks, Mapping) or callable(blocks)):
         kind = "dict" if isinstance(blocks, Mapping) else "function"
         raise ValueError(
-            f"blocks is a {kind}, which says which layers are tied, and so does filter_fn. Nothing was changed. "
+            f"blocks is a {kind}, which chooses the layers itself, and filter_fn is given too. Nothing was changed. "
             f"Give filter_fn with a number of blocks, or the {kind} alone."
         )
     asked = _asked(blocks, layers)
@@ -72,7 +72,7 @@ def choose(
                     "out, or name it by a pattern, which takes what can be tied."
                 )
         elif not reason:
-            reason = "one block asked for" if number else "no pattern of blocks matches"
+            reason = "blocks is 1" if number else "no pattern in blocks matches"
         choices.append(Choice(name, layer, 0 if reason else number, reason))
     if preset == "body" and outputs is None and any(choice.blocks and choice.name not in by_name for choice in choices):
         why, what = "its code computes without gradients, which would show them", "Say"

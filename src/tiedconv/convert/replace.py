@@ -24,7 +24,7 @@ def is_listed(module: nn.Module) -> bool:
 
 
 def check_root(model: nn.Module) -> None:
-    """As :func:`check_open`; raise ValueError if ``model`` is itself a layer, or holds one of unknown shape."""
+    """As :func:`check_open`, and raise ValueError if ``model`` is itself a layer, or holds one of unknown shape."""
     check_open(model)
     if is_listed(model):
         raise ValueError(

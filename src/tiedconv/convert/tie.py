@@ -33,11 +33,11 @@ def tie_(
     r"""Replace convolution and linear layers of a model by tied ones, in place.
 
     Everything is checked before the first layer is replaced: after an error the model is as it was. What cannot be tied
-    is kept and listed in the report with the reason: indivisible and depthwise layers, subclasses that compute in a way
-    of their own, layers with hooks, parametrizations, shared or quantised weights, transposed convolutions, layers that
-    are not called because other code reads their weights. A layer that stands in several places stays one. Type,
-    device, ``requires_grad``, training mode and memory format stay. The weights are new parameters, so make the
-    optimiser afterwards.
+    is kept and listed in the report with the reason: indivisible and depthwise layers, subclasses with their own
+    computation, layers with hooks, parametrizations, shared or quantised weights, transposed convolutions, layers that
+    are not called because other code reads their weights. A layer that is used in several places stays shared. Data
+    type, device, ``requires_grad``, training mode and memory format are kept. The weights are new parameters, so create
+    the optimiser afterwards.
 
     Args:
         model: any module that holds such layers.
@@ -54,15 +54,15 @@ def tie_(
             nearest to the old layers' outputs on ``images``, by least squares in closed form, layer after layer, each
             on the inputs that the tied layers before it give. ``"random"``: as newly built layers.
         images: for ``"data"``: a tensor :math:`(N, ...)` or batches of it, as the model takes them; of pairs, as a
-            data loader gives them, the first counts. All are kept in memory. Some hundred different ones: with few, the
-            fit follows these and is poor on others.
+            data loader gives them, the first is used. All are kept in memory. Give a few hundred different ones, as the
+            weights overfit to a few.
         example_inputs: what a copy of the model is called with, in evaluation mode, to find the output layers and those
             that are not called or whose weights other code reads, and to count multiply-adds. A tuple holds the
             positional arguments, a dict the keyword arguments, anything else is the one argument: ``images``,
             ``(images, mask)``, ``{"input_ids": ids}``. Values matter only for models whose code looks at them, such as
             detectors. Default: the first of ``images``, else zeros: an image of the size that timm gives for the model,
             else of 224x224 pixels; with zeros, multiply-adds that depend on values are not counted.
-        progress: called with the number of layers fitted and their total while ``"data"`` is at work.
+        progress: for ``"data"``: called with the number of layers fitted and their total.
 
     Returns:
         A report with one row per layer, which prints as a table; its ``blocks`` repeat the tying on another model.

@@ -77,8 +77,8 @@ def try_tied(model: nn.Module, tied: Mapping[str, nn.Module], trial: Trial) -> d
         ) from error
     if missed := [name for name in tied if name not in macs]:
         raise ValueError(
-            f"{', '.join(map(repr, missed[:5]))} would stand in the model tied, but its code calls the old layer "
-            f"by another reference, such as a list of its own or a compiled function. {advice}"
+            f"{', '.join(map(repr, missed[:5]))} can be replaced in the model, but its code calls the old layer by "
+            f"another reference, such as a list of its own or a compiled function. {advice}"
         )
     return macs
 
@@ -127,8 +127,8 @@ def _listed(model: nn.Module) -> dict[str, nn.Module]:
 class _Flow:
     """Which layers' results other modules with weights take, seen in the graph that autograd builds.
 
-    So it does not need what the model returns: a detector's head counts though its boxes are sorted out afterwards, and
-    a region proposal's though its boxes are cut from the graph before they are used.
+    So it does not matter what the model returns: a detector's head is found although its boxes are filtered afterwards,
+    and a region proposal's although its boxes are detached before they are used.
 
     Args:
         model: a copy, which keeps the hooks, and whose parameters require gradients afterwards.

@@ -20,7 +20,7 @@ _CONVS = {TiedConv1d: nn.Conv1d, TiedConv2d: nn.Conv2d, TiedConv3d: nn.Conv3d, S
 def untie_(model: nn.Module, form: Form = "grouped") -> list[str]:
     r"""Replace every tied layer of a model by an ordinary layer that computes the same, in place.
 
-    For tools that know torch's layers only, and to train on with the ties cut. The model grows: a tied weight is
+    For tools that know only torch's layers, and to train further with the ties cut. The model grows: a tied weight is
     written out for each of its blocks. For inference, :func:`tiedconv.export.deploy` makes a faster network.
 
     Args:
