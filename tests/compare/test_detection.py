@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from tiedconv.compare import Budget, Detector, ModelSpec, compare_detectors
-from tiedconv.compare.training import describe_run
 from tiedconv.data import OcclusionScenes, SceneOptions
 from tiedconv.detection import Widths
 from tiedconv.metrics.coco import METRICS, coco_metrics
@@ -119,12 +118,6 @@ def test_options_of_classifiers_are_refused(tmp_path):
         run(tmp_path, budget=replace(BUDGET, label_smoothing=0.1, mixup=0.2))
 
 
-def test_images_that_were_added_are_noticed(tmp_path):
-    data = OcclusionScenes(str(tmp_path / "scenes"), SCENES)
-    data.prepare_data()
-    described = describe_run(MODELS[0], data, BUDGET)["data"]
-    assert (described["training images"], described["validation images"]) == (6, 5)
-    assert described["class names"] == ", ".join(data.classes)
 
 
 @pytest.mark.slow
