@@ -274,7 +274,7 @@ def test_a_folder_of_a_class_without_an_image_is_named_before_the_first_epoch(tm
 def test_a_split_without_folders_is_named(tmp_path):
     for part in ("train", "val"):
         picture(tmp_path / part / "0.png")
-    with pytest.raises(FileNotFoundError, match=r"ImageFolder: .*train holds no folder\. Expected one for each class"):
+    with pytest.raises(FileNotFoundError, match=r"ImageFolder: .*train holds no folder\. Expected one per class"):
         ImageFolder(str(tmp_path))
 
 

@@ -17,6 +17,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from ._images import Transform, read_image
 from ._listing import images_below
 
+Collate = Callable[[list[Any]], Any]
+
 
 def global_seed() -> int:
     """Return the seed that ``lightning.seed_everything`` was last given, 0 before it was called."""
@@ -35,15 +37,14 @@ def seed_generators(*key: int, all_devices: bool = False) -> None:
 
 
 class ImageData(L.LightningDataModule):
-    """Base of the data modules of every task: two splits by name, and the loaders.
+    """Base of the data modules of every task: the splits ``train`` and ``val``, and their loaders.
 
-    A subclass sets ``classes`` and implements :meth:`build` and :meth:`image_files`. What training reports is measured
-    on the ``val`` split.
+    A subclass sets ``classes`` and implements :meth:`build`, :meth:`image_files` and :meth:`named`.
 
-    Order and augmentation of the training images depend on nothing but the seed of ``lightning.seed_everything``, the
-    epoch and the image: a resumed training sees what an uninterrupted one would have seen, also from the middle of an
-    epoch and with any ``num_workers``. A step takes the same images with any number of processes, as long as their
-    number times ``batch_size`` stays.
+    Order and augmentation of the training images depend only on the seed of ``lightning.seed_everything``, the epoch
+    and the image: a resumed training sees what an uninterrupted one would have seen, also from the middle of an epoch
+    and with any ``num_workers``. A step takes the same images with any number of processes, as long as that number
+    times ``batch_size`` stays the same.
 
     Args:
         batch_size: images per step and device, so a step of all devices takes their number times as many.
@@ -52,7 +53,7 @@ class ImageData(L.LightningDataModule):
     """
 
     classes: Any  # names, a sequence of str; a property where files say them
-    collate: Callable[[list[Any]], Any] | None = None  # makes a batch of items; None stacks them, as torch does
+    collate: Collate | None = None  # makes a batch of items; None stacks them, as torch does
 
     def __init__(self, batch_size: int, num_workers: int, predict_path: str | None) -> None:
         super().__init__()
@@ -66,7 +67,7 @@ class ImageData(L.LightningDataModule):
         self.save_hyperparameters("batch_size", "num_workers", "predict_path")
 
     def __str__(self) -> str:
-        # Lightning's would build every loader, and so read all data, in a mere message.
+        # Lightning's would build every loader, and so read all data.
         return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in self.hparams.items())})"
 
     @property
@@ -99,7 +100,9 @@ class ImageData(L.LightningDataModule):
         return self._splits[train]
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return self._loader(_SeededImages(self.split(train=True), global_seed()), shuffle=True)
+        loader = self._loader(_SeededImages(self.split(train=True), global_seed()), shuffle=True)
+        loader.trainer = self.trainer  # for its start after a resume
+        return loader
 
     def val_dataloader(self) -> DataLoader[Any]:
         return self._loader(self.split(train=False), shuffle=False)
@@ -111,19 +114,17 @@ class ImageData(L.LightningDataModule):
         dataset = self.named() if self.predict_path is None else self.image_files(Path(self.predict_path))
         return self._loader(_ReadableImages(dataset), shuffle=False, collate=partial(_readable, self.collate))
 
-    def _loader(
-        self, dataset: Dataset[Any], *, shuffle: bool, collate: Callable[[list[Any]], Any] | None = None
-    ) -> DataLoader[Any]:
-        # Samplers of our own also for one process: torch's RandomSampler takes its order from the global generator.
+    def _loader(self, dataset: Dataset[Any], *, shuffle: bool, collate: Collate | None = None) -> DataLoader[Any]:
+        # Our own samplers even for one process: torch's RandomSampler takes its order from the global generator.
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        # The same number of steps with any number of processes; a set smaller than one step is one, with repetitions.
+        # The same number of steps with any number of processes; a set smaller than a step is one step.
         drop_last = shuffle and len(dataset) >= self.batch_size * world_size  # type: ignore[arg-type]
         sampler: DistributedSampler[Any]
         if shuffle:
             sampler = _EpochSampler(dataset, world_size, rank, seed=global_seed(), drop_last=drop_last)
         else:
             sampler = UnrepeatedDistributedSampler(dataset, world_size, rank, shuffle=False)
-        loader = (_TrainingLoader if shuffle else DataLoader)(
+        return (_TrainingLoader if shuffle else DataLoader)(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
@@ -133,9 +134,6 @@ class ImageData(L.LightningDataModule):
             drop_last=drop_last,
             generator=torch.Generator(),  # a loader's start draws a number, which must not come from the global one
         )
-        if isinstance(loader, _TrainingLoader):
-            loader.trainer = self.trainer
-        return loader
 
 
 class _EpochSampler(DistributedSampler[Any]):
@@ -160,8 +158,8 @@ class _TrainingLoader(DataLoader[Any]):
     trainer: L.Trainer | None = None
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        # A generator begins with its first batch. Lightning asks for the iterator earlier: before it has read the
-        # checkpoint, and before it tells the sampler the epoch, so that workers would fetch another epoch's images.
+        # Being a generator, this starts with the first batch. Lightning asks for the iterator before it has read the
+        # checkpoint and told the sampler the epoch: workers would fetch another epoch's images.
         if isinstance(self.sampler, _EpochSampler):  # overfit_batches has a sampler of Lightning's
             done = 0
             if self.trainer is not None and self.trainer.train_dataloader is self:
@@ -223,7 +221,7 @@ class _ReadableImages(Dataset[Any]):
             return str(error)
 
 
-def _readable(collate: Callable[[list[Any]], Any] | None, items: list[Any]) -> tuple[Any, Any, list[str]]:
+def _readable(collate: Collate | None, items: list[Any]) -> tuple[Any, Any, list[str]]:
     """Return the images of a batch, their names, and the reasons in place of the others."""
     read = [item for item in items if not isinstance(item, str)]
     images, names = (collate or default_collate)(read) if read else ([], [])

@@ -20,17 +20,17 @@ from .classification import ClassificationData
 class ImageFolder(ClassificationData):
     """Images sorted into one folder per class: ``root/train/<class>/*`` and ``root/val/<class>/*``.
 
-    Hidden folders, such as ``.ipynb_checkpoints``, are not classes. A warning counts and names the files that are left
-    out: hidden ones, those of other suffixes than torchvision reads, and those outside the folders of the classes.
+    Hidden folders, such as ``.ipynb_checkpoints``, are not classes. Warnings count and name the files that are left
+    out: hidden ones, those of other suffixes than torchvision reads, and images outside the folders of the classes.
 
     Training images: random resized crop, flip, and what the options add. Validation images: short side resized to
-    ``image_size / crop_pct``, centre crop. All are first turned as their camera says that it was held (EXIF).
+    ``image_size / crop_pct``, centre crop. All are first turned upright as their camera says (EXIF).
 
     Args:
         root: folder with ``train`` and ``val``.
         image_size: side of the crops in pixels.
         crop_pct: share of the resized image's side that the validation crop keeps, 0-1.
-        scale: least and greatest share of the image's area that a training crop takes, 0-1; small images want more
+        scale: smallest and largest share of the image's area that a training crop takes, 0-1; small images need more
             than photographs do.
         color_jitter: strength of brightness, contrast and saturation jitter; 0 switches it off.
         auto_augment: timm's policy string, such as ``"rand-m9-mstd0.5"``; none by default.
@@ -88,9 +88,7 @@ class ImageFolder(ClassificationData):
                 )
             names[part] = class_folders(folder)
             if not names[part]:
-                raise FileNotFoundError(
-                    f"{type(self).__name__}: {folder} holds no folder. Expected one for each class."
-                )
+                raise FileNotFoundError(f"{type(self).__name__}: {folder} holds no folder. Expected one per class.")
         if names["train"] != names["val"]:
             differing = sorted(set(names["train"]) ^ set(names["val"]))
             raise ValueError(

@@ -20,14 +20,14 @@ from .folders import ImageFolder
 
 INDEX = "index.json"
 _PARTS = ("train", "val")
+_REWRITE = "Rewrite the index with index_shards."
 PLACES = ("offsets", "sizes", "labels")  # of a shard in the index, each with one entry per image
 
 
 def write_shards(data: ImageFolder, output: str, images_per_shard: int = 1000) -> None:
     """Write both splits of a data module as shards, ``output/train/*.tar`` and ``output/val/*.tar``, and their index.
 
-    Image files are copied as they are. Training images are mixed, so that a shard holds images of all classes;
-    validation images keep their order.
+    Image files are copied unchanged. Training images are shuffled, so that a shard holds images of all classes.
 
     Args:
         data: an :class:`ImageFolder` or :class:`ImageNet`.
@@ -73,9 +73,8 @@ def index_shards(folder: str, classes: Sequence[str]) -> None:
         classes: names of the classes, in the order of their numbers.
 
     Raises:
-        ValueError: if a part has no shards; if a shard is not a whole tar file, has no images or a name with ``:`` or a
-            backslash; if an image is a link or empty, or has no class or one that is out of range; if two images have
-            one name.
+        ValueError: if a split has no shards; if a shard is not a whole tar file, has no images or a name with ``:`` or
+            a backslash; if an image is a link or empty, shares its name, or has no class or one that is out of range.
     """
     index: dict[str, Any] = {"classes": list(classes)}
     for part in _PARTS:
@@ -165,15 +164,13 @@ def read_index(address: str) -> Any:
             content = file.read()
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"StreamedImages: {address} holds no {INDEX}. tiedconv.data.write_shards writes shards and index, "
-            "index_shards the index of shards that are there."
+            f"StreamedImages: {address} holds no {INDEX}. tiedconv.data.write_shards writes shards and an index, "
+            "index_shards an index of existing shards."
         ) from error
     try:
         index = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"StreamedImages: {where} is not JSON: {error}. Rewrite the index with index_shards."
-        ) from None
+        raise ValueError(f"StreamedImages: {where} is not JSON: {error}. {_REWRITE}") from None
     with named(f"StreamedImages: {where}"):
         _check_index(index)
     return index
@@ -186,7 +183,7 @@ def _check_index(index: Any) -> None:
     """
     mistake = _mistake(index)
     if mistake:
-        raise ValueError(f"{mistake}. Rewrite the index with index_shards.")
+        raise ValueError(f"{mistake}. {_REWRITE}")
 
 
 def _mistake(index: Any) -> str:

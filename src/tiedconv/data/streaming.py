@@ -1,8 +1,7 @@
 """Photographs in shards, read from a disk or from a URL, in any order.
 
-No library keeps what a resume promises here. The state of torchdata's StatefulDataLoader (0.11) is refused by another
-number of workers, and the order of images in litdata (0.2) depends on that number. litdata and MosaicML streaming
-(0.13) read formats of their own, so that tar files would have to be converted, and the latter needs numpy below 2.2.
+No library keeps what a resume promises here: the state of torchdata's StatefulDataLoader (0.11) and the order of images
+in litdata (0.2) depend on the number of workers. litdata and MosaicML streaming (0.13) need formats of their own.
 """
 
 import hashlib
@@ -24,17 +23,15 @@ from .shards import PLACES, read_index
 class StreamedImages(ImageFolder):
     """Images in shards that :func:`write_shards` wrote or :func:`index_shards` listed, in a folder or at a URL.
 
-    As in every data module, order and augmentation depend on seed, epoch and image alone, with any number of processes.
-    A shard at a URL is copied whole when its first image is needed, once for all processes of a machine; so ``cache``
-    comes to hold all shards. It keeps those of each URL apart, and does not ask again for one that it holds: shards
-    that replace others belong to a new URL.
+    A shard at a URL is copied whole into ``cache`` when its first image is needed, once for all processes of a machine.
+    The shards of each URL are kept apart and never fetched again: changed shards need a new URL.
 
     Args:
         root: folder or URL of the index; any URL that fsspec reads, such as ``https://`` or, with the package s3fs,
             ``s3://``.
-        cache: folder on a local disk for the shards of a URL.
-        window: shards among which images are mixed, after the shards' own order is drawn; default: all. A number such
-            as 32 lets an epoch begin when that many shards are there.
+        cache: folder on a local disk with room for all shards of a URL.
+        window: shards among which images are mixed, after the shards' own order is drawn; default: all. With a number
+            such as 32, an epoch begins when that many shards are there.
         options: as in :class:`ImageFolder`.
 
     Raises:
@@ -46,8 +43,8 @@ class StreamedImages(ImageFolder):
     def __init__(self, root: str, cache: str | None = None, window: int | None = None, **options: Any) -> None:
         if ("://" in root) != (cache is not None):
             raise ValueError(
-                f"StreamedImages: a URL needs a cache, a folder has none; got root={root} and cache={cache}."
-                + (" Give cache, a folder with room for all shards." if cache is None else "")
+                f"StreamedImages: a URL needs a cache, a folder with room for all shards, and a folder needs none; got "
+                f"root={root} and cache={cache}."
             )
         if window is not None and window < 1:
             raise ValueError(f"StreamedImages: window must be at least 1, got {window}.")
