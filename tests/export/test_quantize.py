@@ -73,7 +73,7 @@ def test_outputs_are_near_the_models_for_images_of_any_size(model, batches, file
 
 def test_what_cannot_be_quantized_leaves_no_file(in_openvino, batches, tmp_path, monkeypatch, capfd):
     path = in_openvino[0].path
-    with pytest.raises(ValueError, match=r"quantize_openvino: calibration_batches is empty, .*\. Give some hundred"):
+    with pytest.raises(ValueError, match=r"quantize_openvino: calibration_batches is empty\. Give a few hundred"):
         quantize_openvino(path, [], tmp_path / "int8.xml")
     with pytest.raises(ValueError, match=r"quantize_onnx: the file must end in \.onnx"):
         quantize_onnx(path, batches, tmp_path / "int8")

@@ -1,4 +1,4 @@
-"""``deploy``: a network with tied layers as one of ordinary layers, in the form in which engines run it fastest."""
+"""``deploy``: a network with tied layers as one of ordinary layers, in the form that engines run fastest."""
 
 import math
 from typing import Any
@@ -14,37 +14,34 @@ from ..nn import SplitTiedConv2d, TiedLinear
 from ..ops import layout
 
 MOST_WORK = 1.5
-"""Wide splits become one convolution if that needs at most so many times their multiply-adds."""
+"""Splits become one convolution if that takes at most this many times their multiply-adds,"""
 
 THIN_SPLIT = 40
-"""Channels; narrower splits become one convolution whatever that needs."""
+"""or if they have fewer channels than this."""
 
 
 def deploy(model: nn.Module) -> nn.Module:
     r"""Return a copy of ``model``, for inference, in which every tied layer is made of ordinary torch layers.
 
-    Engines such as ONNX Runtime and OpenVINO, ``torch.jit.script`` and quantizers know such layers and have fast
-    kernels for them. Nothing is traced: modules that are not tied layers stay as they are, batch norms too, which
-    engines fold into the convolutions themselves.
+    ONNX Runtime and OpenVINO, ``torch.jit.script`` and quantizers have fast kernels for such layers. Nothing is traced,
+    and all other modules stay as they are, also batch norms, which engines fold into the convolutions themselves.
 
-    - A tied convolution becomes a grouped one, whose groups are the blocks: :math:`B` times the weights, no more
+    - A tied convolution becomes a grouped one, whose groups are the blocks: :math:`B` times the weights, as many
       multiply-adds.
     - The splits of a bottleneck become one grouped convolution, with zeros, if they are thinner than 40 channels or if
       that needs at most 1.5 times their multiply-adds; else :class:`Branches`.
-    - A tied linear layer becomes an ``nn.Linear`` of one block between an ``nn.Unflatten`` and an ``nn.Flatten``, with
-      the ``weight`` and ``bias`` that it had.
-
-    Code of the model that itself computes with the ``weight`` of a tied convolution meets the grouped one's.
+    - A tied linear layer becomes an ``nn.Linear`` of one block between an ``nn.Unflatten`` and an ``nn.Flatten``. It
+      has ``weight`` and ``bias`` as before, where the ``weight`` of a convolution is the grouped one's.
 
     Args:
-        model: it stays untouched. Train it, not the copy: the copy's weights are not tied any more.
+        model: it stays untouched. Train it rather than the copy, whose weights are no longer tied.
 
     Returns:
-        A module in evaluation mode with the outputs of ``model``, to rounding.
+        A module in evaluation mode, with the outputs of ``model`` up to rounding.
 
     Raises:
         TypeError: if ``model`` is not a module, is traced, scripted, compiled or wrapped, or has tied layers in a list.
-        ValueError: if a tied layer has hooks, a parametrization or a parameter that it shares, or is a subclass.
+        ValueError: if a tied layer has hooks, a parametrization or a shared parameter, or is of a subclass.
 
     Example:
         >>> from tiedconv.nn import TiedConv2d
@@ -62,14 +59,11 @@ def deploy(model: nn.Module) -> nn.Module:
 
 
 class Branches(nn.Module):
-    """Convolutions side by side, each on its share of the channels.
-
-    Args:
-        convs: equally wide convolutions.
+    """Equally wide convolutions ``convs`` side by side, each on its share of the channels.
 
     Shape:
         - Input: :math:`(N, C_i, H, W)`.
-        - Output: :math:`(N, C_o, H', W')`, the convolutions' outputs one after the other.
+        - Output: :math:`(N, C_o, H', W')`, the outputs of the convolutions in their order.
     """
 
     def __init__(self, convs: list[nn.Module]) -> None:
@@ -107,7 +101,7 @@ def _linear(layer: TiedLinear) -> nn.Module:
 
 
 class _BlockLinear(nn.Sequential):
-    """A linear layer on every block of the features, which can be asked for its parameters as a linear layer can."""
+    """A linear layer on every block of the features, with the attributes that models read of one."""
 
     __jit_unused_properties__ = ("weight", "bias")
 

@@ -18,7 +18,7 @@ Format = Literal["onnx", "openvino", "torch-export", "safetensors"]
 
 
 class Engine(NamedTuple):
-    """What writes, quantizes and runs the files of a format, and checks that all it needs is installed."""
+    """The functions for the files of one format, and their suffix."""
 
     suffix: str
     check_installed: Callable[[], None]
@@ -35,7 +35,7 @@ _SUFFIXES = {"torch-export": ".pt2"} | {name: engine.suffix for name, engine in 
 
 
 def default_layout(format: Format) -> Layout:
-    """Return the layout that suits a format: fast where an engine runs the file."""
+    """Return the layout for a format if none is asked for: fast where an engine runs the file."""
     return "fast" if format in ENGINES else "thin"
 
 
@@ -49,19 +49,11 @@ def check_export(
     input_size: Sequence[int] | None = None,
     batch_size: int | None = None,
 ) -> None:
-    """Check what needs no model, before an hour of loading, and make the folder of ``output``.
-
-    Args:
-        output: the file, or the folder of safetensors.
-        format, layout: what is to be written.
-        int8: whether an int8 twin is to be written beside it (:func:`int8_path`).
-        checkpoint: the file that the weights are read from. It must not be written over.
-        input_size: (C, H, W) in pixels.
-        batch_size: as in :func:`tiedconv.export.to_program`.
+    """Check the arguments of ``tiedconv export`` before a model is loaded, and make the folder of ``output``.
 
     Raises:
         ModuleNotFoundError: if a package that the format needs is not installed.
-        ValueError: if the file's name is not one of the format or cannot be written, or an argument is out of range.
+        ValueError: for a wrong suffix, a file that cannot be written or is the checkpoint, or a number out of range.
     """
     if format == "safetensors":
         if layout == "fast":
@@ -99,7 +91,7 @@ def write_format(
     dynamic_size: bool = True,
     batch_size: int | None = None,
 ) -> ExportedFile:
-    """Write a model to a file, checked as :func:`tiedconv.export.to_program` does, which has the other arguments."""
+    """Write a model in a format and a layout, with arguments as in :func:`tiedconv.export.to_program`."""
     write = ENGINES[format].write if format in ENGINES else to_program
-    written = deploy(model) if layout == "fast" else model
-    return write(written, output, input_size=input_size, dynamic_size=dynamic_size, batch_size=batch_size)
+    model = deploy(model) if layout == "fast" else model
+    return write(model, output, input_size=input_size, dynamic_size=dynamic_size, batch_size=batch_size)

@@ -1,6 +1,6 @@
 """The layouts in which a network is written to a file, and what its weights need in each."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -16,11 +16,10 @@ def weight_bytes(model: nn.Module) -> dict[Layout | Literal["dense"], int]:
     """Return how many bytes the parameters of a network need, by layout, and those of its dense twin.
 
     Args:
-        model: any network that :func:`deploy` takes. It stays untouched, and nothing is computed.
+        model: any network that :func:`deploy` takes. It stays untouched.
 
     Returns:
-        ``"thin"``, ``"fast"`` and ``"dense"``, the last with an ordinary convolution without groups of its own in the
-        place of each tied one.
+        ``"thin"``, ``"fast"`` and ``"dense"``: the last with each tied layer untied by ``untie_(model, "dense")``.
 
     Raises:
         TypeError, ValueError: as :func:`deploy`.
@@ -32,12 +31,5 @@ def weight_bytes(model: nn.Module) -> dict[Layout | Literal["dense"], int]:
     """
     dense = on_meta(model)
     untie_(dense, "dense")
-    return {
-        "thin": _bytes(model),
-        "fast": _bytes(deploy(on_meta(model))),
-        "dense": _bytes(dense),
-    }
-
-
-def _bytes(model: nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in model.parameters())
+    models: dict[Any, nn.Module] = {"thin": model, "fast": deploy(on_meta(model)), "dense": dense}
+    return {name: sum(p.nbytes for p in m.parameters()) for name, m in models.items()}

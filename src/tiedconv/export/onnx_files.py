@@ -59,7 +59,7 @@ def save_onnx(program: ExportedProgram, path: Path) -> None:
         RuntimeError: if torch's exporter cannot.
     """
     (given,) = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
-    # The program knows which axes are dynamic; this is how they are called.
+    # The program knows which axes are dynamic, but not what they are called.
     names = {0: "batch", 2: "height", 3: "width"}
     axes = {axis: name for axis, name in names.items() if not isinstance(given.meta["val"].shape[axis], int)}
     try:
@@ -71,19 +71,19 @@ def save_onnx(program: ExportedProgram, path: Path) -> None:
             dynamo=True,
             verbose=False,
         )
-    except Exception as error:  # of whichever of the exporter's passes
+    except Exception as error:  # of any kind
         raise RuntimeError(f"torch's exporter cannot write this model as ONNX: {error}") from error
     for node in exported.model.graph.all_nodes():
-        node.metadata_props.clear()  # Python's stack for every node, and where the code lies on disk
+        node.metadata_props.clear()  # Python's stack, with the paths of source files on this machine
     exported.save(path, external_data=False)
 
 
 def open_onnx(path: str | Path) -> Callable[[Tensor], Tensor]:
-    """Return a function that runs an ONNX file of one input and one output on the CPU, in as many threads as torch."""
+    """Return a function that runs an ONNX file with one input and one output on the CPU, with torch's threads."""
     runtime = require("onnxruntime", extra="export")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # errors are raised, and need not be printed too
+    options.log_severity_level = 4  # errors are raised: no need to print them too
     session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
 

@@ -1,4 +1,4 @@
-"""Models as OpenVINO's files, an .xml with its weights in a .bin beside it, checked in OpenVINO on the CPU."""
+"""Models as files for OpenVINO, an .xml with its weights in a .bin beside it."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -38,15 +38,6 @@ def to_openvino(
     Raises:
         ModuleNotFoundError: if openvino, onnx or onnxscript is not installed.
         TypeError, ValueError, RuntimeError: as :func:`tiedconv.export.to_program`.
-
-    Example:
-        >>> from tiedconv.export import deploy  # doctest: +SKIP
-        >>> from tiedconv.nn import TiedConv2d  # doctest: +SKIP
-        >>> model = deploy(TiedConv2d(4, 4, 3, blocks=2))  # doctest: +SKIP
-        >>> with TemporaryDirectory() as folder:  # doctest: +SKIP
-        ...     file = to_openvino(model, f"{folder}/conv.xml", input_size=(4, 8, 8))
-        ...     open_openvino(file.path)(torch.ones(5, 4, 9, 7)).shape
-        torch.Size([5, 4, 7, 5])
     """
     check_openvino_installed()
     path = check_path(path, ".xml")
@@ -64,10 +55,10 @@ def _save_openvino(program: ExportedProgram, path: Path) -> None:
 
 
 def open_openvino(path: str | Path) -> Callable[[Tensor], Tensor]:
-    """Return a function that runs an OpenVINO file of one input and one output on the CPU.
+    """Return a function that runs an OpenVINO file with one input and one output on the CPU.
 
-    It computes in float32, with the threads that torch has now, and for the least time per call. Load the file by
-    ``openvino.Core().compile_model(path)`` for a server, or for OpenVINO's own choices, such as bfloat16.
+    It computes in float32, with torch's threads, one call at a time. For a server, or for OpenVINO's own choices such
+    as bfloat16, load the file by ``openvino.Core().compile_model(path)``.
     """
     openvino = load_openvino()
     settings = {
@@ -91,6 +82,6 @@ def check_openvino_installed() -> None:
 
 
 def load_openvino() -> Any:
-    """Import openvino without the package that reports its use to its maker, which would start with the import."""
+    """Import openvino without the package that reports its use to its maker."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: cannot be imported
     return require("openvino", extra="openvino")

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +16,17 @@ from .._checks import named
 from .._meta import copied
 
 TOLERANCE = 1e-4
-"""How far outputs may be from the model's, as a part of its largest one: rounding in float32 is a hundredth of that."""
+"""Largest error of an output, as a part of the model's largest output. Rounding in float32 is a hundredth of that."""
 
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """A file that was written, and how it was checked.
+    """A file that was written, and what the check of it found.
 
     Attributes:
         path: the file.
-        bytes: its size, with that of the weights where they are a file beside it.
-        max_abs_error: largest difference between its outputs and the model's; for an int8 file, the float32 file's.
+        bytes: its size, with that of OpenVINO's weights beside it.
+        max_abs_error: largest difference between its outputs and the model's, or for int8 the float32 file's.
         max_rel_error: the same, divided by the largest of the outputs that it is compared with.
         shapes: (N, C, H, W) of the images that both were given.
     """
@@ -37,8 +38,7 @@ class ExportedFile:
     shapes: tuple[tuple[int, ...], ...]
 
 
-@dataclass(frozen=True)
-class Traced:
+class Traced(NamedTuple):
     """A model's program, and images with the model's own outputs to compare with."""
 
     program: ExportedProgram
@@ -58,21 +58,21 @@ def to_program(
 ) -> ExportedFile:
     """Save ``model`` as a program of ``torch.export``, which runs without its Python code.
 
-    The program computes what the model does in evaluation mode, on CPUs, for contiguous images. It is saved, loaded
-    again and given random images of several numbers and sizes; unless its outputs are the model's, no file is left.
-    Tied filters are stored once.
+    The program computes what the model does in evaluation mode, on CPUs, for contiguous images. Tied filters are stored
+    once. The file is loaded again and given random images in several numbers and sizes; unless its outputs are the
+    model's, no file is left.
 
     Args:
         model: a float32 network from one batch of images (N, C, H, W) to one tensor. It is copied and stays untouched.
         path: ends in ``.pt2``. Load it by ``torch.export.load(path).module()``.
         input_size: (C, H, W) in pixels, the size that the model is for.
-        dynamic_size: images may have any height and width. Turn it off for networks that have one size, such as those
-            with learned positions.
+        dynamic_size: images may have any height and width. Turn it off for networks that take one size only, such as
+            those with learned positions.
         batch_size: the only number of images that the program takes. Default: any.
         tolerance: largest difference between outputs, as a part of the model's largest output.
 
     Raises:
-        TypeError: if the model returns anything other than one tensor, as detectors do.
+        TypeError: if the model does not return one tensor, as detectors do not.
         ValueError: if an argument is out of range, the model is not float32 or cannot take images of the given sizes.
         RuntimeError: if the model cannot be traced, or the program's outputs are not the model's.
 
@@ -89,15 +89,15 @@ def to_program(
 
 
 def trace(model: nn.Module, input_size: Sequence[int], *, dynamic_size: bool, batch_size: int | None) -> Traced:
-    """Check the arguments, compute the model's outputs for several batches and trace it."""
+    """Check a model, compute its outputs for several batches and trace it."""
     check_sizes(input_size, batch_size)
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and parameter.dtype != torch.float32:
             raise ValueError(f"expected a float32 model, got {name} in {parameter.dtype}. Pass model.float().")
-    # Contiguous, as ONNX knows no other order: channels_last filters would turn every map over and back.
+    # ONNX knows contiguous tensors only: with channels_last filters every map would be transposed, and back again.
     source = copied(model).eval().cpu().to(memory_format=torch.contiguous_format)
     images = _images(input_size, dynamic_size=dynamic_size, batch_size=batch_size)
-    # torch takes a size of 1 for a constant: two images, and so large that the deepest maps are larger than that.
+    # torch.export takes a size of 1 for a constant: hence two images, and so large that no map shrinks to one pixel.
     (channels, height, width), larger = input_size, 64 if dynamic_size else 0
     with torch.no_grad():
         outputs = [_output(source, x) for x in images]
@@ -106,13 +106,13 @@ def trace(model: nn.Module, input_size: Sequence[int], *, dynamic_size: bool, ba
         axes = {0: number, 1: Dim.STATIC, 2: size, 3: size}
         try:
             program = torch.export.export(source, (example,), dynamic_shapes=(axes,))
-        except Exception as error:  # whatever kind its tracer and the model's code raise
+        except Exception as error:  # of any kind
             advice = " Pass dynamic_size=False if it has one image size." if dynamic_size else ""
             raise RuntimeError(
                 f"torch.export cannot trace this {type(model).__name__}: {_first_line(error)}{advice}"
             ) from error
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # it says where the code lies on disk
+        node.meta.pop("stack_trace", None)  # it has the paths of source files on this machine
     return Traced(program, images, outputs)
 
 
@@ -145,9 +145,9 @@ def compare(run: Callable[[Tensor], Tensor], traced: Traced, tolerance: float) -
     """Return the largest absolute and relative error of ``run``.
 
     Raises:
-        RuntimeError: if the relative one is above ``tolerance``, if an output is not finite, or ``run`` fails.
+        RuntimeError: if the relative one is above ``tolerance`` or not finite, or ``run`` fails.
     """
-    largest = [0.0, 0.0]
+    errors = []
     for x, expected in zip(traced.images, traced.outputs, strict=True):
         shape = tuple(x.shape)
         try:
@@ -157,25 +157,26 @@ def compare(run: Callable[[Tensor], Tensor], traced: Traced, tolerance: float) -
                 f"what was exported refuses images {shape}: {_first_line(error)} Nothing was written. Pass a "
                 "larger input_size, if a map of the network shrinks to one pixel, or dynamic_size=False."
             ) from error
-        absolute, relative = difference(y, expected)
-        if not relative <= tolerance:  # also where it is not a number
+        errors.append(difference(y, expected))
+        relative = errors[-1][1]
+        if not relative <= tolerance:  # NaN is refused too
             raise RuntimeError(
                 f"what was exported returns {tuple(y.shape)} for images {shape}, the model "
                 f"{tuple(expected.shape)}, with a difference of {relative:.1e} of the largest output, where "
                 f"{tolerance:.1e} is allowed. Nothing was written. Pass dynamic_size=False, or a larger tolerance."
             )
-        largest = [max(largest[0], absolute), max(largest[1], relative)]
-    return largest[0], largest[1]
+    absolutes, relatives = zip(*errors, strict=True)
+    return max(absolutes), max(relatives)
 
 
 def difference(y: Tensor, expected: Tensor) -> tuple[float, float]:
-    """Return the largest difference, and its part of the largest expected output; not a number for other shapes."""
+    """Return the largest difference, and the same divided by the largest expected output; NaN if the shapes differ."""
     absolute = (y - expected).abs().max().item() if y.shape == expected.shape else float("nan")
     return absolute, absolute / max(expected.abs().max().item(), torch.finfo(expected.dtype).tiny)
 
 
 def check_path(path: str | Path, suffix: str) -> Path:
-    """Return ``path`` if it has the suffix and can be written; make its folder."""
+    """Check that the path has the suffix and can be written, and make its folder."""
     path = Path(path)
     if path.suffix != suffix:
         raise ValueError(f"the file must end in {suffix}, got {path}. Give another name.")
@@ -185,31 +186,31 @@ def check_path(path: str | Path, suffix: str) -> Path:
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return the files that are written for a path: OpenVINO's weights are beside its graph."""
+    """Return the files that belong to a path: OpenVINO has the weights beside the graph."""
     return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
 
 
 def described(path: Path, part: Path, errors: tuple[float, float], images: Iterable[Tensor]) -> ExportedFile:
-    """Report on the file ``part``, and those written beside it in its folder, which will be ``path``."""
+    """Report on the files in the folder of ``part``, which will be moved to ``path``."""
     size = sum(file.stat().st_size for file in part.parent.iterdir())
     return ExportedFile(path, size, *errors, tuple(tuple(x.shape) for x in images))
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; the file and those written beside it come to their place at the end, or not at all."""
-    # A folder of its own: some writers take the name's suffix for the format, or put more files next to theirs.
+    """Yield a path to write to. At the end that file and those beside it move to the folder of ``path``, or none do."""
+    # In a folder of its own: some writers read the format off the suffix, or write more files.
     with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         part = Path(folder) / path.name
         yield part
         if beside := [file for file in Path(folder).iterdir() if file != part]:
-            path.unlink(missing_ok=True)  # nobody may read the old file with the new ones beside it
+            path.unlink(missing_ok=True)  # the old file must not be read with new ones beside it
         for file in (*beside, part):
             file.replace(path.with_name(file.name))
 
 
 def _images(input_size: Sequence[int], *, dynamic_size: bool, batch_size: int | None) -> list[Tensor]:
-    """Random images: one of the model's size, and more of other numbers and sizes where these may vary."""
+    """Return random images of the model's size, and of other numbers and sizes where these may vary."""
     channels, height, width = input_size
     sizes = [(height, width)] * 3
     if dynamic_size:
@@ -224,7 +225,7 @@ def _output(model: nn.Module, x: Tensor) -> Tensor:
     name, shape = type(model).__name__, tuple(x.shape)
     try:
         y = model(x)
-    except Exception as error:  # whatever the model's code raises
+    except Exception as error:  # of any kind
         raise ValueError(
             f"{name} cannot take images {shape}: {_first_line(error)} If it has one image size, pass its "
             "input_size and dynamic_size=False (--dynamic_size false)."

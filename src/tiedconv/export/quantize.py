@@ -1,4 +1,4 @@
-"""Files with integers of 8 bits, for CPUs: made after training from float32 files, by what their engines offer."""
+"""int8 files for CPUs, made after training from float32 files by the engines' own tools."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -18,19 +18,19 @@ from .openvino_files import load_openvino, open_openvino
 from .program import ExportedFile, check_path, described, difference, whole
 
 LARGEST_ERROR = 0.5
-"""Of int8 outputs, root mean square, as a part of the float32 ones. Rounding to 8 bits errs by a tenth of that."""
+"""Largest error of int8 outputs, as a part of the float32 ones, root mean square. Usual ones are a tenth of that."""
 
 
 @named("quantize_onnx")
 def quantize_onnx(path: str | Path, calibration_batches: Iterable[Tensor], out: str | Path) -> ExportedFile:
     """Write the int8 twin of an ONNX file, by ONNX Runtime's static quantization.
 
-    Weights get 8 bits and a scale for each output channel; activations get 8 bits and the range that they have for the
-    calibration images. Tied filters are stored once, in a quarter of the bytes. Norms behind them stay float32.
+    Weights get 8 bits and a scale per output channel; activations get 8 bits and the range that they have on the
+    calibration images. Tied filters are stored once, and norms behind them stay float32.
 
     Args:
         path: a float32 file of :func:`to_onnx`.
-        calibration_batches: images (N, C, H, W), prepared as in training; some hundred are enough. All are kept in
+        calibration_batches: images (N, C, H, W), prepared as in training. A few hundred are enough; all are kept in
             memory.
         out: ends in ``.onnx``.
 
@@ -40,7 +40,7 @@ def quantize_onnx(path: str | Path, calibration_batches: Iterable[Tensor], out: 
     Raises:
         ModuleNotFoundError: if onnx or onnxruntime is not installed.
         ValueError: if there are no images, or ``out`` cannot be written.
-        RuntimeError: if the outputs differ from the float32 ones by more than half, root mean square. There is no file
+        RuntimeError: if the outputs differ from the float32 ones by more than half, root mean square. No file is left
             then.
     """
     require("onnx", extra="export")
@@ -50,7 +50,7 @@ def quantize_onnx(path: str | Path, calibration_batches: Iterable[Tensor], out: 
     out = check_path(out, ".onnx")
     batches = _listed(calibration_batches)
     inputs = ({INPUT: images.numpy()} for images in batches)
-    # Batch norm has no kernel for integers: its weights would be rounded, and nothing computed faster.
+    # Batch norm has no int8 kernel: rounding its weights would make nothing faster.
     kinds = {*registry.QLinearOpsRegistry, *registry.QDQRegistry} - {"BatchNormalization"}
     with whole(out) as part, TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
@@ -72,12 +72,12 @@ def quantize_onnx(path: str | Path, calibration_batches: Iterable[Tensor], out: 
 def quantize_openvino(path: str | Path, calibration_batches: Iterable[Tensor], out: str | Path) -> ExportedFile:
     """Write the int8 twin of an OpenVINO file, by NNCF's quantization after training.
 
-    As :func:`quantize_onnx`, but the range of an activation is the mean of its ranges in the batches, which ought to
-    have some dozen images each, and biases make up for what rounding adds to a channel's mean.
+    As :func:`quantize_onnx`, but the range of an activation is the mean of its ranges in the batches, which should have
+    a few dozen images each, and biases correct what rounding adds to a channel's mean.
 
     Args:
-        path: a float32 file of :func:`to_openvino`, of a deployed network: with tied filters stored once, OpenVINO
-            2026.4 computes other outputs in int8.
+        path: a float32 file of :func:`to_openvino`, of a deployed network: OpenVINO 2026.4 computes wrong int8 outputs
+            where tied filters are stored once.
         calibration_batches: as in :func:`quantize_onnx`.
         out: ends in ``.xml``.
 
@@ -102,7 +102,7 @@ def quantize_openvino(path: str | Path, calibration_batches: Iterable[Tensor], o
 def _listed(batches: Iterable[Tensor]) -> list[Tensor]:
     found = [batch.contiguous() for batch in batches]
     if not found:
-        raise ValueError("calibration_batches is empty, and the ranges are read off images. Give some hundred.")
+        raise ValueError("calibration_batches is empty. Give a few hundred images, to read the ranges off.")
     return found
 
 
@@ -111,7 +111,7 @@ def _compared(
 ) -> ExportedFile:
     y, expected = small(images), run(images)
     error = ((y - expected).norm() / expected.norm()).item()
-    if not error <= LARGEST_ERROR:  # also where it is not a number
+    if not error <= LARGEST_ERROR:  # NaN is refused too
         raise RuntimeError(
             f"the int8 outputs differ from the float32 ones by {error:.0%}, where {LARGEST_ERROR:.0%} is "
             "allowed. Nothing was written. Give the file of a deployed network (--layout fast), or stay with float32."
@@ -121,14 +121,14 @@ def _compared(
 
 def load_nncf() -> Any:
     """Import nncf, which takes seconds."""
-    load_openvino()  # before nncf does
+    load_openvino()  # nncf imports it, and would start what reports its use
     with _silent():
         return require("nncf", extra="openvino")
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keep standard output and logs free of progress bars and advice."""
+    """Hide progress bars and advice."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
