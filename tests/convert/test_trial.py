@@ -140,24 +140,3 @@ def test_swins_attention_does_not_call_its_layers():
     trial = try_forward(model, torch.zeros(1, 3, 64, 64))
     assert not [name for name in trial.macs if name.endswith((".qkv", ".proj"))]
     assert "features.1.0.mlp.0" in trial.macs
-
-
-class Aliased(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer, self.other = nn.Linear(4, 4), nn.Linear(4, 4)
-        self.layers = [self.layer]
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.other(self.layers[0](x))
-        return y
-
-
-def test_a_layer_that_is_called_by_another_reference_is_found_out():
-    model = Aliased()
-    trial = try_forward(model)
-    assert set(trial.macs) == {"layer", "other"}
-    assert try_tied(model, {"other": TiedLinear(4, 4, blocks=2)}, trial) == {"layer": 16, "other": 8}
-    with pytest.raises(ValueError, match=r"^'layer' can be replaced .* calls the old layer by another reference"):
-        try_tied(model, {"layer": TiedLinear(4, 4, blocks=2), "other": TiedLinear(4, 4, blocks=2)}, trial)
-    assert type(model.layer) is type(model.other) is nn.Linear

@@ -31,7 +31,7 @@ class Choice:
     """What is decided about one layer."""
 
     name: str  # the first if it has several
-    layer: nn.Module
+    layer: Any
     blocks: int  # 0: it is kept
     reason: str  # why it is kept
 
@@ -64,7 +64,9 @@ def choose(
         reason = "" if name in by_name else left_out(layer, name)
         number = 0 if reason else asked(layer, name)
         if number > 1:
-            reason = _obstacle(layer, owners) or read.get(id(layer)) or _uncalled(name, trial)
+            reason = _obstacle(layer, owners) or read.get(id(layer), "")
+            if not reason and trial is not None and name not in trial.macs:
+                reason = "not called in a forward pass"  # torchvision's Swin hands its weights to a function
             reason = reason or _indivisible(layer, number)
             if reason and name in by_name:
                 raise ValueError(
@@ -90,7 +92,7 @@ def _asked(blocks: Blocks, layers: Mapping[str, nn.Module]) -> Callable[[nn.Modu
     if isinstance(blocks, Mapping):
         for pattern, number in blocks.items():
             _check_number(number, f"blocks[{pattern!r}]")
-            if not any(_matches(pattern, name) for name in layers):
+            if pattern not in layers and not any(fnmatchcase(name, pattern) for name in layers):
                 nearest = difflib.get_close_matches(pattern, layers, n=3, cutoff=0.0)
                 raise ValueError(
                     f"the pattern {pattern!r} in blocks matches none of the {len(layers)} convolution and linear "
@@ -102,7 +104,7 @@ def _asked(blocks: Blocks, layers: Mapping[str, nn.Module]) -> Callable[[nn.Modu
 
     def asked(layer: nn.Module, name: str) -> int:
         if isinstance(blocks, Mapping):
-            first = (number for pattern, number in blocks.items() if _matches(pattern, name))
+            first = (number for pattern, number in blocks.items() if fnmatchcase(name, pattern))
             return blocks[name] if name in blocks else next(first, 0)
         if not callable(blocks):
             return blocks
@@ -111,10 +113,6 @@ def _asked(blocks: Blocks, layers: Mapping[str, nn.Module]) -> Callable[[nn.Modu
         return number
 
     return asked
-
-
-def _matches(pattern: str, name: str) -> bool:
-    return pattern == name or fnmatchcase(name, pattern)
 
 
 def _check_number(number: object, what: str) -> None:
@@ -195,19 +193,14 @@ def parameter_owners(model: nn.Module) -> dict[int, list[str]]:
     return owners
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    """Whether hooks see the calls of ``module``, or a ``forward`` of its own replaces that of its class."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or "forward" in vars(module)
-
-
 def bound(layer: nn.Module, kinds: Container[type], owners: Mapping[int, list[str]]) -> str:
     """Return why no other layer can take the place of one that should be of these kinds, or ""."""
     if is_parametrized(layer):
         return "parametrized; torch.nn.utils.parametrize.remove_parametrizations makes it an ordinary layer"
     if type(layer) not in kinds:
         return f"a {type(layer).__name__}, which computes in a way of its own"
-    if _has_hooks(layer):
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    if any(hooks) or "forward" in vars(layer):  # some libraries set a function in the place of the method
         return "it has hooks, which would be lost; remove them first"
     if shared := [owner for p in layer.parameters() for owner in owners[id(p)] if len(owners[id(p)]) > 1]:
         return f"it shares a parameter: {', '.join(dict.fromkeys(shared))}"
@@ -239,11 +232,6 @@ def _read_elsewhere(model: nn.Module) -> dict[int, str]:
     encoders = [module for module in model.modules() if isinstance(module, nn.TransformerEncoderLayer)]
     reason = "nn.TransformerEncoderLayer reads its weight in evaluation mode"
     return {id(layer): reason for encoder in encoders for layer in (encoder.linear1, encoder.linear2)}
-
-
-def _uncalled(name: str, trial: Trial | None) -> str:
-    # Its weight may be read by other code, as in torchvision's Swin, whose attention hands it to a function.
-    return "not called in a forward pass" if trial is not None and name not in trial.macs else ""
 
 
 def _indivisible(layer: Any, blocks: int) -> str:

@@ -27,11 +27,13 @@ def project_bias(bias: Tensor, *, groups: int = 1, blocks: int) -> Tensor:
     return bias.unflatten(0, (groups, blocks, -1)).mean(1).flatten()
 
 
-def projection_error(weight: Tensor, tied: Tensor, *, blocks: int) -> float:
+def projection_error(weight: Tensor, tied: Tensor, *, blocks: int) -> float | None:
     r"""Return :math:`\lVert W - T(W') \rVert / \lVert W \rVert` for a projection ``tied`` of ``weight``; 0 for zeros.
 
-    A projection is orthogonal to its residue, so that only the two norms are needed.
+    A projection is orthogonal to its residue, so that only the two norms are needed. None on the meta device.
     """
+    if weight.is_meta:
+        return None
     whole, kept = (w.detach().abs().double().square().sum().item() for w in (weight, tied))
     kept *= blocks
     return math.sqrt(max(0.0, 1 - kept / whole)) if whole > 0 else 0.0

@@ -109,7 +109,8 @@ def tie_(
     tied_macs = {} if trial is None else try_tied(model, tied, trial)
     errors: dict[str, float | None] = {}
     if init == "project":
-        errors = {name: _weight_error(choice.layer, tied[name]) for name, choice in chosen.items()}
+        for name, choice in chosen.items():
+            errors[name] = projection_error(choice.layer.weight, tied[name].weight, blocks=choice.blocks)
     elif init == "data":
         twin = copied(model)  # an error leaves the model as it is
         replace(twin, tied)
@@ -148,10 +149,6 @@ def tied_twin(layer: Any, blocks: int, init: Init = "project") -> nn.Module:
         bias = None if layer.bias is None else project_bias(layer.bias, groups=groups, blocks=blocks)
     take_over(made, layer, weight, bias)
     return made
-
-
-def _weight_error(layer: Any, tied: Any) -> float | None:
-    return None if layer.weight.is_meta else projection_error(layer.weight, tied.weight, blocks=tied.blocks)
 
 
 def _kind(layer: Any) -> str:
