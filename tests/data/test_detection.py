@@ -194,7 +194,7 @@ def test_what_cannot_be_learned_from_is_left_out_and_counted_once(coco):
 
 def test_annotations_without_anything_to_learn_are_refused(coco):
     data = coco(content(thing(1, iscrowd=1)))
-    message = r"Coco: .*train\.json has no object to train on\. Give other annotations\."
+    message = r"Coco: .*train\.json has no object to train on\. Annotate some\."
     with pytest.raises(ValueError, match=message):
         data.split(train=True)
 

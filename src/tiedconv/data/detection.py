@@ -53,12 +53,11 @@ class DetectionData(ImageData):
     :meth:`ground_truth`. Images keep their size: detectors scale and normalise them.
 
     Photographs are turned upright as their camera says (EXIF), as for prediction, unless only the stored picture has
-    the annotated size. A warning counts those that are kept as stored, and those whose size does not tell whether the
-    annotator saw them turned.
+    the annotated size. A warning counts those that are kept as stored, and those whose size leaves it open.
 
-    Annotations, masks and the beginnings of all image files of both splits are checked before the first epoch. For
-    large sets ``~/.cache/tiedconv`` remembers that the images were sound, until the annotations change or files are
-    added to or removed from their folders.
+    Annotations, masks and the beginnings of all image files are checked before the first epoch. For large sets
+    ``~/.cache/tiedconv`` remembers that the images were sound, until the annotations or the files of their folders
+    change.
 
     Args:
         masks: read instance masks too. Off for detectors of boxes, and for data without outlines.
@@ -127,10 +126,9 @@ class DetectionData(ImageData):
 
     def _warn_of_units(self, found: Annotated) -> None:
         """Warn where the boxes as a whole do not look like x, y, width and height in pixels."""
-        annotations = found.annotations["annotations"]
-        records = _records_of(found, annotations)
-        boxes = np.array([a["bbox"] for a in annotations], float).reshape(-1, 2, 2)
-        sizes = np.array([size_of(r) for r in records]).reshape(-1, 2)
+        rows = _rows(found)
+        boxes = np.array([annotation["bbox"] for annotation, _, _ in rows], float).reshape(-1, 2, 2)
+        sizes = np.array([size_of(record) for _, record, _ in rows]).reshape(-1, 2)
         wrong = (boxes.sum(axis=1) > 1.1 * sizes).any(axis=1)
         if wrong.sum() > max(5, len(boxes) / 4):
             cause = "right and lower sides are given in place of width and height"
@@ -139,20 +137,20 @@ class DetectionData(ImageData):
             wrong[:] = True
         else:
             return
-        files = {record["file_name"]: None for record, is_wrong in zip(records, wrong, strict=True) if is_wrong}
+        files = [record["file_name"] for (_, record, _), is_wrong in zip(rows, wrong, strict=True) if is_wrong]
         self._warn(
-            f"{wrong.sum()} of {len(boxes)} boxes of {found.source} do not fit their images (in {few(list(files))}). "
-            f"It seems that {cause}. Boxes must be x, y, width, height in pixels."
+            f"{len(files)} of {len(rows)} boxes of {found.source} do not fit their images (in "
+            f"{few(list(dict.fromkeys(files)))}). It seems that {cause}. Boxes must be x, y, width, height in pixels."
         )
 
     def _warn_of_misses(self, found: Annotated) -> None:
         """Warn of objects that metrics count as missed whatever is found."""
-        objects = [a for a in found.annotations["annotations"] if not a.get("iscrowd")]
-        records = _records_of(found, objects)
         seen: set[tuple[Any, ...]] = set()
         misses: dict[str, list[str]] = defaultdict(list)
-        for annotation, record, side in zip(objects, records, _sides(objects, records), strict=True):
+        for annotation, record, side in _rows(found):
             key = (annotation["image_id"], annotation["category_id"], *annotation["bbox"])
+            if annotation.get("iscrowd"):
+                continue
             if side < _SHORTEST:
                 misses[_NO_AREA].append(record["file_name"])
             elif key in seen:
@@ -216,9 +214,7 @@ class DetectionData(ImageData):
             self._warn(f"{len(both)} images are in both splits ({few(both)}). Metrics flatter: take them out of one.")
         objects, left_out = self._objects(found)
         if not objects:
-            raise ValueError(
-                f"{type(self).__name__}: {found.source} has no object to train on. Give other annotations."
-            )
+            raise ValueError(f"{type(self).__name__}: {found.source} has no object to train on. Annotate some.")
         records = [r for r in found.annotations["images"] if r["id"] in objects]
         empty = [r["file_name"] for r in found.annotations["images"] if r["id"] not in objects]
         if empty:
@@ -241,15 +237,12 @@ class DetectionData(ImageData):
         Raises:
             ValueError: if one of the former has a broken mask.
         """
-        annotations = found.annotations["annotations"]
-        records = _records_of(found, annotations)
-        sides = _sides(annotations, records)
-        reasons = [self._skip_reason(a, side) for a, side in zip(annotations, sides, strict=True)]
+        rows = [(a, record, self._skip_reason(a, side)) for a, record, side in _rows(found)]
         if self.masks:
-            self._check_masks(found, [a for a, reason in zip(annotations, reasons, strict=True) if not reason])
+            self._check_masks(found, [annotation for annotation, _, reason in rows if not reason])
         objects: _Objects = defaultdict(list)
         left_out: dict[str, list[str]] = defaultdict(list)
-        for annotation, record, reason in zip(annotations, records, reasons, strict=True):
+        for annotation, record, reason in rows:
             if not reason and self.masks and not has_pixels(annotation["segmentation"], size_of(record)[::-1]):
                 reason = "masks without pixels"
             if reason:
@@ -366,13 +359,11 @@ def _files(found: Annotated) -> set[str]:
     return {os.path.abspath(found.images / record["file_name"]) for record in found.annotations["images"]}
 
 
-def _records_of(found: Annotated, annotations: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the image of each annotation."""
-    records = {r["id"]: r for r in found.annotations["images"]}
-    return [records[a["image_id"]] for a in annotations]
-
-
-def _sides(annotations: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Return the shorter side of each box in pixels, as far as it lies in its image."""
+def _rows(found: Annotated) -> list[tuple[Mapping[str, Any], Mapping[str, Any], float]]:
+    """Return each annotation with its image and with the shorter side of its box in pixels, as far as it is inside."""
+    annotations = found.annotations["annotations"]
+    by_id = {r["id"]: r for r in found.annotations["images"]}
+    records = [by_id[a["image_id"]] for a in annotations]
     corners = _corners(annotations, [size_of(r) for r in records])
-    return (corners[:, 2:] - corners[:, :2]).min(axis=1, initial=np.inf).tolist()
+    sides = (corners[:, 2:] - corners[:, :2]).min(axis=1, initial=np.inf).tolist()
+    return list(zip(annotations, records, sides, strict=True))
