@@ -161,12 +161,6 @@ def test_boxes_are_clipped_to_the_image_and_those_outside_left_out(coco):
     assert len(target["masks"]) == len(target["area"]) == len(target["iscrowd"]) == 3
 
 
-def test_an_area_that_is_not_given_is_the_boxs(coco):
-    without = thing(1)
-    del without["area"]
-    assert coco(content(without)).split(train=True)[0][1]["area"].tolist() == [30]
-
-
 def test_what_cannot_be_learned_from_is_left_out_and_counted_once(coco):
     things = [
         thing(1, image=3, iscrowd=1, segmentation=uncompressed(region(*BOX))),
@@ -290,8 +284,6 @@ def broken(change):
 
 BREAKS = {
     "no images": (lambda d: d.pop("images"), "must be a dictionary with the lists images, annotations and categories"),
-    "no annotations": (lambda d: d.pop("annotations"), "must be a dictionary with the lists images, annotations and"),
-    "no list": (lambda d: d.update(categories={"0": "ant"}), "must be a dictionary with the lists images, annotations"),
     "file_name": (
         lambda d: d["images"][1].pop("file_name"),
         "image 3 must have as its file_name a text; there",
@@ -315,29 +307,13 @@ BREAKS = {
         lambda d: d["annotations"].append("a string"),
         r"annotations\[2\] must have as its id a whole number of 64 bits",
     ),
-    "number": (lambda d: d["annotations"].append(5), r"annotations\[2\] must have as its id a whole number of 64 bits"),
     "image twice": (lambda d: d["images"][1].update(id=7), r"id 7 comes twice in images\. Give each its own"),
     "category twice": (lambda d: d["categories"][0].update(id=4), "id 4 comes twice in categories"),
-    "image": (
-        lambda d: d["annotations"][1].update(image_id=5),
-        "annotation 22 must have as its image_id one of the 2 images of the ground truth; it is 5",
-    ),
     "other type": (lambda d: d["annotations"][1].update(image_id="7"), "annotation 22 must have .*; it is '7'"),
-    "category": (
-        lambda d: d["annotations"][0].update(category_id=1),
-        "annotation 21 must have as its category_id one of the 3 categories of the ground truth; it is 1",
-    ),
     "nan": (lambda d: d["annotations"][1].update(bbox=[2, 3, math.nan, 6]), r"22 .* bbox .*; it is \[2, 3, nan, 6\]"),
-    "inf": (lambda d: d["annotations"][0].update(bbox=[0, 0, math.inf, 3]), r"21 .* bbox .*; it is \[0, 0, inf, 3\]"),
     "three": (lambda d: d["annotations"][1].update(bbox=[2, 3, 5]), r"22 .* bbox .*; it is \[2, 3, 5\]"),
-    "negative": (lambda d: d["annotations"][1].update(bbox=[2, 3, 5, -1]), r"the last two not negative; it is \[2, 3"),
-    "strings": (lambda d: d["annotations"][1].update(bbox=["2", "3", "5", "6"]), r"22 .* bbox .*; it is \['2', '3'"),
-    "null": (lambda d: d["annotations"][1].update(bbox=None), "annotation 22 must have as its bbox .*; it is None"),
     "width": (lambda d: d["images"][0].update(width="30"), "image 7 must have as its width a number of pixels; it is"),
     "far": (lambda d: d["annotations"][1].update(bbox=[2, 3, 5, 10**7]), r"22 .* bbox .* within a million pixels"),
-    "true": (lambda d: d["annotations"][1].update(image_id=True), "annotation 22 must have as its image_id .* is True"),
-    "true as id": (lambda d: d["annotations"][1].update(id=True), "annotation True must have as its id a whole number"),
-    "true as width": (lambda d: d["images"][0].update(width=True), "image 7 must have as its width a number of pixels"),
     "annotation twice": (lambda d: d["annotations"][1].update(id=21), "id 21 comes twice in annotations. Give"),
     "file twice": (lambda d: d["images"][1].update(file_name="7.png"), r"file_name 7\.png comes twice in images"),
     "crowd": (lambda d: d["annotations"][1].update(iscrowd=2), "annotation 22 must have as its iscrowd 0, 1 or none"),
@@ -345,12 +321,10 @@ BREAKS = {
         lambda d: d["annotations"][1].update(area=-30),
         "annotation 22 must have as its area a finite number that is not negative, or none; it is -30",
     ),
-    "area nan": (lambda d: d["annotations"][1].update(area=math.nan), "annotation 22 must have as its area .* is nan"),
     "area too large": (
         lambda d: d["annotations"][1].update(area=700),
         r"annotation 22 has the area 700, but its image has only 20 x 30 pixels\. Give areas in pixels of",
     ),
-    "no name": (lambda d: d["images"][1].update(file_name=None), "image 3 must have as its file_name a text; it is No"),
 }
 
 
@@ -361,14 +335,6 @@ def test_a_broken_file_is_named_with_the_entrys_id(coco, change, message, train)
     with pytest.raises(ValueError, match=message) as refused:
         coco(*files).annotated(train)
     assert refused.match(rf"^Coco: .*/{'train' if train else 'val'}\.json")
-
-
-@pytest.mark.parametrize("outline", [None, []])
-def test_masks_need_outlines(coco, outline):
-    without = thing(33, segmentation=outline)
-    message = r"Coco: .*train\.json: annotation 33 must have as its segmentation .* For boxes alone, set masks to false"
-    with pytest.raises(ValueError, match=message):
-        coco(content(without)).split(train=True)
 
 
 SHAPELESS = r"must have as its segmentation an RLE or a list of polygons of three points and more, \[x1, y1, x2"
@@ -389,6 +355,8 @@ NO_RUNS = r"has an RLE whose counts are not run lengths of the 20 x 30 pixels of
         ({"size": [HEIGHT, WIDTH], "counts": [5, 10]}, NO_RUNS),  # too short: no one knows what the other pixels are
         ({"size": [HEIGHT, WIDTH], "counts": [-5, 605]}, NO_RUNS),
         ({"size": [HEIGHT, WIDTH], "counts": "no counts"}, NO_RUNS),
+        (None, SHAPELESS),
+        ([], SHAPELESS),
         ("2 3 7 3 7 9", SHAPELESS),
         ([["a", "b", "c", "d", "e", "f"]], SHAPELESS),
         ([[True, 0, 9, 0, 9, 9]], SHAPELESS),
@@ -411,15 +379,6 @@ def test_an_outline_that_cannot_be_read_is_named_before_the_first_epoch(coco, se
 
 
 @pytest.mark.parametrize("train", [True, False], ids=["train", "val"])
-def test_an_image_that_is_missing_is_named(coco, tmp_path, train):
-    data, part = coco(content(thing(1))), "train" if train else "val"
-    (tmp_path / part / "7.png").unlink()
-    message = rf"{part}/7\.png, image 7 of .*{part}\.json, is missing\. Check the folder of the images\."
-    with pytest.raises(FileNotFoundError, match=message):
-        data.split(train)[0]
-
-
-@pytest.mark.parametrize("train", [True, False], ids=["train", "val"])
 @pytest.mark.parametrize("kept", [0, 20, 600])
 def test_an_image_that_is_cut_off_is_named(coco, tmp_path, train, kept):
     data, part = coco(content(thing(1))), "train" if train else "val"
@@ -436,16 +395,6 @@ def test_an_image_of_another_size_is_named(coco, tmp_path, train):
     message = rf"{part}/7\.png, image 7 of .*{part}\.json, has 20 x 30 pixels, not the annotated 30 x 20\. The boxes"
     with pytest.raises(ValueError, match=message):
         data.split(train)[0]
-
-
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
-def test_images_of_any_mode_become_colour(coco, tmp_path, mode):
-    data = coco(content(thing(1)))
-    Image.new(mode, (WIDTH, HEIGHT)).save(tmp_path / "train" / "7.png")
-    image, _ = data.split(train=True)[0]
-    assert image.shape == (3, HEIGHT, WIDTH)
-    assert image.dtype == torch.float32
-    assert not image.any()
 
 
 @pytest.mark.parametrize("flip", [-0.1, 1.1, math.nan])
@@ -534,12 +483,6 @@ def test_damaged_marks_of_a_camera_are_ignored(coco, tmp_path):
     damaged.add_text("Raw profile type exif", "\nexif\n 2\nnot hexadecimal")
     Image.fromarray(pixels(7)).save(tmp_path / "train" / "7.png", pnginfo=damaged)
     assert data.split(train=True)[0][0].shape == (3, HEIGHT, WIDTH)
-
-
-def test_photographs_to_predict_are_turned_upright(coco, tmp_path):
-    photograph(tmp_path / "photo.png", 6)
-    image, _ = coco(content(thing(1))).image_files(tmp_path / "photo.png")[0]
-    assert inside(image) == (1, 0)
 
 
 @pytest.mark.parametrize("side", [0, 1e-30, 1e-6, 1e-5, 0.009])
@@ -685,24 +628,9 @@ def test_that_many_images_are_sound_is_remembered_until_something_changes(coco, 
         data.split(train=True)
 
 
-def test_masks_of_the_validation_images_are_checked_before_training(coco):
-    data = coco(content(thing(1)), content(thing(44, segmentation=[[1, 2, 3, 4, 5]])))
-    message = r"val\.json: annotation 44 must have as its segmentation .* For boxes alone, set masks to false and"
-    with pytest.raises(ValueError, match=message):
-        data.annotated(train=False)
-    boxes = coco(content(thing(1)), content(thing(44, segmentation=[])), masks=False)
-    assert len(boxes.split(train=False)) == 1
-
-
-def test_grey_of_sixteen_bits_keeps_its_steps(coco, tmp_path):
-    data = coco(content(thing(1)), flip=0.0)
-    ramp = np.linspace(0, 65535, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint16)
-    Image.fromarray(ramp).save(tmp_path / "val" / "7.png")
-    image, _ = data.split(train=False)[0]
-    assert_close(image, torch.from_numpy(ramp / 65535).float().expand(3, -1, -1), rtol=0, atol=1 / 255)
-
-
-def test_a_null_as_area_is_none(coco):
-    data = coco(content(thing(1, area=None)), content(thing(2, area=None)))
-    assert data.ground_truth()["annotations"][0]["area"] == BOX[2] * BOX[3]
+def test_an_area_that_is_not_given_is_the_boxs(coco):
+    without = thing(1)
+    del without["area"]
+    data = coco(content(without), content(thing(2, area=None)))
     assert data.split(train=True)[0][1]["area"].tolist() == [BOX[2] * BOX[3]]
+    assert data.ground_truth()["annotations"][0]["area"] == BOX[2] * BOX[3]
