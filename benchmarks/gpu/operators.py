@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
+import fig3
 import torch
 
-from tiedconv.bench.operators import Case, MemoryFormat, cases, time_case
+from tiedconv.bench.operators import FORMATS, Case, cases, time_case
 
 from .other_operators import Other, other_cases, time_other
 from .session import Row, Session, first_line, geometric_mean, table
@@ -26,7 +27,8 @@ Dtype = Literal["bfloat16", "float32"]
 class Measurement:
     """One case in one setting."""
 
-    case: Case | Other
+    sweep: str
+    case: Case | fig3.Case | Other
     dtype: Dtype
     train: bool
 
@@ -34,15 +36,16 @@ class Measurement:
     def name(self) -> str:
         """What the file calls it."""
         c, step = self.case, "train" if self.train else "forward"
-        return f"{c.sweep}: {c.shape}, B={c.blocks}, N={c.batch}, {c.memory_format}, {self.dtype}, {step}"
+        return f"{self.sweep}: {c.shape}, B={c.blocks}, N={c.batch}, {c.memory_format}, {self.dtype}, {step}"
 
     def measure(self, device: torch.device, rounds: int) -> Row:
         """Time all ways to compute the case, in turns."""
-        timer: Callable[..., Any] = time_case if isinstance(self.case, Case) else time_other
+        timers: dict[str, Callable[..., Any]] = {"resnet": time_case, "fig3": fig3.time_case}
+        timer = timers.get(self.sweep, time_other)
         dtype = getattr(torch, self.dtype)
         row = timer(self.case, train=self.train, dtype=dtype, device=device, rounds=rounds)
         return {
-            "sweep": self.case.sweep,
+            "sweep": self.sweep,
             "shape": self.case.shape,
             "blocks": self.case.blocks,
             "batch": self.case.batch,
@@ -58,29 +61,29 @@ class Measurement:
 
 def plan(tiny: bool) -> Iterator[Measurement]:
     """Return everything to measure, what matters most for training first."""
-    resnet, other = [*cases("resnet", batch=BATCH), *splits()], other_cases()
-    fig3 = [case for batch in FIG3_BATCHES for case in cases("fig3", batch=batch)]
+    resnet, other = [*cases(batch=BATCH), *splits()], other_cases()
+    equal = [fig3.Case(*setting) for setting in product(fig3.BLOCKS, FIG3_BATCHES, FORMATS)]
     if tiny:
         pointwise = next(c for c in resnet if c.kernel == 1 and c.memory_format == "channels_last")
-        resnet = [replace(c, in_channels=16, out_channels=16, size=4, batch=2) for c in (resnet[0], pointwise)]
-        fig3 = [replace(case, in_channels=32, out_channels=case.blocks, size=4) for case in fig3[:12:11]]
+        resnet = [replace(c, channels=16, size=4, batch=2) for c in (resnet[0], pointwise)]
+        equal = [replace(case, channels=32, filters=1, size=4) for case in (equal[0], equal[-1])]
         other = [case.shrunk() for case in other_cases()[::5]]
-    everything: list[Case | Other] = [*resnet, *fig3, *other]
+    everything: list[tuple[str, Case | fig3.Case | Other]] = [("resnet", case) for case in resnet]
+    everything += [("fig3", case) for case in equal] + [(case.sweep, case) for case in other]
     dtypes: tuple[Dtype, ...] = ("bfloat16", "float32")
     for dtype, train, last in product(dtypes, (True, False), (True, False)):
-        for case in everything:
+        for sweep, case in everything:
             if (case.memory_format != "contiguous") == last:
-                yield Measurement(case, dtype, train)
+                yield Measurement(sweep, case, dtype, train)
 
 
 def splits() -> list[Case]:
     """Return the 3x3 convolutions of one split of TiedResNet-50."""
-    formats: tuple[MemoryFormat, ...] = ("contiguous", "channels_last")
     return [
-        Case("resnet", channels, channels, size, 3, blocks, BATCH, memory_format)
+        Case(channels, size, 3, blocks, BATCH, memory_format)
         for channels, size in ((32, 56), (64, 28), (128, 14), (256, 7))
         for blocks in (2, 4, 8)
-        for memory_format in formats
+        for memory_format in FORMATS
     ]
 
 
@@ -105,8 +108,8 @@ def report(rows: Mapping[str, Row]) -> str:
         parts.append(f"Failed in {len(errors)} cases, such as {next(iter(errors.items()))}")
     if other := [row for row in rows.values() if row["sweep"] not in ("resnet", "fig3")]:
         parts += ["Other operators: time over that of the best way, geometric means", _other(other)]
-    if fig3 := [row for row in rows.values() if row["sweep"] == "fig3"]:
-        parts += ["Fig. 3: 2048 channels of 56x56, as many operations for each B; ms by number of blocks", _fig3(fig3)]
+    if equal := [row for row in rows.values() if row["sweep"] == "fig3"]:
+        parts += ["Fig. 3: 2048 channels of 56x56, as many operations for each B; ms by number of blocks", _fig3(equal)]
     if resnet:
         parts += ["Time of each path over that of the best one, geometric means over shapes and blocks", _paths(resnet)]
     parts.append(f"The chosen path takes over {SLOW} times as long as the best in {len(slow)} of {len(resnet)} cases")

@@ -8,7 +8,7 @@ from tiedconv.bench.operators import Case, OperatorRow
 from tiedconv.bench.results import Results
 
 OPERATOR = OperatorRow(
-    Case("resnet", 8, 16, 4, 3, blocks=4, batch=2, memory_format="contiguous"),
+    Case(8, 4, 3, blocks=4, batch=2, memory_format="contiguous"),
     train=False,
     chosen="view",
     timings={"dense": Timing((2.0, 3.0)), "tied": Timing((1.0, 1.5))},
@@ -19,7 +19,7 @@ MODEL = ModelRow("memory", "float32", "resnet50", "eager", "contiguous", 8, mib=
 
 @pytest.mark.parametrize(("benchmark", "row"), [("operators", OPERATOR), ("models", MODEL)])
 def test_results_are_written_as_json(tmp_path, benchmark, row):
-    Results(benchmark, {"torch": "2"}, {"batch": 2}, [row]).write(tmp_path / "results.json")
+    Results(benchmark, {"torch": "2"}, {"batch": 2}, tmp_path / "results.json").add([row])
     assert json.loads((tmp_path / "results.json").read_text()) == {
         "benchmark": benchmark,
         "machine": {"torch": "2"},
@@ -30,5 +30,5 @@ def test_results_are_written_as_json(tmp_path, benchmark, row):
 
 
 def test_failures_are_listed():
-    results = Results("operators", {}, {}, [OPERATOR])
-    assert results.failures() == ["3x3, 8→16 ch, 4², B=4, contiguous, released: RuntimeError: no"]
+    results = Results("operators", {}, {}, rows=[OPERATOR])
+    assert results.failures() == ["3x3, 8 ch, 4², B=4, contiguous, released: RuntimeError: no"]

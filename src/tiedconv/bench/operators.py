@@ -1,4 +1,4 @@
-"""Times of single tied convolutions beside the other ways to compute them, and beside a convolution of full width."""
+"""Times of single tied convolutions beside the other ways to compute them, and beside a dense convolution."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,32 +16,25 @@ from ..ops.dispatch import choose
 from .released import released_tied_conv2d
 from .timer import Quartiles, Timing, describe_error, try_interleaved
 
-Sweep = Literal["resnet", "fig3"]
-Kernel = Literal[1, 3]
 MemoryFormat = Literal["contiguous", "channels_last"]
 FORMATS: dict[MemoryFormat, torch.memory_format] = {
     "contiguous": torch.contiguous_format,
     "channels_last": torch.channels_last,
 }
-BLOCKS: dict[Sweep, tuple[int, ...]] = {"resnet": (2, 4, 8), "fig3": (1, 2, 4, 8, 16, 32)}
-BATCH: dict[Sweep, int] = {"resnet": 8, "fig3": 1}
-REFERENCE: dict[Sweep, str] = {"resnet": "dense", "fig3": "standard"}
 
 # ResNet-50's own: channels in and out, height and width, kernel.
-RESNET_SHAPES = (
-    (64, 64, 56, 3),
-    (128, 128, 28, 3),
-    (256, 256, 14, 3),
-    (512, 512, 7, 3),
-    (256, 256, 56, 1),
-    (512, 512, 28, 1),
-    (1024, 1024, 14, 1),
-    (2048, 2048, 7, 1),
+SHAPES = (
+    (64, 56, 3),
+    (128, 28, 3),
+    (256, 14, 3),
+    (512, 7, 3),
+    (256, 56, 1),
+    (512, 28, 1),
+    (1024, 14, 1),
+    (2048, 7, 1),
 )
-FIG3_SHAPE = (2048, 64, 56)  # channels in, channels out for one block, height and width
 
 Convolve = Callable[[Tensor, Tensor], Tensor]
-Draw = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -49,8 +42,7 @@ class Case:
     """One tied convolution to time, with stride 1 and the padding that keeps height and width.
 
     Attributes:
-        sweep: what it belongs to, which decides what it is compared with.
-        in_channels, out_channels: of the tied convolution, multiples of ``blocks``.
+        channels: in and out, a multiple of ``blocks``.
         size: height and width of input and output, pixels.
         kernel: height and width of the kernel, odd.
         blocks: how many channel blocks share the filters.
@@ -58,9 +50,7 @@ class Case:
         memory_format: of input and weights.
     """
 
-    sweep: Sweep
-    in_channels: int
-    out_channels: int
+    channels: int
     size: int
     kernel: int
     blocks: int
@@ -70,16 +60,12 @@ class Case:
     @property
     def shape(self) -> str:
         """The convolution in words, without blocks and batch: ``3x3, 64 ch, 56²``."""
-        channels = f"{self.in_channels}"
-        if self.out_channels != self.in_channels:
-            channels += f"→{self.out_channels}"
-        return f"{self.kernel}x{self.kernel}, {channels} ch, {self.size}²"
+        return f"{self.kernel}x{self.kernel}, {self.channels} ch, {self.size}²"
 
     @property
     def flops(self) -> int:
-        """Operations of the tied forward pass on the whole batch, 2 per multiply-add: B times less than untied."""
-        untied = 2 * self.batch * self.in_channels * self.out_channels * self.kernel**2 * self.size**2
-        return untied // self.blocks
+        """Operations of the tied forward pass on the whole batch, 2 per multiply-add."""
+        return 2 * self.batch * self.channels**2 * self.kernel**2 * self.size**2 // self.blocks
 
 
 @dataclass(frozen=True)
@@ -109,17 +95,14 @@ class OperatorRow:
         return flops / self.timings[candidate].median / 1e9
 
     def speedup(self, candidate: str) -> Quartiles | None:
-        """How many times as fast as the sweep's untied convolution, round by round; None if that failed."""
-        reference = self.timings.get(REFERENCE[self.case.sweep])
-        return None if reference is None else self.timings[candidate].speedup_over(reference)
+        """How many times as fast as the dense convolution, round by round; None if that failed."""
+        dense = self.timings.get("dense")
+        return None if dense is None else self.timings[candidate].speedup_over(dense)
 
     @property
     def share_of_best(self) -> float | None:
-        """Speed of the chosen algorithm as a part of the fastest one's, at the median times, 0-1.
-
-        None in the sweep fig3, which does not time the algorithms, and where the chosen one failed.
-        """
-        if self.case.sweep == "fig3" or self.chosen not in self.timings:
+        """Speed of the chosen path as a part of the fastest path's, at the median times, 0-1; None if it failed."""
+        if self.chosen not in self.timings:
             return None
         medians = [timing.median for name, timing in self.timings.items() if name not in ("dense", "released", "tied")]
         return min(medians) / self.timings[self.chosen].median
@@ -151,43 +134,24 @@ class OperatorRow:
 
 
 def cases(
-    sweep: Sweep,
-    *,
-    blocks: Sequence[int] = (),
-    batch: int | None = None,
-    kernel: Kernel | None = None,
+    blocks: Sequence[int] = (2, 4, 8),
+    batch: int = 8,
     memory_formats: Sequence[MemoryFormat] = ("contiguous", "channels_last"),
 ) -> list[Case]:
-    """Return the cases of a sweep.
-
-    ``"resnet"`` has the 3x3 and 1x1 convolutions of ResNet-50. ``"fig3"`` is the paper's Fig. 3:
-    2048 channels of 56x56 pixels and 64 filters, applied to B blocks for 64·B outputs, which keeps the operations
-    equal for every B.
-
-    Args:
-        sweep: which one.
-        blocks: numbers of blocks. Default: 2, 4, 8, and 1 to 32 for fig3.
-        batch: images. Default: 8, and 1 for fig3.
-        kernel: height and width of the kernel in fig3. Default: 3. The other sweep has both.
-        memory_formats: of input and weights.
+    """Return the 3x3 and 1x1 convolutions of ResNet-50, with every number of blocks in every memory format.
 
     Raises:
-        ValueError: if a number of blocks does not divide a case's channels, a number is below 1, or ``kernel`` is given
-            for the other sweep.
+        ValueError: if a number of blocks does not divide a case's channels, or a number is below 1.
     """
-    if kernel is not None and sweep != "fig3":
-        raise ValueError(f"bench: kernel={kernel} is for the sweep fig3; {sweep} has 1x1 and 3x3. Leave kernel out.")
-    batch = BATCH[sweep] if batch is None else batch
     if batch < 1:
         raise ValueError(f"bench: batch must be at least 1, got batch={batch}.")
     made = []
-    for in_channels, filters, size, k in RESNET_SHAPES if sweep == "resnet" else [(*FIG3_SHAPE, kernel or 3)]:
-        for number in blocks or BLOCKS[sweep]:
-            out_channels = filters if sweep == "resnet" else filters * number
-            channels = {"in_channels": in_channels, "out_channels": out_channels}
-            with _checks.named("bench"):
-                _checks.check_blocks(channels, groups=1, blocks=number)
-            made += [Case(sweep, in_channels, out_channels, size, k, number, batch, f) for f in memory_formats]
+    for memory_format in memory_formats:
+        for channels, size, kernel in SHAPES:
+            for number in blocks:
+                with _checks.named("bench"):
+                    _checks.check_blocks({"channels": channels}, groups=1, blocks=number)
+                made.append(Case(channels, size, kernel, number, batch, memory_format))
     return made
 
 
@@ -201,11 +165,9 @@ def time_case(
 ) -> OperatorRow:
     """Time every candidate of a case, in turns. One that fails is named in the row, and the others go on.
 
-    Both sweeps have ``released``, the plain formulation (:func:`~tiedconv.bench.released.released_tied_conv2d`), and
-    ``tied``, :func:`tiedconv.ops.tied_conv2d`. ``"resnet"`` also has ``dense``, an untied convolution with as many
-    channels, and by its name each path that the dispatcher chooses from, with the output put into the input's memory
-    format as the dispatcher does. ``"fig3"`` also has ``standard``, the untied convolution with as many operations,
-    which is the case of one block, and ``grouped``, a convolution in B groups with filters of their own.
+    Candidates are ``dense``, an untied convolution with as many channels; each path that the dispatcher chooses from,
+    by its name; ``released``, the plain formulation (:func:`~tiedconv.bench.released_tied_conv2d`); and ``tied``,
+    :func:`tiedconv.ops.tied_conv2d`. Outputs of paths are put into the input's memory format, as the dispatcher does.
 
     Args:
         case: what to compute.
@@ -221,10 +183,10 @@ def time_case(
         return values.contiguous(memory_format=FORMATS[case.memory_format])
 
     try:
-        x = draw(case.batch, case.in_channels, case.size, case.size)
+        x, gradient = (draw(case.batch, case.channels, case.size, case.size) for _ in range(2))
         ways = candidates(case, x, draw)
         calls = {
-            name: _step(convolve, x, weight, _gradient(name, case, draw)) if train else partial(convolve, x, weight)
+            name: _step(convolve, x, weight, gradient) if train else partial(convolve, x, weight)
             for name, (convolve, weight) in ways.items()
         }
     except RuntimeError as error:  # no room
@@ -235,36 +197,23 @@ def time_case(
     return OperatorRow(case, train, chosen, timings, failed)
 
 
-def candidates(case: Case, x: Tensor, draw: Draw) -> dict[str, tuple[Convolve, Tensor]]:
+def candidates(case: Case, x: Tensor, draw: Callable[..., Tensor]) -> dict[str, tuple[Convolve, Tensor]]:
     """Return the ways to compute a case: by name the function of input and weight, and the weight.
 
     Args:
         case: what to compute.
-        x: :math:`(N, C_i, H, W)`, the input.
+        x: :math:`(N, C, H, W)`, the input.
         draw: makes a weight of a shape.
     """
-    groups, padding = case.blocks, case.kernel // 2
-    kernel = (case.kernel, case.kernel)
-    thin = draw(case.out_channels // groups, case.in_channels // groups, *kernel)
-    tied: dict[str, tuple[Convolve, Tensor]] = {
-        "released": (lambda x, w: released_tied_conv2d(x, w, padding=padding, blocks=groups), thin),
-        "tied": (lambda x, w: ops.tied_conv2d(x, w, padding=padding, blocks=groups), thin),
-    }
-    if case.sweep == "fig3":
-        standard = draw(case.out_channels // groups, case.in_channels, *kernel)
-        own = draw(case.out_channels, case.in_channels // groups, *kernel)
-        return {
-            "standard": (lambda x, w: F.conv2d(x, w, padding=padding), standard),
-            "grouped": (lambda x, w: F.conv2d(x, w, padding=padding, groups=groups), own),
-            **tied,
-        }
+    blocks, padding = case.blocks, case.kernel // 2
+    dense = draw(case.channels, case.channels, case.kernel, case.kernel)
+    thin = draw(case.channels // blocks, case.channels // blocks, case.kernel, case.kernel)
     args = _conv_args(case)
-    applicable = algorithms.applicable(x, thin, args)
-    dense = draw(case.out_channels, case.in_channels, *kernel)
     return {
         "dense": (lambda x, w: F.conv2d(x, w, padding=padding), dense),
-        **{name: (partial(_by_path, path, args), thin) for name, path in applicable.items()},
-        **tied,
+        **{name: (partial(_by_path, path, args), thin) for name, path in algorithms.applicable(x, thin, args).items()},
+        "released": (lambda x, w: released_tied_conv2d(x, w, padding=padding, blocks=blocks), thin),
+        "tied": (lambda x, w: ops.tied_conv2d(x, w, padding=padding, blocks=blocks), thin),
     }
 
 
@@ -274,11 +223,6 @@ def _by_path(path: algorithms.Algorithm, args: ConvArgs, x: Tensor, weight: Tens
 
 def _conv_args(case: Case) -> ConvArgs:
     return ConvArgs((1, 1), (case.kernel // 2,) * 2, (1, 1), 1, case.blocks)
-
-
-def _gradient(name: str, case: Case, draw: Draw) -> Tensor:
-    channels = case.out_channels // case.blocks if name == "standard" else case.out_channels
-    return draw(case.batch, channels, case.size, case.size)
 
 
 def _step(convolve: Convolve, x: Tensor, weight: Tensor, gradient: Tensor) -> Callable[[], object]:

@@ -3,38 +3,34 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import torch
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from .._files import check_writable
-from ..bench import ModelOptions, ModelRow, Quartiles, describe_machine, measure
+from ..bench import ModelOptions, ModelRow, OperatorRow, Quartiles, describe_machine, measure, time_case
 from ..bench.engines import IN_TORCH, Engine
 from ..bench.machine import check_device, keep_freed_memory
 from ..bench.models import UNITS, Precision, Quantity
-from ..bench.operators import REFERENCE, MemoryFormat, OperatorRow, Sweep, cases, time_case
+from ..bench.operators import MemoryFormat, cases
 from ..bench.results import Results
-from ._console import Progress, table_console
+from ._console import Progress, new_table, table_console
 
 
 def operators(
-    sweep: Sweep = "resnet",
-    blocks: Sequence[int] = (),
-    batch: int | None = None,
-    kernel: Literal[1, 3] | None = None,
-    memory_format: Literal["contiguous", "channels_last", "both"] = "both",
+    blocks: Sequence[int] = (2, 4, 8),
+    batch: int = 8,
+    memory_formats: Sequence[MemoryFormat] = ("contiguous", "channels_last"),
     train: bool = False,
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: Precision = "float32",
     device: str = "cpu",
     threads: int | None = None,
     rounds: int = 20,
     json: Path | None = None,
     plot: Path | None = None,
 ) -> None:
-    """Time tied convolutions beside the dense one and every other way to compute them.
+    """Time tied convolutions of ResNet-50's shapes beside the dense one and every other way to compute them.
 
     All candidates of a row take turns in one process, which keeps the memory it frees. Each cell has the median of the
     calls in ms with half the interquartile range, then how many times as fast as the dense convolution that is (paired
@@ -42,12 +38,9 @@ def operators(
     of the fastest path's.
 
     Args:
-        sweep: resnet has convolutions of ResNet-50; fig3 is the paper's Fig. 3, where the operations stay equal and the
-            blocks grow.
-        blocks: numbers of blocks, separated by commas. Default: 2,4,8, and 1,2,4,8,16,32 for fig3.
-        batch: images in a batch. Default: 8, and 1 for fig3.
-        kernel: kernel of fig3, 3 by default; the other sweep has both.
-        memory_format: of input and weights.
+        blocks: numbers of blocks, separated by commas.
+        batch: images in a batch.
+        memory_formats: contiguous and channels_last, separated by commas, of input and weights.
         train: time a forward and a backward pass (gradients of input and weight) instead of a forward pass.
         dtype: of input and weights.
         device: cpu, cuda or cuda:<number>.
@@ -57,17 +50,18 @@ def operators(
         plot: file to draw the results to; the suffix says the format.
     """
     place = _check(device, threads, rounds, json, plot)
-    formats: list[MemoryFormat] = ["contiguous", "channels_last"] if memory_format == "both" else [memory_format]
-    todo = cases(sweep, blocks=blocks, batch=batch, kernel=kernel, memory_formats=formats)
-    options = {"sweep": sweep, "batch": todo[0].batch, "train": train, "dtype": dtype, "rounds": rounds}
-    results = Results("operators", describe_machine(place), options)
+    todo = cases(blocks, batch, memory_formats)
+    options = {"batch": batch, "train": train, "dtype": dtype, "rounds": rounds}
+    results = Results("operators", describe_machine(place), options, json)
     with Progress() as progress:
         for case in progress.each("timing convolutions", todo, len(todo)):
-            results.add([time_case(case, train=train, dtype=getattr(torch, dtype), device=place, rounds=rounds)], json)
+            results.add([time_case(case, train=train, dtype=getattr(torch, dtype), device=place, rounds=rounds)])
     console = table_console()
-    for name in formats:
-        console.print(_operator_table([row for row in results.rows if row.case.memory_format == name], results))
-    _finish(console, results, json, plot)
+    for name in memory_formats:
+        rows = [row for row in results.rows if row.case.memory_format == name]
+        what = "forward and backward" if train else "forward"
+        console.print(_operator_table(rows, f"{name}, {what}, {dtype}, batch {batch}"))
+    _finish(console, results, plot)
 
 
 def models(
@@ -131,13 +125,13 @@ def models(
     )
     console = table_console()
     packages = [engine for engine in engines if engine not in IN_TORCH]
-    results = Results("models", describe_machine(place, packages), asdict(chosen))
+    results = Results("models", describe_machine(place, packages), asdict(chosen), json)
     with Progress() as progress:
         for quantity in chosen.measurable():
             measured = measure(chosen, quantity, progress)
-            results.add(measured, json)
+            results.add(measured)
             console.print(_model_table(measured))
-    _finish(console, results, json, plot)
+    _finish(console, results, plot)
 
 
 def _check(device: str, threads: int | None, rounds: int, json: Path | None, plot: Path | None) -> torch.device:
@@ -159,11 +153,11 @@ def _check(device: str, threads: int | None, rounds: int, json: Path | None, plo
     return check_device(device)
 
 
-def _finish(console: Console, results: Results, json: Path | None, plot: Path | None) -> None:
-    """Say what was measured where and what failed, draw, and end in an error if anything failed."""
+def _finish(console: Console, results: Results, plot: Path | None) -> None:
+    """Print where it was measured, draw, and raise if anything failed."""
     console.print(", ".join(f"{key} {value}" for key, value in results.machine.items()), markup=False)
-    if json:
-        console.print(f"Numbers: {json}", markup=False)
+    if results.path:
+        console.print(f"Numbers: {results.path}", markup=False)
     if plot:
         from ..bench.plots import draw
 
@@ -174,20 +168,14 @@ def _finish(console: Console, results: Results, json: Path | None, plot: Path | 
         raise RuntimeError(f"{len(failures)} not measured:\n" + "\n".join(failures))
 
 
-def _operator_table(rows: list[OperatorRow], results: Results) -> Table:
-    options = results.options
-    table = Table(
-        title=f"{rows[0].case.memory_format}, {'forward and backward' if options['train'] else 'forward'}, "
-        f"{options['dtype']}, batch {options['batch']}",
-        caption="ms per call ± half the interquartile range; how many times as fast as "
-        f"{REFERENCE[options['sweep']]}; GFLOP/s. Bold: the fastest.",
-        box=SIMPLE,
-        collapse_padding=True,
-    )
-    table.add_column("case")
+def _operator_table(rows: list[OperatorRow], title: str) -> Table:
+    caption = "ms per call ± half the interquartile range; how many times as fast as dense; GFLOP/s. Bold: the fastest."
+    shares = [row.share_of_best for row in rows if row.share_of_best is not None]
+    if shares:
+        caption += " Path: the one that the dispatcher chooses, and its speed as a part of the fastest path's, "
+        caption += f"here at least {min(shares):.2f}."
     names = list(dict.fromkeys(name for row in rows for name in (*row.timings, *row.failed)))
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
+    table = new_table(["case"], names, title=title, caption=caption, collapse_padding=True)
     table.add_column("path", no_wrap=True)
     for row in rows:
         fastest = min(row.timings, key=lambda name: row.timings[name].median, default="")
@@ -195,10 +183,6 @@ def _operator_table(rows: list[OperatorRow], results: Results) -> Table:
         cells = [f"[bold]{cell}[/bold]" if name == fastest else cell for name, cell in zip(names, cells, strict=True)]
         share = "" if row.share_of_best is None else f"\n{row.share_of_best:.2f}"
         table.add_row(f"{row.case.shape}\nB = {row.case.blocks}", *cells, row.chosen + share)
-    shares = [row.share_of_best for row in rows if row.share_of_best is not None]
-    if shares:
-        table.caption = f"{table.caption} Path: the one that the dispatcher chooses, and its speed as a part of the "
-        table.caption += f"fastest path's, here at least {min(shares):.2f}."
     return table
 
 
@@ -215,11 +199,8 @@ def _operator_cell(row: OperatorRow, name: str) -> str:
 def _model_table(rows: list[ModelRow]) -> Table:
     first = rows[0]
     unit = UNITS[first.quantity]
-    table = Table(title=f"{first.quantity}, {unit}, {first.dtype}, batch {first.batch}", box=SIMPLE)
-    for header in ("model", "engine", "format"):
-        table.add_column(header)
-    for header in (unit, f"x {first.model}", "x its best"):
-        table.add_column(header, justify="right")
+    title = f"{first.quantity}, {unit}, {first.dtype}, batch {first.batch}"
+    table = new_table(("model", "engine", "format"), (unit, f"x {first.model}", "x its best"), title=title)
     for row in rows:
         value = row.value
         table.add_row(

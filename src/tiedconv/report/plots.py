@@ -134,7 +134,7 @@ def plot_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str] = (),
     cells[..., 3] = np.where(share > 0, 0.1 + 0.9 * np.sqrt(share), 0)
     extent = (-0.5, len(counts) - 0.5, len(counts) - 0.5, -0.5)
     ax.imshow(cells, interpolation="none", extent=extent)
-    style.tidy(ax, xlabel="Predicted class", grid="")
+    style.tidy(ax, xlabel="Predicted class", grid=None)
     ax.set_ylabel("True class", fontsize=8, color=style.MUTED)
     if len(counts) <= 20:
         _name_cells(ax, matrix, [style.short(str(name), 12) for name in classes or range(len(counts))])

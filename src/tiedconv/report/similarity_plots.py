@@ -81,7 +81,7 @@ def plot_matrix(layer: LayerSimilarity, ax: "Axes | None" = None) -> "Axes":
     )
     cells = np.ma.masked_array(layer.matrix.numpy(), mask=layer.images.numpy() == 0)
     count = len(layer.channels)
-    style.tidy(ax, grid="")
+    style.tidy(ax, grid=None)
     if not count:
         ax.set_xticks([])
         ax.set_yticks([])

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .._extras import require
 from .._files import printable
@@ -53,10 +53,10 @@ def new_axes(width: float = 4.2, height: float = 2.7) -> "Axes":
     return new_figure(width, height).add_subplot()
 
 
-def tidy(ax: "Axes", *, xlabel: str = "", ylabel: str = "", grid: str = "y") -> None:
+def tidy(ax: "Axes", *, xlabel: str = "", ylabel: str = "", grid: Literal["x", "y", "both"] | None = "y") -> None:
     """Remove the frame, set small grey ticks, and put the y label above the axis, where it need not be turned.
 
-    ``grid`` is ``"y"`` for horizontal rules, ``"both"`` for rules both ways, empty for none.
+    ``grid`` names the axis whose ticks have rules.
     """
     for side, spine in ax.spines.items():
         spine.set_visible(side == "bottom" and bool(grid))
@@ -65,7 +65,7 @@ def tidy(ax: "Axes", *, xlabel: str = "", ylabel: str = "", grid: str = "y") -> 
     ax.tick_params(which="both", length=0, pad=4, labelsize=8, labelcolor=MUTED)
     ax.set_axisbelow(True)
     if grid:
-        ax.grid(axis="y" if grid == "y" else "both", color=RULE, linewidth=0.6)
+        ax.grid(axis=grid, color=RULE, linewidth=0.6)
     ax.set_xlabel(xlabel, fontsize=8, color=MUTED)
     if ylabel:
         ax.set_title(ylabel, loc="left", fontsize=8.5, color=INK, pad=8)
