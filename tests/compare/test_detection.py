@@ -118,8 +118,6 @@ def test_options_of_classifiers_are_refused(tmp_path):
         run(tmp_path, budget=replace(BUDGET, label_smoothing=0.1, mixup=0.2))
 
 
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "remedy"), [("result.json", "Remove it: "), ("detections.json", "Remove .*result.json: ")]

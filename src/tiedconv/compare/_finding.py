@@ -91,13 +91,9 @@ def _difference(ours: Sequence[float], theirs: Sequence[float], images: int) -> 
     sign, direction, opposite = (1, "higher", "lower") if difference > 0 else (-1, "lower", "higher")
     points = _points(abs(difference))
     what = f"{points} points {direction}" if float(points) else "no difference"
-    if images and abs(difference) * images < 1:
-        return f"{what}, less than one validation image: neither is shown to be better"
-    if min(len(ours), len(theirs)) < 2:
-        return f"{what}. A single run has no spread over seeds to set this against, so it decides nothing"
     bounds = interval(ours, theirs, images)
     if bounds is None:
-        return f"{what}. The runs of each model are alike, so it decides nothing"
+        return f"{what}. There is no spread over seeds to set this against, so it decides nothing"
     near, far = sorted(sign * bound for bound in bounds)
     over = f"95{NARROW}% interval over seeds"
     if float(_points(near)) > 0:  # as printed
