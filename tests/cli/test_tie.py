@@ -36,7 +36,7 @@ def test_with_data_accuracy_is_printed_for_every_stage(tmp_path, checkpoint, cap
     arguments = ["tie", "--model", "resnet_tiny", "--checkpoint", str(checkpoint), "--init", "data", "--samples", "64"]
     arguments += ["--data", "Digits", "--data.image_size", "8", "--data.batch_size", "256", "--finetune", "1"]
     main([*arguments, "--output", str(tmp_path / "out")])
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().err
     for stage in ("before", "tied", "fine-tuned"):
         assert f"\n{stage}: top-1 " in f"\n{printed}"
     assert "norms re-estimated" not in printed  # the fit has seen to that

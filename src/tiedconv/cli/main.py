@@ -57,7 +57,7 @@ _COMMANDS = {
         "bench.operators",
         "time tied convolutions beside dense ones",
         "tiedconv bench operators --blocks 2,4 --json operators.json --plot operators.svg\n"
-        "  tiedconv bench operators --sweep fig3 --train",
+        "  tiedconv bench operators --train --memory_formats channels_last",
     ),
     "bench models": _Command(
         "bench.models",

@@ -1,12 +1,12 @@
 """``tiedconv tie``."""
 
 import json as json_format
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from .._files import write_whole
@@ -22,7 +22,7 @@ from ..models.inputs import check_images, set_images
 from ..models.named import TORCHVISION, is_random
 from ..models.weights import read_checkpoint
 from ..tasks.optimization import Optimization
-from ._console import table_console
+from ._console import Progress, log, table_console
 
 
 def tie(
@@ -82,9 +82,7 @@ def tie(
     kwargs = {**(trained.get("model_kwargs") or {}), **(model_kwargs or {})}
     network = build_model(model, checkpoint=checkpoint, **kwargs, **sizes).eval()
     check_images(network, data.pretrained_cfg)
-    errors = Console(stderr=True)
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
-        fitting = bar.add_task("fitting layers", visible=False)
+    with Progress() as progress:
         report, stages = tie_and_finetune(
             network,
             model,
@@ -97,8 +95,8 @@ def tie(
             samples=samples,
             budget=Budget(finetune, optimization) if finetune else None,
             seed=seed,
-            say=lambda line: console.print(line, highlight=False, markup=False),
-            progress=lambda done, total: bar.update(fitting, completed=done, total=total, visible=done < total),
+            say=log,
+            progress=partial(progress, "fitting layers"),
         )
     console.print(str(report), markup=False, soft_wrap=True)
     set_images(network, data.pretrained_cfg)
