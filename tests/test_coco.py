@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as reference
 
-from tiedconv._coco import check_data_set, check_ground_truth, decode_mask, encode_mask, has_pixels, read_json
+from tiedconv._coco import check_data_set, check_ground_truth, decode_mask, encode_mask, read_json
 
 RNG = np.random.default_rng(0)
 MASKS = [RNG.random((7, 5)) < share for share in (0.0, 0.2, 0.5, 1.0)]
@@ -113,16 +113,3 @@ def test_the_area_of_a_box_that_reaches_beyond_its_image_is_taken():
 def test_json_of_windows_is_read(tmp_path, encoding):
     (tmp_path / "a.json").write_bytes('{\r\n"name": "Gerät"\r\n}\r\n'.encode(encoding))
     assert read_json(tmp_path / "a.json") == {"name": "Gerät"}
-
-
-def test_masks_have_pixels_where_decoding_finds_some():
-    rng = np.random.default_rng(1)
-    found = set()
-    for size in rng.choice([0.5, 1, 3, 8, 30], 400):
-        polygon = (rng.uniform(-3, 12, 2) + rng.uniform(0, size, (rng.integers(3, 7), 2))).ravel().tolist()
-        expected = bool(decode_mask([polygon], (9, 11)).any())
-        assert has_pixels([polygon], (9, 11)) == expected
-        found.add(expected)
-    assert found == {True, False}
-    for mask in MASKS:
-        assert has_pixels(encode_mask(mask), (7, 5)) == mask.any()

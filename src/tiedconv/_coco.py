@@ -4,7 +4,6 @@ The checks say what is wrong; callers put their own name and the file in front w
 """
 
 import json
-import math
 import reprlib
 import sys
 from collections import Counter
@@ -167,25 +166,6 @@ def check_masks(
             )
 
 
-def has_pixels(segmentation: Any, size: tuple[int, int]) -> bool:
-    """Whether a mask that :func:`check_masks` has accepted has a pixel in an image of height and width ``size``."""
-    if isinstance(segmentation, Mapping):
-        runs = _run_lengths(segmentation["counts"])
-        return runs is not None and bool(runs[1::2].any())
-    for polygon in segmentation:
-        if len(polygon) >= 6:
-            xs, ys = polygon[::2], polygon[1::2]
-            if min(min(xs), min(ys)) < 0 or max(xs) > size[1] or max(ys) > size[0]:
-                continue
-            points = list(zip(xs, ys, strict=True))
-            after = [*points[1:], points[0]]
-            area = abs(sum(x * v - y * u for (x, y), (u, v) in zip(points, after, strict=True))) / 2
-            # A closed curve whose area exceeds its length surrounds the centre of a pixel; twice, for what is rounded.
-            if area > 2 * sum(map(math.dist, points, after)):
-                return True
-    return bool(decode_mask(segmentation, size).any())  # slow, therefore only for the few that may be empty
-
-
 def _check_parts(content: Any) -> None:
     parts = ("images", "annotations", "categories")
     if not isinstance(content, Mapping) or not all(isinstance(content.get(part), list) for part in parts):
@@ -314,11 +294,9 @@ def _run_lengths(counts: Any) -> Array | None:
     return runs if runs.min() >= 0 else None
 
 
-_SINGULAR = {"images": "image", "annotations": "annotation", "categories": "category"}
-
-
 def _name(part: str, index: int, entry: Any) -> str:
     """Return a name for an entry: its id, or its place if it has no id."""
-    if part in _SINGULAR and isinstance(entry, Mapping) and "id" in entry:
-        return f"{_SINGULAR[part]} {entry['id']}"
+    singular = {"images": "image", "annotations": "annotation", "categories": "category"}
+    if part in singular and isinstance(entry, Mapping) and "id" in entry:
+        return f"{singular[part]} {entry['id']}"
     return f"{part}[{index}]"

@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from .._checks import named
-from .._coco import Array, check_data_set, check_masks, decode_mask, has_pixels
+from .._coco import Array, check_data_set, check_masks, decode_mask
 from ._annotated import Annotated, check_images, on_disk, open_image, size_of
 from ._images import Transform
 from ._listing import counted, few
@@ -48,9 +48,9 @@ class DetectionData(ImageData):
     - ``image_id``: int, ``area``: (N,) float32 in pixels, ``iscrowd``: (N,) int64.
 
     Training leaves out crowd regions, boxes without area in their image (a side below a hundredth of a pixel), outlines
-    of fewer than three points, masks without pixels, and images on which nothing remains; one warning counts them. The
-    validation split has every image; its target is the ``image_id`` alone, since metrics are computed from
-    :meth:`ground_truth`. Images keep their size: detectors scale and normalise them.
+    of fewer than three points, and images on which nothing remains; one warning counts them. The validation split has
+    every image; its target is the ``image_id`` alone, since metrics are computed from :meth:`ground_truth`. Images keep
+    their size: detectors scale and normalise them.
 
     Photographs are turned upright as their camera says (EXIF), as for prediction, unless only the stored picture has
     the annotated size. A warning counts those that are kept as stored, and those whose size leaves it open.
@@ -243,8 +243,6 @@ class DetectionData(ImageData):
         objects: _Objects = defaultdict(list)
         left_out: dict[str, list[str]] = defaultdict(list)
         for annotation, record, reason in rows:
-            if not reason and self.masks and not has_pixels(annotation["segmentation"], size_of(record)[::-1]):
-                reason = "masks without pixels"
             if reason:
                 left_out[reason].append(record["file_name"])
             else:

@@ -55,12 +55,11 @@ class CascadeRoIHeads(nn.Module):
     as in its variant with a mask head in every stage. It takes the place of ``roi_heads`` in torchvision's
     ``GeneralizedRCNN``.
 
-    In training, a stage samples among its proposals and the ground truth, by its own IoU threshold. The samples, but
-    for the ground-truth boxes, are refined into the next stage's proposals, through which no gradient flows. At
-    evaluation, all proposals pass all stages. The last stage's boxes get the mean of the stages' class probabilities,
-    where each stage has scored the boxes it was given, and the last stage's ``score_thresh``, ``nms_thresh`` and
-    ``detections_per_img`` choose among them. Each stage then predicts masks in the final boxes, and their
-    probabilities are averaged.
+    In training, a stage samples among its proposals and the ground truth, by its own IoU threshold. The samples, except
+    for the ground-truth boxes, are refined into the next stage's proposals, without a gradient. At evaluation, all
+    proposals pass all stages. The last stage's boxes get the mean of the class probabilities that each stage gave its
+    own boxes, and its ``score_thresh``, ``nms_thresh`` and ``detections_per_img`` choose among them. Every stage then
+    predicts masks in the final boxes, and their probabilities are averaged.
 
     Args:
         stages: the heads of each stage, at least one, with masks in all or in none and without keypoints. The paper has
@@ -85,15 +84,10 @@ class CascadeRoIHeads(nn.Module):
             only, or keypoint heads; at the call in training, if targets or one of their keys are missing.
 
     Example:
-        >>> from torchvision.models.detection.faster_rcnn import TwoMLPHead
-        >>> from torchvision.ops import MultiScaleRoIAlign
-        >>> pool = MultiScaleRoIAlign(["0"], output_size=7, sampling_ratio=2)
-        >>> def stage(iou, *coder_weights):
-        ...     head, predictor = TwoMLPHead(8 * 7 * 7, 32), ClassAgnosticPredictor(32, num_classes=3)
-        ...     return RoIHeads(pool, head, predictor, iou, iou, 512, 0.25, coder_weights, 0.05, 0.5, 100)
-        >>> stages = [stage(0.5, 10, 10, 5, 5), stage(0.6, 20, 20, 10, 10), stage(0.7, 30, 30, 15, 15)]
-        >>> heads = CascadeRoIHeads(stages).eval()
-        >>> detections, losses = heads({"0": torch.zeros(1, 8, 16, 16)}, [torch.tensor([[8.0, 8, 40, 48]])], [(64, 64)])
+        >>> from tiedconv.detection import build_detector
+        >>> heads = build_detector("cascade_rcnn", backbone="tiedresnet_tiny", num_classes=3).eval().roi_heads
+        >>> maps = {str(i): torch.zeros(1, 256, 16, 16) for i in range(4)}
+        >>> detections, losses = heads(maps, [torch.tensor([[8.0, 8, 40, 48]])], [(64, 64)])
         >>> sorted(detections[0]), losses
         (['boxes', 'labels', 'scores'], {})
     """
