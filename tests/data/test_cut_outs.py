@@ -11,6 +11,7 @@ from tests.data.test_scenes import annotations, contents
 
 from tiedconv.analysis import occlusion_ratios
 from tiedconv.data import OcclusionScenes, SceneOptions
+from tiedconv.data._compose import outlines
 from tiedconv.data.scenes import write_scenes
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -138,6 +139,29 @@ def test_splits_share_no_cut_out_and_keep_them_for_any_seed(options, tmp_path):
     assert seen["train", 0] == seen["train", 1]
     write_scenes(tmp_path / "all", dataclasses.replace(options, val_share=0))
     assert len(shades(tmp_path / "all", "train")) == len(shades(tmp_path / "all", "val")) == 10
+
+
+def test_polygons_are_the_outlines_of_the_masks(options, tmp_path):
+    """An object that a bar divides has two, and pycocotools fills them as the mask is."""
+    write_scenes(tmp_path / "rle", options)
+    write_scenes(tmp_path / "polygons", dataclasses.replace(options, mask_format="polygons"))
+    for part in ("train", "val"):
+        expected, found = (annotations(tmp_path / name, part)["annotations"] for name in ("rle", "polygons"))
+        for one, other in zip(expected, found, strict=True):
+            assert {k: v for k, v in one.items() if "seg" not in k} == {
+                k: v for k, v in other.items() if "seg" not in k
+            }
+            for key in ("segmentation", "amodal_segmentation"):
+                filled = coco_masks.merge(coco_masks.frPyObjects(other[key], 96, 96))
+                assert coco_masks.iou([filled], [one[key]], [0]).item() > 0.93
+    mask = np.zeros((9, 12), dtype=bool)
+    mask[0:4, 0:5] = mask[6:9, 2:12] = True
+    mask[1, 1] = False
+    corners = [[x, y] for polygon in outlines(mask) for x, y in np.reshape(polygon, (-1, 2)).tolist()]
+    assert len(outlines(mask)) == 2
+    assert np.min(corners, 0).tolist() == [0, 0]
+    assert np.max(corners, 0).tolist() == [12, 9]
+    assert len(corners) == 16  # of either rectangle the four corners, each cut
 
 
 def test_a_single_cut_out_is_in_both_splits_and_said_so(options, tmp_path):

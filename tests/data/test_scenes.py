@@ -292,6 +292,7 @@ def test_scenes_of_clothes_use_each_splits_own_images(tmp_path, monkeypatch):
         ({"min_visible": 0}, r"min_visible must be in \(0, 1\], got 0\."),
         ({"noise": float("nan")}, r"noise must be from 0 to 100, got nan\."),
         ({"file_type": "gif"}, r"file_type must be png or jpg, got 'gif'\."),
+        ({"mask_format": "png"}, r"mask_format must be rle or polygons, got 'png'\."),
         ({"seed": -1}, r"seed must be at least 0, got -1\."),
     ],
 )

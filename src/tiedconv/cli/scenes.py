@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..data.scenes import FileType, SceneOptions, write_scenes
+from ..data.scenes import FileType, MaskFormat, SceneOptions, write_scenes
 from ._console import Progress, table_console
 
 
@@ -24,6 +24,7 @@ def scenes(
     min_visible: float = 0.25,
     noise: float = 0.0,
     file_type: FileType = "jpg",
+    mask_format: MaskFormat = "rle",
     seed: int = 0,
     workers: int | None = None,
 ) -> None:
@@ -52,6 +53,7 @@ def scenes(
         min_visible: share of each object that remains visible at least.
         noise: standard deviation of noise on the pixels, which go from 0 to 255.
         file_type: of the images.
+        mask_format: RLE, or polygons for tools that read nothing else. Polygons fill holes.
         seed: of everything that is random.
         workers: threads that draw; the images do not depend on it. Default: one per CPU core.
     """
@@ -72,6 +74,7 @@ def scenes(
         min_visible=min_visible,
         noise=noise,
         file_type=file_type,
+        mask_format=mask_format,
         seed=seed,
     )
     with Progress() as progress:

@@ -1,13 +1,13 @@
 """One generated scene: where objects lie, what of them can be seen, and its annotations."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from .._coco import encode_mask
+from .._extras import require
 from ._cut_outs import Array, Objects, trimmed
 
 _LAYOUTS = 40  # placements tried for a scene; the one nearest to the overlap asked for is taken
@@ -58,11 +58,12 @@ def compose(
     objects: Sequence[tuple[Image.Image, int]],
     overlap: float,
     min_visible: float,
+    encode: Callable[[Array], Any],
     rng: np.random.Generator,
 ) -> tuple[list[dict[str, Any]], float]:
     """Paste objects onto a background (H, W, 3), in place, the first lowest.
 
-    Objects of which less than ``min_visible`` can be seen are left out.
+    Objects of which less than ``min_visible`` can be seen are left out. ``encode`` writes a mask (H, W) for JSON.
 
     Returns:
         The annotations, lowest object first, and the overlap that was reached: the paper's r (eq. 5) of whole objects.
@@ -85,7 +86,17 @@ def compose(
     for layer, (y, x) in zip(layers, corners, strict=True):
         below = background[y : y + len(layer), x : x + layer.shape[1]]
         below += layer[..., 3:] / 255 * (layer[..., :3] - below)
-    annotations = [_annotation(*one) for one in zip(labels, visible, whole, shares, strict=True)]
+    annotations = [
+        {
+            "category_id": label + 1,
+            "bbox": _box(seen),
+            "area": int(seen.sum()),
+            "segmentation": encode(seen),
+            "amodal_segmentation": encode(mask),
+            "visible_fraction": round(float(share), 4),
+        }
+        for label, seen, mask, share in zip(labels, visible, whole, shares, strict=True)
+    ]
     return annotations, _overlap(whole)
 
 
@@ -140,13 +151,22 @@ def _visible(whole: Array) -> Array:
     return visible
 
 
-def _annotation(label: int, visible: Array, whole: Array, share: float) -> dict[str, Any]:
-    (x0, x1), (y0, y1) = (np.flatnonzero(visible.any(axis))[[0, -1]].tolist() for axis in (0, 1))
-    return {
-        "category_id": label + 1,
-        "bbox": [x0, y0, x1 - x0 + 1, y1 - y0 + 1],
-        "area": int(visible.sum()),
-        "segmentation": encode_mask(visible),
-        "amodal_segmentation": encode_mask(whole),
-        "visible_fraction": round(float(share), 4),
-    }
+def _box(mask: Array) -> list[int]:
+    """Return the box around a mask as COCO writes it: x, y, width, height."""
+    (x0, x1), (y0, y1) = (np.flatnonzero(mask.any(axis))[[0, -1]].tolist() for axis in (0, 1))
+    return [x0, y0, x1 - x0 + 1, y1 - y0 + 1]
+
+
+def outlines(mask: Array) -> list[list[float]]:
+    """Return the parts of a mask (H, W) as COCO's polygons, ``[x1, y1, x2, y2, ...]``; holes are filled."""
+    contours = require("contourpy", extra="detection")
+    padded = np.pad(mask, 1).astype(float)  # what touches the border ends there
+    found = []
+    for points, offsets in zip(
+        *contours.contour_generator(z=padded, fill_type="OuterOffset").filled(0.5, 2), strict=True
+    ):
+        ring = points[: offsets[1] - 1]  # the first is the outer one; it ends where it begins
+        before, after = ring - np.roll(ring, 1, 0), np.roll(ring, -1, 0) - ring
+        corners = ring[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
+        found.append((corners - 0.5).ravel().tolist())  # from centres of pixels, one further because of the padding
+    return found

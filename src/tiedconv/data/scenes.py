@@ -13,14 +13,16 @@ import numpy as np
 from PIL import Image
 
 from .._checks import named
+from .._coco import encode_mask
 from .._files import write_whole
-from ._compose import compose, draw_objects
+from ._compose import compose, draw_objects, outlines
 from ._cut_outs import Background, Objects, class_names, read_backgrounds, read_objects
 from ._listing import is_hidden
 from .coco import Coco
 
 T = TypeVar("T")
 FileType = Literal["png", "jpg"]
+MaskFormat = Literal["rle", "polygons"]
 
 _ANNOTATIONS = "annotations/instances_{}.json"
 _DONE, _STARTED = "scenes.json", "scenes.started"  # the options, under the second name until all is written
@@ -51,6 +53,7 @@ class SceneOptions:
             objects.
         noise: standard deviation of the noise that is added to the pixels, which go from 0 to 255.
         file_type: of the images: ``"png"``, or the smaller ``"jpg"``.
+        mask_format: ``"rle"``, or ``"polygons"`` for tools that read nothing else; these fill holes.
         seed: decides everything that is drawn.
     """
 
@@ -70,6 +73,7 @@ class SceneOptions:
     min_visible: float = 0.1
     noise: float = 6.0
     file_type: FileType = "png"
+    mask_format: MaskFormat = "rle"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -95,8 +99,10 @@ class SceneOptions:
         ):
             if not holds:
                 raise ValueError(f"SceneOptions: {name} must be {allowed}, got {getattr(self, name)}.")
-        if self.file_type not in get_args(FileType):
-            raise ValueError(f"SceneOptions: file_type must be png or jpg, got {self.file_type!r}.")
+        for name, kind in (("file_type", FileType), ("mask_format", MaskFormat)):
+            if getattr(self, name) not in get_args(kind):
+                allowed = " or ".join(get_args(kind))
+                raise ValueError(f"SceneOptions: {name} must be {allowed}, got {getattr(self, name)!r}.")
 
 
 class OcclusionScenes(Coco):
@@ -231,7 +237,8 @@ def _write_scene(
     count = int(rng.integers(options.min_objects, options.max_objects + 1))
     chosen = draw_objects(objects, count, (options.min_size, options.max_size), options.rotation, options.flip, rng)
     canvas = background(rng)
-    annotations, ratio = compose(canvas, chosen, overlap, options.min_visible, rng)
+    encode = outlines if options.mask_format == "polygons" else encode_mask
+    annotations, ratio = compose(canvas, chosen, overlap, options.min_visible, encode, rng)
     if options.noise:
         canvas += rng.normal(0, options.noise, canvas.shape)
     name = f"{number:06d}.{options.file_type}"
