@@ -39,7 +39,7 @@ class ImageFolder(ClassificationData):
 
     Raises:
         FileNotFoundError: if ``root`` lacks one of the two folders; when a split is built, if a class has no image.
-        OSError: before training, if a file is not an image, whatever its suffix says.
+        OSError: when a split is built, if a file is not an image, whatever its suffix says.
         ValueError: if the two folders do not hold the same classes, or ``scale`` is not a range within 0-1.
     """
 
@@ -81,16 +81,14 @@ class ImageFolder(ClassificationData):
         names = {}
         for part in ("train", "val"):
             folder = self.root / part
-            if not folder.is_dir():
-                raise FileNotFoundError(
-                    f"{type(self).__name__}: {folder} is not a folder. Expected {self.root}/train/<class>/<image> and "
-                    f"{self.root}/val/<class>/<image>."
-                )
-            names[part] = class_folders(folder)
+            names[part] = class_folders(folder) if folder.is_dir() else []
             if not names[part]:
-                raise FileNotFoundError(f"{type(self).__name__}: {folder} holds no folder. Expected one per class.")
-        if names["train"] != names["val"]:
-            differing = sorted(set(names["train"]) ^ set(names["val"]))
+                raise FileNotFoundError(
+                    f"{type(self).__name__}: {folder} is not a folder of class folders. Expected "
+                    f"{self.root}/train/<class>/<image> and {self.root}/val/<class>/<image>."
+                )
+        differing = sorted(set(names["train"]) ^ set(names["val"]))
+        if differing:
             raise ValueError(
                 f"{type(self).__name__}: train and val of {self.root} hold different classes; only in one of them: "
                 f"{few(differing)}."
@@ -153,8 +151,8 @@ class ImageNet(ImageFolder):
             names = datasets.ImageNet(str(self.root), split="val").classes
         except RuntimeError as error:
             raise FileNotFoundError(
-                f"ImageNet: {self.root} does not hold ImageNet-1k. {error} For images already sorted into "
-                "train/<class> and val/<class>, use ImageFolder."
+                f"ImageNet: {self.root} does not hold ImageNet-1k. {error} For images in train/<class> and "
+                "val/<class>, use ImageFolder."
             ) from error
         return tuple(", ".join(synonyms) for synonyms in names)  # the first alone is not unique: two cranes
 
