@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from tiedconv.cli.main import main
-from tiedconv.data import ClassificationData, Digits, ImageFolder
+from tiedconv.data import ClassificationData, Digits, ImageFolder, write_shards
 from tiedconv.export import from_pretrained, save_pretrained
 from tiedconv.models import build_model
 from tiedconv.models.inputs import check_images, eval_transform, input_size, label_names
@@ -69,6 +69,9 @@ def test_a_prediction_takes_the_trainings_size_unless_another_is_given(photos, t
     main(line.split())
     printed = capsys.readouterr().out
     assert "--data.image_size is 32, as in the training.\n--data.crop_pct is 1.0, as in the training." in printed
+    write_shards(data, str(tmp_path / "shards"))
+    main(line.replace("ImageFolder", "StreamedImages").replace(str(photos), str(tmp_path / "shards")).split())
+    assert "--data.image_size is 32, as in the training." in capsys.readouterr().out
     for size in (48, 224):  # 224 is the default
         with pytest.warns(UserWarning, match=rf"--data\.image_size is {size}; the network was trained with 32"):
             main([*line.split(), f"--data.image_size={size}"])

@@ -125,7 +125,8 @@ def _adopt_images(data: Any, checkpoint: Path, arguments: Sequence[str]) -> None
         return  # what is wrong with it is said when it is loaded
     if trained is None:
         return
-    defaults = inspect.signature(pydoc.locate(data.class_path)).parameters  # type: ignore[arg-type]  # it is a class
+    classes = reversed(pydoc.locate(data.class_path).__mro__)  # type: ignore[attr-defined]  # it is a class
+    defaults = {name: p for one in classes for name, p in inspect.signature(one.__init__).parameters.items()}
     _, height, width = trained["input_size"]
     for name, value in (("image_size", height if height == width else None), ("crop_pct", trained.get("crop_pct"))):
         given = data.init_args.get(name)
