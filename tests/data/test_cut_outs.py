@@ -121,7 +121,7 @@ def test_the_number_of_workers_does_not_matter(options, tmp_path):
     write_scenes(tmp_path / "one", options, 1, lambda done, total: finished.append((done, total)))
     write_scenes(tmp_path / "many", options, 7)
     assert contents(tmp_path / "one") == contents(tmp_path / "many")
-    assert finished == [(i, 10) for i in range(1, 11)]
+    assert finished == [(i, 10) for i in range(11)]
     with pytest.raises(ValueError, match=r"write_scenes: workers must be at least 1, got 0\."):
         write_scenes(tmp_path / "none", options, 0)
 
@@ -166,7 +166,7 @@ def test_polygons_are_the_outlines_of_the_masks(options, tmp_path):
 
 def test_a_single_cut_out_is_in_both_splits_and_said_so(options, tmp_path):
     draw_disc(tmp_path / "cut" / "green" / "only.png", (0, 250, 0))
-    with pytest.warns(UserWarning, match=r"1 classes have a single cut-out, which is .* in both splits: green\. Add"):
+    with pytest.warns(UserWarning, match=r"a single cut-out have it in both splits: green, 1 in all\. Add"):
         write_scenes(tmp_path / "out", options)
     for part in ("train", "val"):
         assert 2 in {a["category_id"] for a in annotations(tmp_path / "out", part)["annotations"]}
@@ -272,7 +272,7 @@ def _noisy_photo(folder, name):
         (_opaque, ValueError, r"red/9\.jpg has no transparent pixel: .* Cut the object out and save it as PNG"),
         (_invisible, ValueError, r"red/9\.png is transparent everywhere\. Replace the file or take it out"),
         (lambda f: (f / "cut" / "dog").mkdir(), FileNotFoundError, r"cut/dog holds no picture\. Put some in or remove"),
-        (_beside, ValueError, r"1 pictures are in no folder of a class \(.*cut/a\.png\)\. Move each to .*cut/<class>"),
+        (_beside, ValueError, r"in no folder of a class: .*cut/a\.png, 1 in all\. Move each to .*cut/<class>"),
         (lambda f: shutil.rmtree(f / "cut"), FileNotFoundError, r"objects must be digits, .*; '.*cut' is not a folder"),
         (
             _small,

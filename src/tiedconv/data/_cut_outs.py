@@ -35,7 +35,7 @@ class Objects(Protocol):
     labels: list[int]
 
     def cut_out(self, index: int, size: int, rng: np.random.Generator) -> Image.Image:
-        """Return an object in RGBA, about as large as ``size`` x ``size`` pixels or larger."""
+        """Return an object in RGBA; where it is drawn and not read, in ``size`` x ``size`` pixels."""
 
 
 def class_names(objects: str) -> list[str]:
@@ -87,8 +87,8 @@ def read_objects(objects: str, val_share: float, max_size: int) -> dict[bool, Ob
         of_class.get(path.parts[len(folder.parts)], outside).append(path)
     if outside:
         raise ValueError(
-            f"{len(outside)} pictures are in no folder of a class ({few(outside)}). Move each to {folder}/<class> or "
-            "take it out."
+            f"pictures in no folder of a class: {few(outside)}, {len(outside)} in all. Move each to {folder}/<class> "
+            "or take it out."
         )
     for name, found in of_class.items():
         if not found:
@@ -97,8 +97,8 @@ def read_objects(objects: str, val_share: float, max_size: int) -> dict[bool, Ob
     single = [name for name, found in of_class.items() if len(found) == 1]
     if single and val_share:
         warnings.warn(
-            f"write_scenes: {len(single)} classes have a single cut-out, which is therefore in both splits: "
-            f"{few(single)}. Add cut-outs to see whether others of the class are found.",
+            f"write_scenes: classes with a single cut-out have it in both splits: {few(single)}, {len(single)} in all. "
+            "Add cut-outs, or validation does not tell whether others of such a class are found.",
             stacklevel=3,
         )
     splits: dict[bool, list[tuple[Path, int]]] = {True: [], False: []}
@@ -131,9 +131,7 @@ class _GreyImages:
     def cut_out(self, index: int, size: int, rng: np.random.Generator) -> Image.Image:
         """Enlarge an image, cut it out along its widened outline and colour it in two colours."""
         image = Image.fromarray(self.images[index])
-        padded = ImageOps.expand(
-            image, max(1, image.width // 14)
-        )  # room for the rim where the image reaches its border
+        padded = ImageOps.expand(image, max(1, image.width // 14))  # room for the rim
         grey = padded.resize((size, size), Image.Resampling.BICUBIC)
         rim = 2 * max(1, size // 20) + 1
         mask = grey.point(lambda value: 255 * (value > 60)).filter(ImageFilter.MaxFilter(rim))

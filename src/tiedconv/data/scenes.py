@@ -170,18 +170,19 @@ def write_scenes(
 ) -> None:
     """Write scenes to an empty or new folder, as a data set in COCO's format.
 
-    ``train/*.png`` and ``val/*.png`` are the images, ``annotations/instances_{train,val}.json`` the annotations:
-    boxes and masks of what is visible of each object, as in COCO; under ``amodal_segmentation`` the whole object, under
-    ``visible_fraction`` the share of it that is visible, 0-1; and under ``occlusion_ratio`` of an image the paper's r
-    (eq. 5). ``scenes.json`` keeps the options and is written last; until then ``scenes.started`` marks a half-written
-    folder, which a call with the same options completes. The same options and files give the same bytes, however many
-    workers there are.
+    The images are in ``train/`` and ``val/``, the annotations in ``annotations/instances_{train,val}.json``: boxes and
+    masks of what is visible of each object, as in COCO; the whole object as its ``amodal_segmentation``, the share of
+    it that is visible, 0-1, as ``visible_fraction``, and the paper's r (eq. 5) as ``occlusion_ratio`` of each image.
+
+    ``scenes.json`` keeps the options and is written last; until then ``scenes.started`` marks a half-written folder,
+    which a call with the same options completes. The same options and files give the same bytes, however many workers
+    there are.
 
     Args:
         root: the folder.
         options: what the scenes look like.
         workers: threads that draw. Default: one per CPU core.
-        progress: is called with the number of scenes that are finished, and of all.
+        progress: is called with the number of scenes that are finished, from 0 on, and of all.
 
     Raises:
         ValueError: if ``root`` is not empty, or if an object is opaque or a photograph too small, with the file.
@@ -198,13 +199,14 @@ def write_scenes(
             f"write_scenes: {root} is not empty, it holds {there[0]}. Choose another folder for the scenes, or remove "
             "what is there."
         )
+    total, done = options.train_images + options.val_images, 0
+    progress(done, total)  # before a look at many files
     with named("write_scenes"):
         objects = read_objects(options.objects, options.val_share, options.max_size)
         backgrounds = read_backgrounds(options.backgrounds, options.image_size, options.val_share)
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     write_whole(started, json.dumps(asdict(options), indent=1))
     categories = [{"id": i, "name": name} for i, name in enumerate(class_names(options.objects), start=1)]
-    total, done = options.train_images + options.val_images, 0
     for part, count in (("train", options.train_images), ("val", options.val_images)):
         (root / part).mkdir(exist_ok=True)
         train = part == "train"
