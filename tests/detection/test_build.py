@@ -82,8 +82,7 @@ def test_detections_are_torchvisions(name: str, backbone: str) -> None:
         assert shapes == (expected | {"masks": (count, 1, height, width)} if name in WITH_MASKS else expected)
         assert found["labels"].dtype == torch.int64
         assert {value.dtype for key, value in found.items() if key != "labels"} == {torch.float32}
-        lowest = 0 if name == "retinanet" else 1  # RetinaNet's sigmoids have one for the background too
-        assert set(found["labels"].tolist()) <= set(range(lowest, CLASSES))
+        assert 1 <= found["labels"].min() <= found["labels"].max() < CLASSES
         assert (found["boxes"][:, 2:] >= found["boxes"][:, :2]).all()
         assert found["boxes"].min() >= 0
         assert (found["boxes"][:, 2:] <= torch.tensor([width, height])).all()
@@ -102,7 +101,7 @@ def test_images_without_objects_train_too(name: str) -> None:
         assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["retinanet", "cascade_mask_rcnn"])
 def test_the_same_weights_detect_the_same(name: str) -> None:
     model = tiny(name, "tiedresnet_tiny").eval()
     fresh = tiny(name, "tiedresnet_tiny").eval()
