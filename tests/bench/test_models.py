@@ -35,8 +35,7 @@ def test_throughput_runs_every_model_and_only_training_changes_weights(train):
     networks = {"a": classifier(8), "b": classifier(16)}
     before = {name: model[1].weight.clone() for name, model in networks.items()}
     rates = throughput(networks, torch.randn(5, 1, 8, 8), train=train, rounds=3)
-    assert {name: len(values) for name, values in rates.items()} == {"a": 3, "b": 3}
-    assert all(rate > 0 for values in rates.values() for rate in values)
+    assert all(rates[name].q3 >= rates[name].q1 > 0 for name in "ab")
     for name, model in networks.items():
         assert torch.equal(before[name], model[1].weight) is not train
         assert model.training is train

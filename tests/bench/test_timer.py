@@ -88,6 +88,7 @@ def test_a_function_that_raises_drops_out_and_the_others_go_on():
 def test_median_and_spread():
     timing = Timing((4.0, 1.0, 3.0, 2.0, 5.0))
     assert (timing.median, timing.spread) == (3.0, 1.0)
+    assert timing.rate(60) == Quartiles(20.0, 15.0, 30.0)
     assert Quartiles.of([7.0]) == Quartiles(7.0, 7.0, 7.0)
     assert Quartiles.of([7.0]).spread == 0
     assert Quartiles.of([1.0, 2.0, 3.0, 4.0]) == Quartiles(2.5, 1.75, 3.25)

@@ -26,7 +26,7 @@ class KilledError(Exception):
 
 def run(folder, *, models=MODELS[:1], detector=DETECTOR, budget=BUDGET, seeds=(0,)):
     data = OcclusionScenes(str(folder / "scenes"), SCENES, batch_size=2)
-    return compare_detectors(models, data, detector, budget, seeds, folder / "out", say=lambda line: None)
+    return compare_detectors(models, data, detector, budget, seeds, folder / "out", log=lambda line: None)
 
 
 @pytest.fixture(scope="module")

@@ -134,14 +134,14 @@ def test_damaged_result_is_named(tmp_path, content):
 def test_the_report_is_written_after_every_run_and_the_time_left_is_said(tmp_path):
     said = []
 
-    def say(line):
+    def log(line):
         said.append(line)
         if line.startswith("[2/2]"):
             raise KilledError
 
     data = Digits(image_size=8, batch_size=128)
     with pytest.raises(KilledError):
-        classification.compare([SPEC], data, Budget(epochs=1), [0, 1], tmp_path, say=say)
+        classification.compare([SPEC], data, Budget(epochs=1), [0, 1], tmp_path, log=log)
     assert re.fullmatch(r" +top-1 \d+\.\d\d% after \d+ s of training, about 0:00:\d\d left for 1 more", said[1])
     [model] = json.loads((tmp_path / "results.json").read_text())["models"]
     assert [run["seed"] for run in model["runs"]] == [0]

@@ -201,7 +201,7 @@ def kill(kills: int = 20, seed: int = 0, cases: Sequence[str] = tuple(CASES)) ->
     sys.exit(int(failed))
 
 
-def _torture(case: Case, kills: int, moments: random.Random, say: Callable[[str], None]) -> Tally:
+def _torture(case: Case, kills: int, moments: random.Random, log: Callable[[str], None]) -> Tally:
     tally = Tally()
     with TemporaryDirectory() as parent:
         folder = Path(parent, "run")  # the same path for all: it is in some of the results
@@ -212,7 +212,7 @@ def _torture(case: Case, kills: int, moments: random.Random, say: Callable[[str]
             tally.problems.append(f"without a kill: exit code {code}. {_log(folder)}")
             return tally
         expected = case.found(folder)
-        say(f"{case.command}: {seconds:.1f} s without a kill")
+        log(f"{case.command}: {seconds:.1f} s without a kill")
         while tally.kills < kills:
             folder.rename(Path(parent, f"done-{tally.finished}-{tally.starts}"))
             if not _until_it_ends(case, folder, kills, seconds, moments, tally):
@@ -222,7 +222,7 @@ def _torture(case: Case, kills: int, moments: random.Random, say: Callable[[str]
             differing = [key for key in {**expected, **found} if expected.get(key) != found.get(key)]
             if differing:
                 tally.problems.append(f"training {tally.finished} differs in {', '.join(differing)}")
-            say(f"training {tally.finished}: {tally.kills} kills so far, {'differs' if differing else 'equal'}")
+            log(f"training {tally.finished}: {tally.kills} kills so far, {'differs' if differing else 'equal'}")
     return tally
 
 

@@ -59,10 +59,8 @@ def prepare(
     if engine == "eager":
         return model
     deployed = deploy(model).to(memory_format=memory_format)
-    if engine == "compiled":
-        run = torch.compile(deployed, dynamic=False)  # torch 2.9 freezes nothing for deployed.compile()
-    else:
-        run = _export(engine, deployed, images)
+    # Not deployed.compile(), for which torch 2.9 freezes nothing.
+    run = torch.compile(deployed, dynamic=False) if engine == "compiled" else _export(engine, deployed, images)
     with torch.inference_mode():
         expected, output = model(images), run(images)
     error = ((output - expected).abs().max() / expected.abs().max()).item()

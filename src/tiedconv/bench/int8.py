@@ -134,7 +134,7 @@ def compare_int8(
             files[name],
             len(images),
             top1(run, _shown(data.val_dataloader(), f"classifying with {name}", progress)),
-            Quartiles.of([len(images) / seconds for seconds in times[name].seconds]),
+            times[name].rate(len(images)),
             times[name].speedup_over(times["float32"]),
         )
         for name, run in runs.items()

@@ -15,7 +15,7 @@ from .machine import check_device
 from .memory import train_step_peak_memory
 from .operators import FORMATS, MemoryFormat
 from .steps import inference, train_step
-from .timer import Progress, Quartiles, Timing, describe_error, interleaved, try_interleaved
+from .timer import Progress, Quartiles, Timing, describe_error, rates, try_interleaved
 
 Quantity = Literal["latency", "throughput", "train", "memory"]
 Precision = Literal["float32", "bfloat16"]
@@ -27,23 +27,18 @@ REST = 0.1
 
 def throughput(
     models: Mapping[str, nn.Module], images: Tensor, *, train: bool, rounds: int = 10
-) -> dict[str, list[float]]:
-    """Measure images per second of every model on the same batch, in turns.
+) -> dict[str, Quartiles]:
+    """Return the images per second of every model on the same batch, measured in turns.
 
     Args:
-        models: by the names that the result has too; moved nowhere, and in eval or train mode afterwards. A train step
-            changes their weights.
+        models: by name. They are left in evaluation or training mode, and train steps change their weights.
         images: :math:`(N, C, H, W)` on the models' device, in the memory format to measure.
         train: a whole train step (forward, backward, SGD with momentum) instead of inference.
         rounds: measured calls per model, after two that are not.
-
-    Returns:
-        Images per second of each measured call.
     """
     make = train_step if train else inference
     steps = {name: make(model.train(train), images) for name, model in models.items()}
-    times = interleaved(steps, rounds=rounds, device=images.device)
-    return {name: [len(images) / s for s in timing.seconds] for name, timing in times.items()}
+    return rates(steps, len(images), rounds=rounds, device=images.device)
 
 
 @dataclass(frozen=True)
@@ -162,7 +157,7 @@ class ModelRow:
             return None
         if self.quantity == "latency":
             return Quartiles.of([1e3 * s for s in self.timing.seconds])
-        return Quartiles.of([self.batch / s for s in self.timing.seconds])
+        return self.timing.rate(self.batch)
 
     def failures(self) -> list[str]:
         """One line if there is no figure: what it would have been, and the first line of the error."""

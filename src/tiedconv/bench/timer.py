@@ -56,6 +56,10 @@ class Timing:
         """Half the interquartile range, in seconds."""
         return Quartiles.of(self.seconds).spread
 
+    def rate(self, count: int) -> Quartiles:
+        """Return how many things per second a call computes that computes ``count`` of them."""
+        return Quartiles.of([count / s for s in self.seconds])
+
     def speedup_over(self, other: "Timing") -> Quartiles:
         """How many times as fast as ``other``: its seconds divided by ours, round by round.
 
@@ -103,6 +107,18 @@ def interleaved(
         if progress:
             progress(i + 1, warmup + rounds)
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def rates(
+    functions: Mapping[str, Callable[[], object]],
+    images: int,
+    *,
+    rounds: int = 10,
+    device: torch.device | str = "cpu",
+) -> dict[str, Quartiles]:
+    """Return the images per second of functions that compute ``images`` of them; else as :func:`interleaved`."""
+    times = interleaved(functions, rounds=rounds, device=device)
+    return {name: timing.rate(images) for name, timing in times.items()}
 
 
 def try_interleaved(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE
+from rich.markup import escape
 from rich.table import Table
 
 from ..analysis.occlusion import Estimate
@@ -14,7 +14,7 @@ from ..compare import Budget, Detector, ModelSpec, compare_detectors
 from ..compare import compare as compare_classifiers
 from ..compare.results import Comparison, ModelResult, metric_name
 from ..data import ClassificationData, DetectionData
-from ._console import log, table_console
+from ._console import log, new_table, table_console
 
 
 def compare(
@@ -44,11 +44,7 @@ def compare(
     """
     console = table_console()
     specs = [ModelSpec(model) if isinstance(model, str) else model for model in models]
-    options: dict[str, Any] = {
-        "title": title,
-        "command": ["tiedconv", *sys.argv[1:]],
-        "say": log,
-    }
+    options: dict[str, Any] = {"title": title, "command": ["tiedconv", *sys.argv[1:]], "log": log}
     if isinstance(data, DetectionData):
         comparison = compare_detectors(specs, data, detector, budget, list(seeds), output, **options)
     else:
@@ -62,46 +58,29 @@ def compare(
 
 
 def _table(comparison: Comparison) -> Table:
-    occlusion, metric = comparison.occlusion, comparison.metric
-    columns = [
-        ("params", [f"{(m.detector_params or m.params) / 1e6:.2f} M" for m in comparison.models]),
-        ("MACs", [_fixed(None if m.detector_params else m.macs / 1e6, 1, " M") for m in comparison.models]),
-        (f"{metric_name(metric)} %", [_score(model, metric) for model in comparison.models]),
-    ]
-    if occlusion:
-        columns += [
-            (f"r {b.low:g}-{b.high:g}", [_percent(model.scores["AP"][place]) for model in occlusion.models])
-            for place, b in enumerate(occlusion.bins)
-            if b.images
-        ]
-    columns += [
-        ("train", [_rate(model.train_images_per_s) for model in comparison.models]),
-        ("infer", [_rate(model.inference_images_per_s) for model in comparison.models]),
-        ("step", [_fixed(model.peak_memory_mib, 0) for model in comparison.models]),
-        ("deployed", [_rate(model.deployed_images_per_s) for model in comparison.models]),
-        ("file", [_fixed(m.deployed_bytes and m.deployed_bytes / 1e6, 1) for m in comparison.models]),
-    ]
-    columns = [(header, cells) for header, cells in columns if set(cells) != {"-"}]
-    units = {
-        "train": "images/s",
-        "infer": "images/s",
-        "step": "MiB",
-        "deployed": "images/s in ONNX Runtime",
-        "file": "MB",
+    models, occlusion, metric = comparison.models, comparison.occlusion, comparison.metric
+    columns = {
+        "params": [f"{(model.detector_params or model.params) / 1e6:.2f} M" for model in models],
+        "MACs": [_fixed(None if model.detector_params else model.macs / 1e6, 1, " M") for model in models],
+        f"{metric_name(metric)} %": [_score(model, metric) for model in models],
     }
-    shown = [f"{header}: {units[header]}" for header, _ in columns if header in units]
-    if occlusion:
-        shown.insert(0, "r: AP by occlusion ratio")
-    table = Table(
-        title=comparison.title,
-        caption="; ".join([f"seeds: {', '.join(map(str, comparison.seeds))}", *shown]),
-        box=SIMPLE,
-    )
-    table.add_column("model")  # the one that wraps where the terminal is narrow
-    for header, _ in columns:
-        table.add_column(header, justify="right", no_wrap=True)
-    for place, model in enumerate(comparison.models):
-        table.add_row(model.label, *(cells[place] for _, cells in columns))
+    for place, b in enumerate(occlusion.bins if occlusion else ()):
+        if occlusion and b.images:
+            columns[f"r {b.low:g}-{b.high:g}"] = [_percent(model.scores["AP"][place]) for model in occlusion.models]
+    columns |= {
+        "train\nimages/s": [_rate(model.train_images_per_s) for model in models],
+        "infer\nimages/s": [_rate(model.inference_images_per_s) for model in models],
+        "step\nMiB": [_fixed(model.peak_memory_mib, 0) for model in models],
+        "deployed\nimages/s": [_rate(model.deployed_images_per_s) for model in models],
+        "file\nMB": [_fixed(model.deployed_bytes and model.deployed_bytes / 1e6, 1) for model in models],
+    }
+    shown = {header: cells for header, cells in columns.items() if set(cells) != {"-"}}
+    caption = f"seeds: {', '.join(map(str, comparison.seeds))}"
+    caption += "; r: AP by occlusion ratio" if occlusion else ""
+    caption += "; deployed: in ONNX Runtime" if "deployed\nimages/s" in shown else ""
+    table = new_table(["model"], shown, title=escape(comparison.title), caption=caption)
+    for model, *cells in zip(models, *shown.values(), strict=True):
+        table.add_row(escape(model.label), *cells)
     return table
 
 

@@ -95,7 +95,7 @@ def tie(
             samples=samples,
             budget=Budget(finetune, optimization) if finetune else None,
             seed=seed,
-            say=log,
+            log=log,
             progress=partial(progress, "fitting layers"),
         )
     console.print(str(report), markup=False, soft_wrap=True)

@@ -14,7 +14,8 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from ..analysis.similarity import filter_similarity
-from ..bench import Quartiles, throughput, train_step_peak_memory
+from ..bench import throughput, train_step_peak_memory
+from ..bench.timer import rates
 from ..data import ClassificationData
 from ..export import deploy, open_onnx, to_onnx
 from ..metrics.counts import count
@@ -22,7 +23,7 @@ from ..models import build_model
 from ..report.page import encoded
 from ..tasks import ClassificationTask
 from .results import Comparison, ModelResult, Sample
-from .runner import Adapter, Folders, Say, data_facts, default_device, rates, run_comparison
+from .runner import Adapter, Folders, Log, data_facts, default_device, run_comparison
 from .training import OF_CLASSIFIERS, Budget, ModelSpec
 
 SAMPLES = 12
@@ -38,7 +39,7 @@ def compare(
     *,
     title: str = "",
     command: Sequence[str] = (),
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Comparison:
     """Train several models alike and write ``results.json`` and ``report.html`` into ``output``, after every run.
 
@@ -54,7 +55,7 @@ def compare(
         output: folder of the results.
         title: headline of the report; default: the models' labels and the data set.
         command: the command line that repeats it, printed in the report.
-        say: called with lines of progress: what is done, and about how long the other runs take.
+        log: called with lines of progress: what is done, and about how long the other runs take.
 
     Raises:
         ValueError: if there is no model or seed, one is given twice, or ``output`` holds runs with other settings.
@@ -65,7 +66,7 @@ def compare(
         raise ValueError(f"weights of {', '.join(started)} are for detectors. Classifiers start at random.")
     title = title or f"{', '.join(spec.label for spec in models)} on {type(data).__name__}"
     adapter = _Classifiers(models, data, budget, metrics=["top1"], settings={})
-    return run_comparison(adapter, seeds, output, title=title, command=command, say=say)
+    return run_comparison(adapter, seeds, output, title=title, command=command, log=log)
 
 
 class _Classifiers(Adapter):
@@ -104,12 +105,12 @@ class _Classifiers(Adapter):
         images = len(self.data.split(train=False))  # type: ignore[arg-type]  # every split has a length
         return {"conditions": {"Data": facts}, "samples": samples, "images": images}
 
-    def complete(self, comparison: Comparison, folders: Folders, say: Say) -> Iterator[Comparison]:
-        say("measuring speed and memory")
+    def complete(self, comparison: Comparison, folders: Folders, log: Log) -> Iterator[Comparison]:
+        log("measuring speed and memory")
         comparison = replace(comparison, models=_measure(comparison.models, self.data, self.budget))
         yield comparison
-        say("measuring the speed of the deployed networks")
-        yield replace(comparison, models=_measure_deployed(comparison.models, self.data, say))
+        log("measuring the speed of the deployed networks")
+        yield replace(comparison, models=_measure_deployed(comparison.models, self.data, log))
 
 
 def _builder(model: ModelSpec | ModelResult, data: ClassificationData) -> Callable[[], torch.nn.Module]:
@@ -160,15 +161,15 @@ def _measure(results: list[ModelResult], data: ClassificationData, budget: Budge
     return [
         replace(
             r,
-            train_images_per_s=Quartiles.of(training[r.label]),
-            inference_images_per_s=Quartiles.of(inference[r.label]),
+            train_images_per_s=training[r.label],
+            inference_images_per_s=inference[r.label],
             peak_memory_mib=train_step_peak_memory(_builder(r, data), shape, channels_last=budget.channels_last),
         )
         for r in results
     ]
 
 
-def _measure_deployed(results: list[ModelResult], data: ClassificationData, say: Say) -> list[ModelResult]:
+def _measure_deployed(results: list[ModelResult], data: ClassificationData, log: Log) -> list[ModelResult]:
     """Add file size and throughput of the deployed networks in ONNX Runtime, at the batch size of the training."""
     images = torch.randn(data.batch_size, *data.input_size)
     bytes_: dict[str, int] = {}
@@ -179,7 +180,7 @@ def _measure_deployed(results: list[ModelResult], data: ClassificationData, say:
             try:
                 file = to_onnx(network, f"{folder}/{i}.onnx", input_size=data.input_size, dynamic_size=False)
             except (ImportError, RuntimeError, TypeError, ValueError) as error:  # the other models are still measured
-                say(f"deployed speed of {result.label} is not measured: {error}")
+                log(f"deployed speed of {result.label} is not measured: {error}")
                 continue
             bytes_[result.label] = file.bytes
             calls[result.label] = partial(open_onnx(file.path), images)

@@ -15,6 +15,7 @@ from .._extras import require
 from .._files import write_whole
 from ..analysis.occlusion import analyze_occlusion
 from ..bench.steps import inference
+from ..bench.timer import rates
 from ..data import DetectionData
 from ..detection import DetectorName, Widths
 from ..detection.backbone import Norm
@@ -25,7 +26,7 @@ from ..report.page import encoded
 from ..tasks import DetectionTask
 from ..tasks.detection import coco_results
 from .results import Comparison, ModelResult, Sample, read_kept
-from .runner import Adapter, Folders, Say, data_facts, default_device, printable, rates, run_comparison
+from .runner import Adapter, Folders, Log, data_facts, default_device, printable, run_comparison
 from .training import Budget, ModelSpec
 
 _SAMPLES = 6
@@ -80,7 +81,7 @@ def compare_detectors(
     *,
     title: str = "",
     command: Sequence[str] = (),
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Comparison:
     """Train several backbones alike in one detector; write ``results.json``, ``report.html`` and ``occlusion.png``.
 
@@ -93,7 +94,7 @@ def compare_detectors(
         data: training and validation images.
         detector: what the backbones are put into.
         budget: what every run is given; what only classifiers know must be left alone.
-        seeds, output, title, command, say: as in :func:`tiedconv.compare.compare`.
+        seeds, output, title, command, log: as in :func:`tiedconv.compare.compare`.
 
     Raises:
         ValueError: if there is no model or seed, one is given twice, the budget has options of classifiers, or
@@ -111,7 +112,7 @@ def compare_detectors(
     metrics = [*(f"{kinds[0]}_{metric}" for metric in METRICS), *(f"{kind}_AP" for kind in kinds[1:])]
     title = title or f"{', '.join(s.label for s in models)} in {detector.detector} on {type(data).__name__}"
     adapter = _Detectors(models, data, budget, metrics, {"detector": asdict(detector)}, detector, kinds)
-    return run_comparison(adapter, seeds, output, title=title, command=command, say=say)
+    return run_comparison(adapter, seeds, output, title=title, command=command, log=log)
 
 
 @dataclass(frozen=True)
@@ -150,15 +151,15 @@ class _Detectors(Adapter):
             "samples": [Sample(picture) for picture in pictures],
         }
 
-    def complete(self, comparison: Comparison, folders: Folders, say: Say) -> Iterator[Comparison]:
-        say("sorting the images by how much objects cover each other")
+    def complete(self, comparison: Comparison, folders: Folders, log: Log) -> Iterator[Comparison]:
+        log("sorting the images by how much objects cover each other")
         truth = self.data.ground_truth()
         amodal = all("amodal_segmentation" in annotation for annotation in truth["annotations"])
         found = {label: map(_found, places) for label, places in folders.items()}
         occlusion = analyze_occlusion(truth, found, kind=self.kinds[0], regions="amodal" if amodal else "boxes")
         comparison = replace(comparison, occlusion=occlusion)
         yield comparison
-        say("measuring speed")
+        log("measuring speed")
         yield replace(comparison, models=self._measure(comparison.models, folders))
 
     def _measure(self, results: list[ModelResult], folders: Folders) -> list[ModelResult]:
@@ -174,9 +175,9 @@ class _Detectors(Adapter):
             task.load_state_dict(saved["state_dict"])
             models[spec.label] = task.model
         steps = {label: _train_step(model.train(), images, targets) for label, model in models.items()}
-        trained = rates(steps, len(images), device)
+        trained = rates(steps, len(images), device=device)
         steps = {label: inference(model.eval(), images) for label, model in models.items()}
-        detected = rates(steps, len(images), device)
+        detected = rates(steps, len(images), device=device)
         return [
             replace(r, train_images_per_s=trained[r.label], inference_images_per_s=detected[r.label]) for r in results
         ]

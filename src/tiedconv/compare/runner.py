@@ -15,8 +15,7 @@ import torch
 from .._extras import require
 from .._files import write_whole
 from ..analysis import evenly_spaced
-from ..bench import Quartiles, describe_machine
-from ..bench.timer import interleaved
+from ..bench import describe_machine
 from ..data import ImageData
 from ..models import check_model
 from ..report.occlusion_plots import draw_occlusion
@@ -28,7 +27,7 @@ from .training import Budget, History, ModelSpec, check_same_run, describe_run, 
 
 _RESULT = "result.json"  # in a run's folder
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 Folders = Mapping[str, Sequence[Path]]
 """Folders of the runs, by the models' labels, in the order of the seeds."""
 
@@ -71,7 +70,7 @@ class Adapter(ABC):
         """Return more fields of :class:`Comparison`: ``samples``, ``conditions`` on data and detector, and others."""
 
     @abstractmethod
-    def complete(self, comparison: Comparison, folders: Folders, say: Say) -> Iterator[Comparison]:
+    def complete(self, comparison: Comparison, folders: Folders, log: Log) -> Iterator[Comparison]:
         """Add speed, and what else is measured after the trainings; yield what there is after every part."""
 
     def examples(self, count: int) -> list[int]:
@@ -80,7 +79,7 @@ class Adapter(ABC):
 
 
 def run_comparison(
-    adapter: Adapter, seeds: Sequence[int], output: Path, *, title: str, command: Sequence[str], say: Say
+    adapter: Adapter, seeds: Sequence[int], output: Path, *, title: str, command: Sequence[str], log: Log
 ) -> Comparison:
     """Do what :func:`tiedconv.compare.compare` says, for any kind of models and data."""
     models, data = adapter.models, adapter.data
@@ -106,7 +105,7 @@ def run_comparison(
     steps = [(place, seed, spec) for place, seed in enumerate(seeds) for spec in models]
     unfinished = {folder for places in folders.values() for folder in places if not (folder / _RESULT).exists()}
     for number, (place, seed, spec) in enumerate(steps, start=1):
-        say(f"[{number}/{len(steps)}] {spec.label}, seed {seed}")
+        log(f"[{number}/{len(steps)}] {spec.label}, seed {seed}")
         folder = folders[spec.label][place]
         run = train_run(adapter, spec, seed, folder)
         results[spec.label].runs.append(run)  # the comparison has the same results
@@ -119,8 +118,8 @@ def run_comparison(
         if unfinished:
             usual = statistics.fmean(run.seconds for result in results.values() for run in result.runs)
             line += f", about {timedelta(seconds=round(usual * len(unfinished)))} left for {len(unfinished)} more"
-        say(f"      {line}")
-    for measured in adapter.complete(comparison, folders, say):
+        log(f"      {line}")
+    for measured in adapter.complete(comparison, folders, log):
         comparison = measured
         _write(comparison, output)
     return comparison
@@ -161,14 +160,6 @@ def _check_specs(models: Sequence[ModelSpec], seeds: Sequence[int]) -> None:
 def data_facts(data: ImageData) -> dict[str, str]:
     """Return the name of the data set and the number of images in each split, as printed."""
     return {"data set": type(data).__name__, **{what: f"{images:,}" for what, images in split_sizes(data).items()}}
-
-
-def rates(
-    calls: Mapping[str, Callable[[], object]], images: int, device: torch.device | str = "cpu"
-) -> dict[str, Quartiles]:
-    """Return the images per second of calls on ``images`` images each, measured in turns."""
-    timings = interleaved(calls, rounds=10, device=device)
-    return {label: Quartiles.of([images / s for s in timing.seconds]) for label, timing in timings.items()}
 
 
 def printable(options: Mapping[str, Any]) -> dict[str, str]:

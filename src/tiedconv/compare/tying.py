@@ -53,7 +53,7 @@ def tie_and_finetune(
     samples: int = 256,
     budget: Budget | None = None,
     seed: int = 0,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[TieReport, list[Stage]]:
     """Tie a trained classifier and measure it before, after, and after a short training.
@@ -69,7 +69,7 @@ def tie_and_finetune(
         samples: training images, as augmented for training, for ``init="data"`` and for the norms' statistics.
         budget: of the training. Default: none.
         seed: of the training, and of which images the samples are.
-        say: is told what is done.
+        log: is told what is done.
         progress: as in :func:`tiedconv.tie_`.
 
     Returns:
@@ -87,7 +87,7 @@ def tie_and_finetune(
 
     def measure(stage: str, **options: Any) -> None:
         stages.append(_measure(stage, _task_with(model, name, data, kwargs, **options), data))
-        say(f"{stage}: top-1 {100 * stages[-1].top1:.2f} %, {stages[-1].params / 1e6:.2f} M parameters")
+        log(f"{stage}: top-1 {100 * stages[-1].top1:.2f} %, {stages[-1].params / 1e6:.2f} M parameters")
 
     weights = _sha256(model)
     measure("before")
