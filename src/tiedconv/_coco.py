@@ -21,9 +21,6 @@ Array = np.ndarray[Any, Any]
 def encode_mask(mask: Array) -> dict[str, Any]:
     """Return a mask (H, W) of 0 and 1, or of bools, as a compressed RLE that JSON takes.
 
-    Raises:
-        ModuleNotFoundError: if the ``detection`` extra is not installed.
-
     Example:
         >>> encode_mask(np.array([[0, 1], [0, 1]]))
         {'size': [2, 2], 'counts': '22'}
@@ -39,9 +36,6 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> Array:
         segmentation: polygons ``[[x1, y1, x2, y2, x3, y3, ...], ...]``, of which those of fewer than three points
             are left out, or an RLE with plain or compressed counts.
         size: height and width of the image.
-
-    Raises:
-        ModuleNotFoundError: if the ``detection`` extra is not installed.
 
     Example:
         >>> decode_mask([[0, 0, 2, 0, 2, 1, 0, 1]], (2, 3)).tolist()

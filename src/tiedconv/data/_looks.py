@@ -20,14 +20,12 @@ def look_at_files(
 ) -> dict[str, list[str]]:
     """Look at files of a folder, and return the names of those that ``look`` remarks on, by remark.
 
-    The result is remembered in the user's cache until ``names``, ``about`` or the time of a folder's last change
-    differs.
+    The result is remembered in the user's cache until ``names``, ``about`` or a folder's time of change differ.
 
     Args:
         folder: where the names start.
         names: of the files.
-        look: takes the index of a file and returns a remark or "". Raises ``OSError`` or ``ValueError`` if the file
-            cannot be used.
+        look: returns a remark or "" on the file of an index. Raises ``OSError`` or ``ValueError`` if it is unusable.
         about: what else ``look`` depends on, compared by ``repr``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Detection data in COCO's format: MS-COCO itself, and whatever an annotation tool exports in that form."""
+"""Detection data in COCO's format: MS-COCO itself, and whatever annotation tools export in that form."""
 
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,16 @@ class Coco(DetectionData):
     Args:
         root: folder that the four paths below start from.
         train_annotations, val_annotations: JSON files of the two splits. Default: they and the folders of the images
-            are found in ``root`` where it is laid out as MS-COCO 2017 is, ``annotations/instances_*.json`` beside
-            ``train2017`` and ``val2017`` or ``train`` and ``val``, or as Roboflow exports,
-            ``train/_annotations.coco.json`` and ``valid/_annotations.coco.json`` among the images.
+            are found in the layout of MS-COCO 2017, ``annotations/instances_*.json`` beside ``train2017`` and
+            ``val2017`` or ``train`` and ``val``, or in Roboflow's, ``_annotations.coco.json`` in ``train`` and
+            ``valid``.
         train_images, val_images: folders that the files' ``file_name`` start from. Default: ``root``, if the JSON files
             are given.
         options: as in :class:`DetectionData`.
 
     Raises:
-        ValueError: if only one of the two JSON files is given, or folders without them; when a split is read, if the
-            JSON is broken, with the file and the entry's id.
-        FileNotFoundError: when a split is read, if its JSON file or its folder of images is missing.
+        ValueError: if only one of the two JSON files is given, or folders without them. Others as
+            :class:`DetectionData`.
     """
 
     def __init__(

@@ -52,9 +52,8 @@ class Voc(DetectionData):
         options: as in :class:`DetectionData`, without ``masks``.
 
     Raises:
-        ValueError: if the year has no such image set; when a split is read, if an XML file is broken, with the file
-            and the number of the object, the first being 1.
-        FileNotFoundError: when a split is read, if its files are missing, with the way to get them.
+        ValueError: if the year has no such image set. Others as :class:`DetectionData`; of a broken XML file, the file
+            and the number of the object are named.
     """
 
     categories: ClassVar = dict(enumerate(_CLASSES, start=1))  # known before the files are there

@@ -46,9 +46,8 @@ class VocFolder(DetectionData):
         options: as in :class:`DetectionData`, without ``masks``.
 
     Raises:
-        ValueError: if ``val_share`` is not between 0 and 1; when a split is read, if an XML file is broken, with the
-            file and the number of the object, the first being 1, or if an XML file is in both splits or beside them.
-        FileNotFoundError: when a split is read, if its files are missing.
+        ValueError: if ``val_share`` is not between 0 and 1; when a split is read, if an XML file is in both splits or
+            beside the folders of the splits. Others as :class:`Voc`.
     """
 
     def __init__(

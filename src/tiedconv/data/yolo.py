@@ -45,10 +45,9 @@ class Yolo(DetectionData):
         options: as in :class:`DetectionData`.
 
     Raises:
-        FileNotFoundError: at construction, if there is no ``data.yaml``; when a split is read, if its images are
-            missing, or all of its label files.
-        ValueError: if ``data.yaml`` is not as described; when a split is read, if a line is broken, with its file and
-            number.
+        FileNotFoundError: if there is no ``data.yaml``; when a split is read, if all of its label files are missing.
+        ValueError: if ``data.yaml`` is not as described. Others as :class:`DetectionData`; of a broken line, its file
+            and number are named.
     """
 
     def __init__(

@@ -73,9 +73,9 @@ def build_detector(
 
     In training it takes a list of images (3, H, W) in 0-1 and a list of targets (``boxes`` (N, 4) as
     ``[x1, y1, x2, y2]`` in pixels, ``labels`` (N,) from 1 on, ``masks`` (N, H, W) for the mask detectors) and returns a
-    dict of losses. In evaluation it takes images alone and returns for each a dict of ``boxes``, ``labels``,
-    ``scores`` and perhaps ``masks`` (N, 1, H, W) in 0-1. Images are scaled to a short side of 800 pixels, a long side
-    of at most 1333, and normalised inside as timm's weights of the backbone want it.
+    dict of losses. In evaluation it takes images alone and returns for each a dict of ``boxes``, ``labels``, ``scores``
+    and perhaps ``masks`` (N, 1, H, W) in 0-1. It scales images to a short side of 800 pixels, a long side of at most
+    1333, and normalises them as timm's weights of the backbone need it.
 
     Args:
         name: ``"retinanet"`` (Lin et al., 2017), ``"faster_rcnn"`` (Ren et al., 2015), ``"mask_rcnn"`` (He et al.,

@@ -27,8 +27,8 @@ _MASK_KEYS = {"box": None, "mask": "segmentation"}
 def coco_metrics(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: Kind) -> dict[str, float]:
     """Return COCO's six figures of average precision, fractions 0-1, by the names in :data:`METRICS`.
 
-    Whether an object is small, medium or large goes by ``area`` in the ground truth. A detection that matches no object
-    goes by its own area: that of its mask if ``kind`` is ``"mask"``, even where it has a box as well.
+    Sizes go by ``area`` in the ground truth. A detection that matches no object goes by its own area: that of its mask
+    if ``kind`` is ``"mask"``, even where it has a box as well.
 
     Args:
         ground_truth: a data set in COCO's format: images, annotations and categories.
@@ -37,7 +37,7 @@ def coco_metrics(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str,
         kind: compare boxes or masks.
 
     Returns:
-        One value per metric; nan where there is nothing to find, such as no large object in the ground truth.
+        A value per metric, nan where there is nothing to find, such as no large object.
 
     Raises:
         ValueError: if an entry lacks what is needed, or belongs to no image or category of the ground truth.
@@ -119,12 +119,8 @@ class CocoMatches:
 def read_annotations(path: Path, kind: Kind = "box") -> dict[str, Any]:
     """Read a data set in COCO's format.
 
-    Args:
-        path: a JSON file.
-        kind: what detections are to be compared by, which every annotation must have.
-
     Raises:
-        ValueError: if the file is not JSON, or an entry lacks what is needed.
+        ValueError: if the file is not JSON, or an annotation lacks what is needed to compare boxes or masks.
     """
     with named(f"read_annotations: {path}"):
         _check_kind(kind)
@@ -134,12 +130,7 @@ def read_annotations(path: Path, kind: Kind = "box") -> dict[str, Any]:
 
 
 def read_results(path: Path, ground_truth: Mapping[str, Any], kind: Kind = "box") -> list[dict[str, Any]]:
-    """Read detections in COCO's format.
-
-    Args:
-        path: a JSON file.
-        ground_truth: what they are to be compared with.
-        kind: what they are to be compared by, which every detection must have.
+    """Read detections in COCO's format, which are to be compared with ``ground_truth``.
 
     Raises:
         ValueError: if the file is not JSON, or a detection lacks what is needed or belongs to another data set.

@@ -34,8 +34,8 @@ class Counts:
 def count(model: nn.Module, input_size: Sequence[int]) -> Counts:
     """Count a model's parameters and its multiply-adds for one input, in evaluation mode.
 
-    Runs a copy of the model on the meta device, so that nothing is computed, and the model's weights, mode and
-    statistics are neither copied nor touched. Norms, activations, pooling and additions are not counted, as usual.
+    A copy of the model runs on the meta device, so that nothing is computed and the model is not touched. Norms,
+    activations, pooling and additions are not counted, as usual.
 
     Args:
         model: any module that takes one tensor.
