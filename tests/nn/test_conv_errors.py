@@ -16,27 +16,13 @@ from tiedconv.nn import TiedConv1d, TiedConv2d, TiedConv3d
             r"in_channels=96 and out_channels=160 at groups=1: 1, 2, 4, 8, 16, 32\.$",
         ),
         (
-            (10, 16, 3, {"blocks": 4}),
-            r"^TiedConv2d: in_channels=10 is not divisible by blocks \* groups = 4 \* 1 = 4\.",
-        ),
-        (
             (24, 32, 3, {"groups": 4, "blocks": 4}),
             r"in_channels=24 is not divisible by blocks \* groups = 4 \* 4 = 16\. .* at groups=4: 1, 2\.$",
-        ),
-        (
-            (32, 24, 3, {"groups": 4, "blocks": 4}),
-            r"out_channels=24 is not divisible by blocks \* groups = 4 \* 4 = 16\. .* at groups=4: 1, 2\.$",
-        ),
-        (
-            (6, 8, 3, {"groups": 4, "blocks": 1}),
-            r"in_channels=6 is not divisible .*\. No number of blocks fits in_channels=6 and out_channels=8 at "
-            r"groups=4: groups must divide both\.$",
         ),
         ((8, 8, 3, {"blocks": 0}), r"^TiedConv2d: blocks must be at least 1, got blocks=0\.$"),
         ((8, 8, 3, {"groups": 0}), r"^TiedConv2d: groups must be at least 1, got groups=0\.$"),
         ((0, 8, 3, {}), r"^TiedConv2d: in_channels must be at least 1, got in_channels=0\.$"),
         ((8, 8, 0, {}), r"^TiedConv2d: kernel_size must be at least 1, got 0\.$"),
-        ((8, 8, (3, 3, 3), {}), r"^TiedConv2d: kernel_size must be one int or 2 of them, got \(3, 3, 3\)\.$"),
         ((8, 8, 3, {"padding": -1}), r"^TiedConv2d: padding must be at least 0, got -1\.$"),
         ((8, 8, 3, {"stride": 0}), r"^TiedConv2d: stride must be at least 1, got 0\.$"),
         ((8, 8, 3, {"dilation": (1, 0)}), r"^TiedConv2d: dilation must be at least 1, got \(1, 0\)\.$"),
@@ -63,10 +49,8 @@ def test_bad_values_are_refused_at_construction(arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((8, 8, 3, {"blocks": True}), r"^TiedConv2d: blocks must be an int, got True \(bool\)\.$"),
         ((8.0, 8, 3, {}), r"^TiedConv2d: in_channels must be an int, got 8\.0 \(float\)\.$"),
         ((8, 8, 3.0, {}), r"^TiedConv2d: kernel_size must be one int or 2 of them, got 3\.0\.$"),
-        ((8, 8, 3, {"padding": None}), r"^TiedConv2d: padding must be one int or 2 of them, got None\.$"),
     ],
 )
 def test_wrong_kinds_are_refused_at_construction(arguments, message):
@@ -95,7 +79,6 @@ def test_numpys_integers_are_integers():
             r"to be last: pass x\.permute\(0, 3, 1, 2\), which is the channels_last format without a copy\.$",
         ),
         (TiedConv2d(8, 8, 1, blocks=2), torch.zeros(2, 6, 5, 5), r"^TiedConv2d: expected .*, got \(2, 6, 5, 5\)\.$"),
-        (TiedConv2d(8, 8, 1, blocks=2), torch.zeros(8, 5), r"^TiedConv2d: expected .*, got \(8, 5\)\.$"),
         (TiedConv2d(8, 8, 1, blocks=2), torch.zeros(1, 1, 8, 5, 5), r"^TiedConv2d: expected .*, got \(1, 1, 8, 5, 5\)"),
         (
             TiedConv1d(8, 8, 1, blocks=2),

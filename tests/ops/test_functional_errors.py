@@ -14,8 +14,6 @@ WEIGHT = torch.zeros(4, 4, 3, 3)
     [
         ({"blocks": 0}, ValueError, r"tied_conv2d: blocks must be at least 1, got blocks=0\."),
         ({"groups": 0}, ValueError, r"tied_conv2d: groups must be at least 1, got groups=0\."),
-        ({"blocks": True}, TypeError, r"tied_conv2d: blocks must be an int, got True \(bool\)\."),
-        ({"blocks": 2.0}, TypeError, r"tied_conv2d: blocks must be an int, got 2\.0 \(float\)\."),
         ({"bias": 0}, TypeError, r"tied_conv2d: bias must be a tensor, got 0 \(int\)\."),
         (
             {"stride": torch.tensor(2)},
@@ -24,8 +22,6 @@ WEIGHT = torch.zeros(4, 4, 3, 3)
         ),
         ({"groups": 3}, ValueError, r"tied_conv2d: the 4 rows of the weight are not divisible by groups=3\."),
         ({"stride": 0}, RuntimeError, r"tied_conv2d: stride must be at least 1, got 0\."),
-        ({"stride": 1.5}, TypeError, r"tied_conv2d: stride must be one int or 2 of them, got 1\.5\."),
-        ({"stride": (1, 1, 1)}, RuntimeError, r"tied_conv2d: stride must be one int or 2 of them, got \(1, 1, 1\)\."),
         ({"dilation": 0}, RuntimeError, r"tied_conv2d: dilation must be at least 1, got 0\."),
         ({"padding": -1}, RuntimeError, r"tied_conv2d: padding must be at least 0, got -1\."),
         (
@@ -62,12 +58,6 @@ def test_tied_conv2d_says_what_is_wrong_with_an_argument(arguments, error, messa
         (torch.zeros(8, 5), r"^tied_conv2d: expected input \(N, 8, H, W\) or \(8, H, W\), got \(8, 5\)\.$"),
         (torch.zeros(1, 1, 8, 5, 5), r"expected input \(N, 8, H, W\) or \(8, H, W\), got \(1, 1, 8, 5, 5\)\.$"),
         (torch.zeros(1, 6, 5, 5), r"expected input \(N, 8, H, W\) or \(8, H, W\), got \(1, 6, 5, 5\)\.$"),
-        (
-            torch.zeros(1, 5, 5, 8),
-            r"got \(1, 5, 5, 8\)\. The channels seem to be last: pass x\.permute\(0, 3, 1, 2\), which is the "
-            r"channels_last format without a copy\.$",
-        ),
-        (torch.zeros(5, 5, 8), r"got \(5, 5, 8\)\. The channels seem to be last: pass x\.permute\(2, 0, 1\)\.$"),
         (
             torch.zeros(1, 8, 5, 5, dtype=torch.uint8),
             r"tied_conv2d: expected a floating-point input, got dtype=torch\.uint8\. Convert it, e\.g\. x\.float\(\)",

@@ -46,7 +46,7 @@ def untie_(model: nn.Module, form: Form = "grouped") -> list[str]:
         raise ValueError(f"form must be one of {', '.join(map(repr, get_args(Form)))}, got {form!r}.")
     check_root(model)
     layers = tied_layers(model)
-    replace(model, {name: _untied(layer, form) for name, layer in layers.items()})
+    replace(model, {name: untied(layer, form) for name, layer in layers.items()})
     return list(layers)
 
 
@@ -62,7 +62,8 @@ def tied_layers(model: nn.Module) -> dict[str, nn.Module]:
     return layers
 
 
-def _untied(layer: Any, form: Form) -> nn.Module:
+def untied(layer: Any, form: Form) -> nn.Module:
+    """Return the ordinary layer that computes what a tied one does, in a form of :func:`untie_`."""
     if isinstance(layer, TiedLinear):
         return _linear(layer)
     if isinstance(layer, SplitTiedConv2d):

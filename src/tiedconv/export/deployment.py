@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from .._checks import named
 from .._meta import copied
 from ..convert.replace import check_open, replace, take_over
-from ..convert.untie import conv_with, merged_splits, tied_layers, untied_splits
+from ..convert.untie import conv_with, tied_layers, untied, untied_splits
 from ..nn import SplitTiedConv2d, TiedLinear
-from ..ops import layout
 
 MOST_WORK = 1.5
 """Splits become one convolution if that takes at most this many times their multiply-adds,"""
@@ -81,14 +80,11 @@ class Branches(nn.Module):
 def _ordinary(layer: Any) -> nn.Module:
     if isinstance(layer, TiedLinear):
         return _linear(layer)
-    if not isinstance(layer, SplitTiedConv2d):
-        weight = layout.repeat_for_groups(layer.weight, groups=layer.groups, blocks=layer.blocks)
-        return conv_with(layer, weight, layer.groups * layer.blocks)
-    groups = [g * b for g, b in zip(layer.groups, layer.blocks, strict=True)]
-    work = len(groups) / math.gcd(*groups) / sum(1 / count for count in groups)
-    if work <= MOST_WORK or layer.in_channels // len(groups) < THIN_SPLIT:
-        return conv_with(layer, *merged_splits(layer))
-    return Branches([conv_with(layer, w, g) for w, g in zip(untied_splits(layer), groups, strict=True)])
+    if isinstance(layer, SplitTiedConv2d) and layer.in_channels // len(layer.blocks) >= THIN_SPLIT:
+        groups = [g * b for g, b in zip(layer.groups, layer.blocks, strict=True)]
+        if len(groups) / math.gcd(*groups) / sum(1 / count for count in groups) > MOST_WORK:
+            return Branches([conv_with(layer, w, g) for w, g in zip(untied_splits(layer), groups, strict=True)])
+    return untied(layer, "grouped")
 
 
 def _linear(layer: TiedLinear) -> nn.Module:

@@ -61,10 +61,7 @@ class _TiedConvNd(nn.Module):
 
         rows, columns = out_channels // blocks, in_channels // (blocks * groups)
         self.weight = nn.Parameter(empty(rows, columns, *self.kernel_size, device=device, dtype=dtype))
-        if bias:
-            self.bias = nn.Parameter(empty(rows, device=device, dtype=dtype))
-        else:
-            self.register_parameter("bias", None)
+        self.register_parameter("bias", nn.Parameter(empty(rows, device=device, dtype=dtype)) if bias else None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -119,8 +116,7 @@ class TiedConv2d(_TiedConvNd):
             ``torch.nn.Conv2d``, with fan-in :math:`C_i k_H k_W / (BG)`, the number of inputs an output really sees.
         bias: :math:`(C_o / B)`, shared by the blocks like the weight, or ``None``.
 
-    Channel order is group-major: group 0's blocks, then group 1's. Cost: :math:`C_i C_o k_H k_W H' W' / (BG)` MACs per
-    image. Computed by :func:`tiedconv.ops.tied_conv2d`.
+    Computed by :func:`tiedconv.ops.tied_conv2d`, which says more on cost and the order of channels.
 
     Raises:
         ValueError: at construction, if ``blocks * groups`` does not divide both channel counts, or for an argument

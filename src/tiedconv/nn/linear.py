@@ -63,10 +63,7 @@ class TiedLinear(nn.Module):
         self.blocks = blocks
         rows = out_features // blocks
         self.weight = nn.Parameter(empty(rows, in_features // blocks, device=device, dtype=dtype))
-        if bias:
-            self.bias = nn.Parameter(empty(rows, device=device, dtype=dtype))
-        else:
-            self.register_parameter("bias", None)
+        self.register_parameter("bias", nn.Parameter(empty(rows, device=device, dtype=dtype)) if bias else None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
