@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from tests.randomized import randomize_norms
+from tests.randomized import lively_model, shallow_model
 from timm.models import group_parameters
 from torch import Tensor
 
@@ -40,11 +40,6 @@ def meta_model(name: str, **kwargs: Any) -> Any:
 
 def meta_images(side: int = 64) -> Tensor:
     return torch.empty(2, 3, side, side, device="meta")
-
-
-def lively_model(name: str, **kwargs: Any) -> Any:
-    """A model in evaluation mode where every branch counts: no norm's scale is zero, and statistics vary."""
-    return randomize_norms(tiedconv.create_model(name, num_classes=10, **kwargs)).eval()
 
 
 @pytest.mark.parametrize("name", DEEP_IN_STRESS)
@@ -152,7 +147,7 @@ def test_grad_checkpointing_changes_no_number(name: str) -> None:
 @pytest.mark.parametrize("name", ONE_PER_FAMILY)
 def test_state_dict_copy_and_pickle_give_the_same_model(name: str) -> None:
     model = lively_model(name)
-    fresh = tiedconv.create_model(name, num_classes=10).eval()
+    fresh = shallow_model(name)
     fresh.load_state_dict(model.state_dict())
     x = torch.randn(1, 3, 64, 64)
     expected = model(x)

@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.randomized import randomize_norms
+from tests.randomized import lively_model, shallow_model
 from torch import Tensor
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import create_feature_extractor
 
-import tiedconv
 from tiedconv.export import deploy
 from tiedconv.nn import SplitTiedConv2d, TiedConv2d, TiedLinear
 
@@ -34,24 +33,13 @@ MODELS = pytest.mark.parametrize(
 TIED = (TiedConv2d, SplitTiedConv2d, TiedLinear)
 
 
-def build(name: str, **kwargs: Any) -> Any:
-    """A model in evaluation mode; all kinds of its blocks once, as depth adds only time."""
-    shallow = {} if name.startswith("tiedefficientnet") else {"layers": (1, 2, 1, 1)}
-    return tiedconv.create_model(name, num_classes=10, **shallow, **kwargs).eval()
-
-
-def lively(name: str) -> Any:
-    """A model whose every branch counts: no norm's scale is zero."""
-    return randomize_norms(build(name))
-
-
 def images(batch: int = 2, height: int = 32, width: int = 32) -> Tensor:
     return torch.randn(batch, 3, height, width)
 
 
 @MODELS
 def test_a_symbolic_trace_calls_each_tied_layer_once_and_computes_the_same(name):
-    model = lively(name)
+    model = lively_model(name)
     traced = torch.fx.symbolic_trace(model)
     calls = [node.target.__module__ for node in traced.graph.nodes if node.op == "call_function"]
     assert sum(module.startswith("tiedconv.") for module in calls) == len(
@@ -64,7 +52,7 @@ def test_a_symbolic_trace_calls_each_tied_layer_once_and_computes_the_same(name)
 
 @MODELS
 def test_a_symbolic_trace_is_trained_as_the_model_is(name):
-    model = lively(name).train()
+    model = lively_model(name).train()
     traced = torch.fx.symbolic_trace(copy.deepcopy(model))
     x = images()
     for network in (model, traced):
@@ -77,7 +65,7 @@ def test_a_symbolic_trace_is_trained_as_the_model_is(name):
 
 @MODELS
 def test_torchvision_extracts_features_of_every_stage(name):
-    model, x = lively(name), images()
+    model, x = lively_model(name), images()
     stages = {stage["module"]: str(i) for i, stage in enumerate(model.feature_info)}
     extracted = create_feature_extractor(model, stages)(x)
     expected: list[Tensor] = []
@@ -93,8 +81,8 @@ def test_torchvision_extracts_features_of_every_stage(name):
 
 @MODELS
 def test_timm_extracts_features_from_the_graph(name):
-    model, x = lively(name), images()
-    by_graph = build(name, features_only=True, feature_cls="fx")
+    model, x = lively_model(name), images()
+    by_graph = shallow_model(name, features_only=True, feature_cls="fx")
     state = model.state_dict()
     by_graph.graph_module.load_state_dict({key: state[key] for key in by_graph.graph_module.state_dict()})
     features = by_graph(x)
@@ -106,7 +94,7 @@ def test_timm_extracts_features_from_the_graph(name):
 @pytest.mark.parametrize(("memory_format", "grad"), [(torch.contiguous_format, False), (torch.channels_last, True)])
 @pytest.mark.filterwarnings("ignore:`torch.jit.trace:FutureWarning")
 def test_a_jit_trace_passes_its_check_without_a_warning_and_serves_other_sizes(name, memory_format, grad):
-    model = lively(name).to(memory_format=memory_format)
+    model = lively_model(name).to(memory_format=memory_format)
     x, other = (x.contiguous(memory_format=memory_format) for x in (images(), images(1, 64, 48)))
     with torch.set_grad_enabled(grad):
         traced = torch.jit.trace(model, x)
@@ -117,7 +105,7 @@ def test_a_jit_trace_passes_its_check_without_a_warning_and_serves_other_sizes(n
 @MODELS
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:FutureWarning", "ignore:The TorchScript type system:UserWarning")
 def test_the_graph_of_a_deployed_network_can_be_scripted(name):
-    deployed = deploy(lively(name))
+    deployed = deploy(lively_model(name))
     scripted = torch.jit.script(torch.fx.symbolic_trace(deployed))
     for x in (images(), images(1, 64, 48)):
         assert_close(scripted(x), deployed(x))
@@ -126,7 +114,7 @@ def test_the_graph_of_a_deployed_network_can_be_scripted(name):
 @MODELS
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_torchs_counter_sees_the_multiply_adds_of_every_tied_layer(name, memory_format):
-    model = lively(name).to(memory_format=memory_format)
+    model = lively_model(name).to(memory_format=memory_format)
     expected: dict[str, int] = {}
 
     def record(layer: Any, args: Any, y: Tensor) -> None:
@@ -148,6 +136,6 @@ def test_torchs_counter_sees_the_multiply_adds_of_every_tied_layer(name, memory_
 
 @MODELS
 def test_functional_call_computes_with_other_parameters(name):
-    model, other, x = lively(name), lively(name), images()
+    model, other, x = lively_model(name), lively_model(name), images()
     state = dict(other.state_dict())
     assert torch.equal(torch.func.functional_call(model, state, x), other(x))
