@@ -110,7 +110,7 @@ def test_shards_of_other_peoples_names_are_read(tmp_path, name):
 @pytest.mark.parametrize("name", ["a:b.tar", "a\\b.tar"])
 def test_a_shard_that_no_index_may_name_is_refused(tmp_path, name):
     root = with_shard(tmp_path, tar_file(*SAMPLE), name)
-    with pytest.raises(ValueError, match=r"index_shards: .*index.json: a shard must have a name as train/<name>.tar.*"):
+    with pytest.raises(ValueError, match=r"index_shards: .*index.json: shards must be called train/<name>.tar.*"):
         index_shards(root, ["black", "white"])
 
 
@@ -140,15 +140,15 @@ def changed(**changes):
         ({**INDEX, "classes": ["a", 1]}, "classes must be a list of names, got ['a', 1]"),
         ({**INDEX, "val": None}, "val must be a list of shards, one or more, got None"),
         ({**INDEX, "train": []}, "train must be a list of shards, one or more, got []"),
-        ({**INDEX, "train": ["a.tar"]}, "a shard must have a name as train/<name>.tar"),
-        (changed(name=3), "a shard must have a name as train/<name>.tar, with no /, \\ or : in <name>, got 3. Rename"),
-        (changed(name="val/a.tar"), "a shard must have a name as train/<name>.tar"),
-        (changed(name="train/.."), "a shard must have a name as train/<name>.tar"),
-        (changed(name="train/../a.tar"), "a shard must have a name as train/<name>.tar"),
-        (changed(name="/train/a.tar"), "a shard must have a name as train/<name>.tar"),
-        (changed(name="train/a.tar\n"), "a shard must have a name as train/<name>.tar"),
-        (changed(name="train/a\0.tar"), "a shard must have a name as train/<name>.tar"),
-        (changed(name="train/.tar"), "a shard must have a name as train/<name>.tar"),
+        ({**INDEX, "train": ["a.tar"]}, "shards must be called train/<name>.tar"),
+        (changed(name=3), "shards must be called train/<name>.tar, with no /, \\ or : in <name>, got 3: rename"),
+        (changed(name="val/a.tar"), "shards must be called train/<name>.tar"),
+        (changed(name="train/.."), "shards must be called train/<name>.tar"),
+        (changed(name="train/../a.tar"), "shards must be called train/<name>.tar"),
+        (changed(name="/train/a.tar"), "shards must be called train/<name>.tar"),
+        (changed(name="train/a.tar\n"), "shards must be called train/<name>.tar"),
+        (changed(name="train/a\0.tar"), "shards must be called train/<name>.tar"),
+        (changed(name="train/.tar"), "shards must be called train/<name>.tar"),
         (changed(bytes=None), "bytes of train/a.tar must be a whole number from 1 to"),
         (changed(bytes=True), "bytes of train/a.tar must be a whole number from 1 to"),
         (changed(bytes=0), "bytes of train/a.tar must be a whole number from 1 to"),

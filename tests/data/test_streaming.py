@@ -165,7 +165,7 @@ def test_no_shard_is_copied_to_where_its_name_leads(shards, tmp_path, memory):
     for name in (str(precious), "../precious.tar", "train/../../precious.tar"):
         index["train"][0]["name"] = name
         memory.pipe("/evil/index.json", json.dumps(index).encode())
-        with pytest.raises(ValueError, match=r"memory://evil/index.json: a shard must have a name as train/<name>.tar"):
+        with pytest.raises(ValueError, match=r"memory://evil/index.json: shards must be called train/<name>.tar"):
             StreamedImages("memory://evil", cache=str(tmp_path / "cache"), **OPTIONS)
     assert precious.read_text() == "mine"
 

@@ -384,7 +384,7 @@ def with_keypoints():
             lambda: [small_stage(masks=masks) for masks in (True, False, True)],
             (1, 0.5, 0.25),
             ValueError,
-            r"of 3 stages only 1, 3 predict masks\. Give every stage a mask_roi_pool, mask_head and mask_predictor, or",
+            r"only some stages predict masks\. Give each a mask_roi_pool, mask_head and mask_predictor, or none\.$",
         ),
         (lambda: [with_keypoints()], (1,), ValueError, r"stage 1 has a keypoint head\. Build it for boxes and masks"),
         (

@@ -83,7 +83,8 @@ class DetectionData(ImageData):
         super().__init__(batch_size, num_workers, predict_path)
         if not 0 <= flip <= 1:
             raise ValueError(f"{type(self).__name__}: flip must be in 0-1, got {flip}.")
-        self.save_hyperparameters("masks", "flip")
+        # Not by name: Lightning's command line gives only what was typed, where a subclass decides about masks itself.
+        self.save_hyperparameters({"masks": masks, "flip": flip})
         self.masks = masks
         self.flip = flip
         self._val: Annotated | None = None
@@ -202,12 +203,11 @@ class DetectionData(ImageData):
             return _Images(self._with_images(train=False), _to_image)
         val, found = self.annotated(train=False), self._with_images(train=True)
         theirs, ours = _names_by_id(found.annotations), _names_by_id(val.annotations)
-        if theirs != ours:
-            differing = sorted(i for i in {**theirs, **ours} if theirs.get(i) != ours.get(i))
-            listed = [f"{i} is {theirs.get(i)!r} in training and {ours.get(i)!r} in validation" for i in differing]
+        differing = sorted(theirs.items() ^ ours.items())
+        if differing:
             raise ValueError(
-                f"{type(self).__name__}: training and validation must have the same categories, but {few(listed)}. "
-                f"Correct {found.source} or {val.source}."
+                f"{type(self).__name__}: training and validation must have the same categories, but only one of them has "
+                f"{few(differing)}: correct {found.source} or {val.source}."
             )
         both = sorted(_files(found) & _files(val))
         if both:

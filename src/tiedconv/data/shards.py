@@ -20,7 +20,6 @@ from .folders import ImageFolder
 
 INDEX = "index.json"
 _PARTS = ("train", "val")
-_REWRITE = "Rewrite the index with index_shards."
 PLACES = ("offsets", "sizes", "labels")  # of a shard in the index, each with one entry per image
 
 
@@ -170,7 +169,7 @@ def read_index(address: str) -> Any:
     try:
         index = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"StreamedImages: {where} is not JSON: {error}. {_REWRITE}") from None
+        raise _invalid(f"StreamedImages: {where} is not JSON: {error}") from None
     with named(f"StreamedImages: {where}"):
         _check_index(index)
     return index
@@ -181,41 +180,36 @@ def _check_index(index: Any) -> None:
 
     It may come from anyone, and its names become names of files on this machine.
     """
-    mistake = _mistake(index)
-    if mistake:
-        raise ValueError(f"{mistake}. {_REWRITE}")
-
-
-def _mistake(index: Any) -> str:
     if not isinstance(index, dict):
-        return f"it must be an object with classes, train and val, got {reprlib.repr(index)}"
+        raise _invalid(f"it must be an object with classes, train and val, got {reprlib.repr(index)}")
     classes = index.get("classes")
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
-        return f"classes must be a list of names, got {reprlib.repr(classes)}"
+        raise _invalid(f"classes must be a list of names, got {reprlib.repr(classes)}")
     for part in _PARTS:
         shards = index.get(part)
         if not isinstance(shards, list) or not shards:
-            return f"{part} must be a list of shards, one or more, got {reprlib.repr(shards)}"
-        mistakes = (_mistake_in_shard(shard, part, len(classes)) for shard in shards)
-        if mistake := next(filter(None, mistakes), ""):
-            return mistake
-    return ""
+            raise _invalid(f"{part} must be a list of shards, one or more, got {reprlib.repr(shards)}")
+        for shard in shards:
+            _check_shard(shard, part, len(classes))
 
 
-def _mistake_in_shard(shard: Any, part: str, classes: int) -> str:
+def _check_shard(shard: Any, part: str, classes: int) -> None:
     name, size = (shard.get("name"), shard.get("bytes")) if isinstance(shard, dict) else (None, None)
     if not isinstance(name, str) or not re.fullmatch(rf"{part}/[^/\\:\x00-\x1f]+\.tar", name):
-        return f"a shard must have a name as {part}/<name>.tar, with no /, \\ or : in <name>, got {name!r}. Rename it"
+        raise _invalid(f"shards must be called {part}/<name>.tar, with no /, \\ or : in <name>, got {name!r}: rename")
     if type(size) is not int or not 0 < size < 2**63:
-        return f"bytes of {name} must be a whole number from 1 to 2^63 - 1, got {reprlib.repr(size)}"
+        raise _invalid(f"bytes of {name} must be a whole number from 1 to 2^63 - 1, got {reprlib.repr(size)}")
     try:
         offsets, sizes, labels = places = np.array([shard.get(key) for key in PLACES])
     except ValueError:  # of different lengths
         places = np.array(None)
     if places.ndim != 2 or places.dtype != np.int64:
-        return f"{', '.join(PLACES)} of {name} must be lists of whole numbers, with one entry per image"
+        raise _invalid(f"{', '.join(PLACES)} of {name} must be lists of whole numbers, with one entry per image")
     if not 0 <= labels.min() <= labels.max() < classes:
-        return f"labels of {name} must be from 0 to {classes - 1}, got {labels.min()} to {labels.max()}"
+        raise _invalid(f"labels of {name} must be from 0 to {classes - 1}, got {labels.min()} to {labels.max()}")
     if offsets.min() < 0 or sizes.min() < 1 or (offsets > size - sizes).any():
-        return f"an image of {name} must lie within its {size} bytes, got an offset or a size that leads out of them"
-    return ""
+        raise _invalid(f"an image of {name} must lie within its {size} bytes, but an offset or a size leads out")
+
+
+def _invalid(what: str) -> ValueError:
+    return ValueError(f"{what}. Rewrite the index with index_shards.")

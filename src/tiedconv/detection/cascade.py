@@ -200,9 +200,8 @@ def _check_stages(stages: Sequence[RoIHeads], loss_weights: Sequence[float]) -> 
         raise ValueError(
             f"CascadeRoIHeads: {len(stages)} stages need {len(stages)} loss_weights, got {tuple(loss_weights)}."
         )
-    with_masks = [number for number, stage in enumerate(stages, start=1) if stage.has_mask()]
-    if len(with_masks) not in (0, len(stages)):
+    if len({stage.has_mask() for stage in stages}) > 1:
         raise ValueError(
-            f"CascadeRoIHeads: of {len(stages)} stages only {', '.join(map(str, with_masks))} predict masks. Give "
-            "every stage a mask_roi_pool, mask_head and mask_predictor, or none."
+            "CascadeRoIHeads: only some stages predict masks. Give each a mask_roi_pool, mask_head and mask_predictor, "
+            "or none."
         )
