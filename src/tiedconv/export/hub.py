@@ -59,16 +59,8 @@ def save_pretrained(
     Raises:
         ValueError: if the folder holds other files, or the model is not what its name and arguments build.
     """
-    return _save(
-        model,
-        Path(folder),
-        Path(folder).absolute().name,
-        architecture=architecture,
-        model_args=model_args,
-        metrics=metrics,
-        dataset=dataset,
-        license=license,
-    )
+    card = {"metrics": metrics, "dataset": dataset, "license": license}
+    return _save(model, Path(folder), Path(folder).absolute().name, architecture, model_args, **card)
 
 
 def push_to_hub(
@@ -113,7 +105,6 @@ def _save(
     model: nn.Module,
     folder: Path,
     source: str,
-    *,
     architecture: str | None = None,
     model_args: Mapping[str, Any] | None = None,
     **card: Any,

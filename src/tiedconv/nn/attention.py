@@ -12,7 +12,7 @@ from .linear import TiedLinear
 def tied_hidden_channels(channels: int, reduction: float, blocks: int) -> int:
     """Return ``channels / reduction`` rounded to a multiple of ``blocks``, at least one channel per block.
 
-    Narrow squeeze layers need the rounding: EfficientNet-B0 has widths of 6 and 10, which 4 does not divide.
+    EfficientNet-B0's widths of 6 and 10 need the rounding for 4 blocks.
     """
     return blocks * max(1, round(channels / reduction / blocks))
 

@@ -1,4 +1,4 @@
-"""Initialisation that tied layers want and others do not."""
+"""Initialisation for networks with tied layers."""
 
 import torch
 from torch import nn
@@ -13,19 +13,19 @@ def break_symmetry_(model: nn.Module, spread: float = 0.3) -> int:
     """Scatter the scales of the norms behind tied layers, so that blocks differ from the start.
 
     The blocks of a tied layer are exact copies, and norms that all start at one hardly tell them apart. Each scale is
-    multiplied by a number drawn evenly from ``1 - spread`` to ``1 + spread``. It costs nothing in the trained network.
-    Not in the paper. Call it before the training, on random weights.
+    multiplied by a number drawn evenly from ``1 - spread`` to ``1 + spread``. Not in the paper. Call it before
+    training, on random weights.
 
-    A norm is behind a tied layer if it is the next module of the model with a scale per output channel of that layer,
-    in the order of ``model.modules()``, before another convolution or linear layer. Scales that are zero, such as those
-    with which timm ends residual branches, are left as they are.
+    A norm is behind a tied layer if it is the next module in ``model.modules()`` with a scale per output channel of the
+    layer, and no other convolution or linear layer is between them. Scales that are zero, such as those at the end of
+    timm's residual branches, stay zero.
 
     Args:
         model: changed in place.
         spread: half the width of the interval, 0-1.
 
     Returns:
-        How many norms were changed.
+        The number of norms that were changed.
 
     Raises:
         ValueError: if ``spread`` is not in (0, 1], or there is no norm behind a tied layer.

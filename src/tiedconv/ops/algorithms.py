@@ -1,7 +1,7 @@
 """The ways to compute one tied convolution. All take the same arguments and return the same numbers.
 
-Every algorithm gets a batched input (N, C_i, *space) and arguments that are already checked. None promises a memory
-format: the caller restores the input's.
+The input is batched, (N, C_i, *space), and the arguments are checked. The output may be in any memory format: the
+caller restores the input's.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ class ConvArgs(NamedTuple):
     blocks: int
 
     def is_pointwise(self, weight: Tensor) -> bool:
-        """Whether each output position reads exactly the input position at the same place."""
+        """Whether each output position depends on the same input position alone."""
         if weight.shape[2:].numel() != 1 or self.stride not in (1, (1,) * (weight.dim() - 2)):
             return False
         return self.padding in (0, "same", "valid", (0,) * (weight.dim() - 2))
@@ -37,7 +37,7 @@ Algorithm = Callable[[Tensor, Tensor, Tensor | None, ConvArgs], Tensor]
 
 
 def view(x: Tensor, weight: Tensor, bias: Tensor | None, args: ConvArgs) -> Tensor:
-    """Blocks as samples: one small convolution on (N·B, C_i/B, *space). Free of copies on contiguous input, G = 1."""
+    """Blocks as samples: one small convolution on (N·B, C_i/B, *space). Copies nothing if ``x`` is contiguous, G = 1."""
     blocks_as_samples = layout.split_blocks(x, groups=args.groups, blocks=args.blocks)
     conv = CONV[weight.dim() - 2]
     y = conv(blocks_as_samples, weight, bias, args.stride, args.padding, args.dilation, args.groups)
@@ -56,8 +56,8 @@ def grouped(x: Tensor, weight: Tensor, bias: Tensor | None, args: ConvArgs) -> T
 def depth(x: Tensor, weight: Tensor, bias: Tensor | None, args: ConvArgs) -> Tensor:
     """Blocks as the depth of a 3-D convolution with kernel (kH, kW, 1). For 2-D input and G = 1.
 
-    In channels_last memory the blocks are the innermost axis but one, (N, H, W, B, C_i/B). Seen as (N, C_i/B, H, W, B)
-    that is a channels_last_3d tensor without moving a byte, and so is the output.
+    In channels_last memory the blocks are the last axis but one, (N, H, W, B, C_i/B). Viewed as (N, C_i/B, H, W, B),
+    this is a channels_last_3d tensor, and so is the output: nothing is copied.
     """
     blocks_as_depth = x.permute(0, 2, 3, 1).unflatten(3, (args.blocks, -1)).permute(0, 4, 1, 2, 3)
     stride, padding, dilation = (
@@ -68,7 +68,7 @@ def depth(x: Tensor, weight: Tensor, bias: Tensor | None, args: ConvArgs) -> Ten
 
 
 def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, args: ConvArgs) -> Tensor:
-    """A pointwise convolution with one group as a matrix product. Free of copies on channels_last input."""
+    """A pointwise convolution with one group as a matrix product. Copies nothing if the input is channels_last."""
     y = F.linear(x.movedim(1, -1).unflatten(-1, (args.blocks, -1)), weight.flatten(1), bias)
     return y.flatten(-2).movedim(-1, 1)
 

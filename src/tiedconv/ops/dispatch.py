@@ -1,4 +1,4 @@
-"""Which algorithm computes a call: one rule, read from shapes, memory format and device.
+"""Which algorithm computes a call: one rule, by shapes, memory format and device.
 
 On CPUs the rule follows times of ``tiedconv bench operators`` (AVX-512, 2 threads, float32, batch 8): in all 96 cases
 of its sweep, forward alone and with backward, it is within a tenth of the fastest. Elsewhere it avoids copies.
@@ -12,14 +12,14 @@ from . import algorithms, layout
 from .algorithms import Algorithm, ConvArgs
 
 FEW_POSITIONS, FEWER_POSITIONS = 14 * 14, 8 * 8
-"""Maps so small that the time in which a convolution prepares its weights counts."""
+"""On maps of at most this size, the time that a convolution takes to prepare its weights matters."""
 
 MANY_POSITIONS = 28 * 28
 
 MANY_CHANNELS = 256
 
 VECTOR = 16
-"""Float32 numbers in a vector register; a convolution over fewer channels than that leaves lanes empty."""
+"""Float32 numbers in a vector register; a convolution over fewer channels leaves part of it unused."""
 
 
 def choose(x: Tensor, weight: Tensor, args: ConvArgs) -> Algorithm:

@@ -117,7 +117,7 @@ def tied_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, blocks
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, blocks: int) -> Tensor:
-    """Compute a tied linear map whose arguments are checked, except for the input's shape."""
+    """Compute a tied linear map; only the input's shape is checked here."""
     shape = x.shape
     rows, columns = weight.shape
     if not torch.jit.is_tracing() and (not shape or shape[-1] != columns * blocks):
@@ -141,11 +141,9 @@ def convolve(
     groups: int,
     blocks: int,
 ) -> Tensor:
-    """Compute a convolution whose arguments are checked, in the memory format of ``x``.
+    """Compute a convolution in the memory format of ``x``, whose shape and dtype alone are checked here.
 
-    Every call comes here, so only the input's shape and dtype are checked.
-
-    While ``torch.export`` or ``torch.jit`` record the call, and so in ONNX files, ``view`` computes it: it stores the
+    While ``torch.export`` or ``torch.jit`` record the call, and so in ONNX files, ``view`` computes it: it needs the
     filters once, where exporters would write out the repeated ones of ``grouped``. Sizes are symbols or tensors then,
     and a comparison would be recorded as a constant.
     """
@@ -167,7 +165,7 @@ def convolve(
 
 
 def pad(x: Tensor, amounts: list[int], mode: str, channels: int) -> Tensor:
-    """Pad as ``F.pad``, in the memory format of ``x``, where torch's circular padding returns a contiguous tensor."""
+    """Pad as ``F.pad``, but in the memory format of ``x``; torch's circular padding returns a contiguous tensor."""
     if not torch.jit.is_tracing():
         _checks.check_conv_input(x, channels=channels, spatial_dims=len(amounts) // 2)
     return layout.match_format(F.pad(x, amounts, mode=mode), like=x)
@@ -193,10 +191,7 @@ def _checked_conv(
 def check_geometry(
     dims: int, stride: Size, padding: Padding, dilation: Size, *, error: type[Exception] = RuntimeError
 ) -> tuple[Any, Any, Any]:
-    """Check stride, padding and dilation → one entry of each per dimension, or the padding's name.
-
-    ``error`` is as in :func:`tiedconv._checks.per_dim`.
-    """
+    """Check stride, padding and dilation, and return one entry of each per dimension, or the padding's name."""
     strides = _checks.per_dim("stride", stride, dims, minimum=1, error=error)
     dilation = _checks.per_dim("dilation", dilation, dims, minimum=1, error=error)
     if not isinstance(padding, str):
@@ -222,7 +217,7 @@ def check_tensors(
         expected = "(C_o/B, C_i/B)" if rank == 2 else "(C_o/B, C_i/(B*G), *kernel)"
         raise RuntimeError(f"expected {name} with {rank} dimensions, {expected}, got {shape}.")
     if not torch.jit.is_tracing():  # sizes are tensors then, and a comparison would be recorded as a constant
-        if 0 in shape:  # torch's kernels differ in what they make of that
+        if 0 in shape:  # torch's kernels differ in what they return then
             raise RuntimeError(f"{name} {shape} is empty. Every dimension needs at least one entry.")
         if shape[0] % groups:
             raise ValueError(f"the {shape[0]} rows of {name} are not divisible by groups={groups}.")
@@ -245,5 +240,5 @@ def check_dtypes(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 
 
 def _autocasts(x: Tensor) -> bool:
-    # Asking about meta, a device without autocast, is an error of its own.
+    # torch raises an error for meta, which has no autocast.
     return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)

@@ -16,8 +16,8 @@ _INNERMOST_FIRST = {4: (1, 3, 2, 0), 5: (1, 4, 3, 2, 0)}  # dimensions of channe
 def is_channels_last(x: Tensor) -> bool:
     """Whether the channels of ``x`` (N, C, H, W) or (N, C, D, H, W) lie innermost in memory; slices count too.
 
-    Read off the strides, as torch's convolutions do, because ``Tensor.is_contiguous(memory_format=...)`` is refused
-    under ``torch.func.vmap``. Where sizes of 1 leave both orders possible, the strides tell which one was meant.
+    Read off the strides, as torch's convolutions do, because ``torch.func.vmap`` refuses
+    ``Tensor.is_contiguous(memory_format=...)``. If sizes of 1 allow both orders, the strides tell which one was meant.
     """
     sizes, strides = x.shape, x.stride()
     if len(sizes) not in (4, 5):
@@ -32,7 +32,7 @@ def is_channels_last(x: Tensor) -> bool:
 
 
 def match_format(y: Tensor, like: Tensor) -> Tensor:
-    """Return ``y`` in the memory format of ``like`` (same rank), copied only if it has another one."""
+    """Return ``y`` in the memory format of ``like``, which has the same rank, copied only if necessary."""
     if torch.jit.is_tracing():  # sizes are tensors then, and comparing them would be recorded as a constant
         channels, *space = like.stride()[1:]
         last = len(space) > 1 and channels < min(space)
@@ -59,9 +59,9 @@ def repeat_for_groups(weight: Tensor, *, groups: int, blocks: int) -> Tensor:
 
 
 def diagonal_blocks(weight: Tensor, *, groups: int, blocks: int) -> Tensor:
-    """Weight (C_o, C_i/G, *kernel) → (G, B, C_o/(BG), C_i/(BG), *kernel): what maps each block of a group to itself.
+    """Weight (C_o, C_i/G, *kernel) → (G, B, C_o/(BG), C_i/(BG), *kernel): the part that maps each block to itself.
 
-    What maps one block to another is left out: a tied weight has no such entries.
+    A tied weight has no entries that map one block to another.
     """
     square = weight.unflatten(0, (groups, blocks, -1)).unflatten(3, (blocks, -1))
     return square.diagonal(dim1=1, dim2=3).movedim(-1, 1)
@@ -70,7 +70,7 @@ def diagonal_blocks(weight: Tensor, *, groups: int, blocks: int) -> Tensor:
 def merge_groups(weight: Tensor, *, groups: int, to: int) -> Tensor:
     """Weight (C_o, C_i/groups, *kernel) → the weight (C_o, C_i/to, *kernel) of the same map with fewer groups.
 
-    ``to`` divides ``groups``; what the wider groups see beyond their own channels has weight zero.
+    ``to`` divides ``groups``; channels that a filter did not see before have weight zero.
     """
     merged = groups // to
     if merged == 1:
@@ -83,7 +83,7 @@ def merge_groups(weight: Tensor, *, groups: int, to: int) -> Tensor:
 def side_by_side(weights: Sequence[Tensor], groups: Sequence[int]) -> tuple[Tensor, int]:
     """Weights of equally wide grouped convolutions → weight and groups of one convolution that computes all of them.
 
-    Convolution ``i`` has ``groups[i]`` groups. The groups of the result are as narrow as theirs allow.
+    Convolution ``i`` has ``groups[i]`` groups. The result has as many groups as possible.
     """
     common = math.gcd(*groups)
     merged = [merge_groups(w, groups=g, to=common) for w, g in zip(weights, groups, strict=True)]
@@ -93,7 +93,7 @@ def side_by_side(weights: Sequence[Tensor], groups: Sequence[int]) -> tuple[Tens
 def split_blocks(x: Tensor, *, groups: int, blocks: int) -> Tensor:
     """(N, C, *space) → (N·B, C/B, *space): the blocks become samples, each with its G groups side by side.
 
-    Free of copies for a contiguous ``x`` with one group.
+    Nothing is copied if ``x`` is contiguous and there is one group.
     """
     if groups == 1:
         return x.reshape(x.shape[0] * blocks, x.shape[1] // blocks, *x.shape[2:])

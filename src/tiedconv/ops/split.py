@@ -77,7 +77,7 @@ def split_convolve(
     groups: Sequence[int],
     blocks: Sequence[int],
 ) -> Tensor:
-    """Compute a call whose arguments are checked, except for the input."""
+    """Compute a call; only the input is checked here."""
     traced = torch.jit.is_tracing()  # sizes are tensors then, and a comparison would be recorded as a constant
     if x.dim() != 4 or not (traced or x.shape[1] == _channels(weights, groups, blocks)):
         if not traced:
