@@ -24,12 +24,6 @@ def test_every_function_runs_once_a_round_in_an_order_that_is_drawn_anew():
     assert {len(timing.seconds) for timing in times.values()} == {20}
 
 
-def test_the_seed_fixes_the_order():
-    orders = [record_calls("abcd", rounds=9, seed=seed)[1] for seed in (1, 1, 2)]
-    assert orders[0] == orders[1]
-    assert orders[0] != orders[2]
-
-
 def test_clock_covers_the_call():
     [seconds] = interleaved({"sleep": lambda: time.sleep(0.02)}, rounds=1, warmup=0)["sleep"].seconds
     assert seconds >= 0.02

@@ -78,10 +78,3 @@ def test_titles_of_neighbours_do_not_touch():
     figure.draw_without_rendering()
     boxes = [ax.title.get_window_extent() for ax in figure.axes if ax.images]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
-
-
-def test_mistakes_are_named():
-    with pytest.raises(ValueError, match="draw_cams: expected the heat maps of at least one model, got none"):
-        draw_cams({}, {})
-    with pytest.raises(ValueError, match="draw_cams: 'a' has 2 heat maps and 3 images"):
-        draw_cams({"a": torch.rand(3, 3, 8, 8)}, {"a": cam(2)})

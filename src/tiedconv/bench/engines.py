@@ -18,7 +18,7 @@ IN_TORCH: tuple[Engine, ...] = ("eager", "compiled")
 _FILES = {"onnxruntime": ENGINES["onnx"], "openvino": ENGINES["openvino"]}
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
-"""How far an engine's outputs may be from the eager model's, as a part of its largest one."""
+"""The largest difference to the eager model's outputs that an engine may have, relative to the largest output."""
 
 
 def check_engine(engine: Engine, *, dtype: str, device: torch.device) -> None:
@@ -26,7 +26,7 @@ def check_engine(engine: Engine, *, dtype: str, device: torch.device) -> None:
 
     Raises:
         ModuleNotFoundError: if a package is missing, with the extra that installs it.
-        ValueError: if an engine outside torch is to compute in another dtype than float32, or not on the CPU.
+        ValueError: if the engine is not torch, and the dtype not float32 or the device not the CPU.
     """
     if engine in IN_TORCH:
         return
@@ -41,20 +41,19 @@ def check_engine(engine: Engine, *, dtype: str, device: torch.device) -> None:
 def prepare(
     engine: Engine, model: nn.Module, images: Tensor, memory_format: torch.memory_format
 ) -> Callable[[Tensor], Tensor]:
-    """Return ``model``, in evaluation mode, as a function that an engine computes.
+    """Return a function that runs ``model`` in an engine.
 
-    All engines but eager are given the deployed network (:func:`tiedconv.export.deploy`). ``"compiled"`` is
-    ``torch.compile``, which happens here, inside of :func:`compiler`; the others read a file that is exported for
-    images of this shape alone.
+    All engines but eager run the deployed network (:func:`tiedconv.export.deploy`). ``"compiled"`` compiles it here,
+    which has to be inside :func:`compiler`; the others read a file that is exported for images of this shape only.
 
     Args:
         engine: its name.
-        model: in ``memory_format``, on the device of ``images``.
-        images: (N, C, H, W). The outputs for them are compared with the model's own.
+        model: in evaluation mode and ``memory_format``, on the device of ``images``.
+        images: (N, C, H, W), for which the engine's outputs are compared with the model's.
         memory_format: of weights and images.
 
     Raises:
-        RuntimeError: if the outputs are not the model's, or the network cannot be exported.
+        RuntimeError: if the outputs differ from the model's, or the network cannot be exported.
     """
     if engine == "eager":
         return model
@@ -76,10 +75,10 @@ def prepare(
 def compiler() -> Iterator[None]:
     """Set up ``torch.compile`` for measurements.
 
-    - Weights are frozen for inference: batch norms are folded into them. ``torch.compile(options={"freezing": True})``
+    - Weights are frozen for inference, and batch norms folded into them. ``torch.compile(options={"freezing": True})``
       does nothing, since it is set only after weights have become inputs.
-    - All compiled networks live at once, where torch would run the ninth eagerly without a word. What was compiled
-      before is forgotten; torch would look through it at every call.
+    - Any number of compiled networks can exist at once; by default torch runs the ninth eagerly, without a warning.
+      What was compiled before is forgotten, since torch would look through it at every call.
     """
     import torch._dynamo
     import torch._inductor.config

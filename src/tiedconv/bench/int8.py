@@ -20,14 +20,14 @@ CALIBRATION_IMAGES = 256
 
 @dataclass(frozen=True)
 class FileRow:
-    """A file that was measured on validation images.
+    """Measurements of one file on validation images.
 
     Attributes:
         name: ``"float32"`` or ``"int8"``.
         file: the file.
         batch: images per call.
-        top1: share of the validation images that are classified right, 0-1.
-        images_per_s: of the calls, in turns with the other file's.
+        top1: share of the validation images that are classified correctly, 0-1.
+        images_per_s: of calls that take turns with the other file's.
         speedup: how many times as fast as the float32 file, round by round.
     """
 
@@ -48,11 +48,11 @@ def check_int8(
     batch_size: int | None = None,
     rounds: int = 20,
 ) -> None:
-    """Check what needs no model, before one is loaded.
+    """Raise unless an int8 file can be made and measured with these arguments, as far as no model is needed for that.
 
     Raises:
         ModuleNotFoundError: if the package that quantizes is not installed.
-        ValueError: if no int8 file can be made or measured with these arguments.
+        ValueError: if an argument is out of range or does not go with the others.
     """
     if format not in ENGINES:
         raise ValueError(f"int8 is for --format onnx or openvino, got {format}. Leave one of them out.")
@@ -72,7 +72,7 @@ def check_int8(
 
 
 def check_fits(model: nn.Module, data: ClassificationData, input_size: Sequence[int]) -> None:
-    """Raise ValueError unless images and classes of ``data`` are those of a classifier for images (C, H, W)."""
+    """Raise ValueError unless the images and classes of ``data`` fit a classifier for images (C, H, W)."""
     channels, name = data.input_size[0], type(data).__name__
     if tuple(input_size) != tuple(data.input_size):
         given, own = (",".join(map(str, size)) for size in (input_size, data.input_size))
@@ -107,7 +107,7 @@ def compare_int8(
     Args:
         file: as written by :func:`tiedconv.export.to_onnx` or :func:`tiedconv.export.to_openvino`.
         format: ``"onnx"`` or ``"openvino"``.
-        data: whose training images calibrate the int8 file (256, or all if there are fewer).
+        data: its training images calibrate the int8 file (256, or all if there are fewer).
         rounds: measured calls of both files, in turns.
         progress: told what is being done.
 
@@ -149,7 +149,7 @@ def _shown(loader: DataLoader[Any], what: str, progress: Progress) -> Iterator[A
 
 
 def top1(run: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Return the share of images, 0-1, for which the largest output of a classifier is that of their class.
+    """Return the share of images, 0-1, that a classifier gives their own class.
 
     Args:
         run: a network, or what :func:`tiedconv.export.open_onnx` and :func:`tiedconv.export.open_openvino` return.

@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""The machine that figures are measured on."""
 
 import ctypes
 import os
@@ -16,7 +16,7 @@ def describe_machine(device: torch.device | str = "cpu", packages: Sequence[str]
 
     Args:
         device: what was measured on.
-        packages: installed ones whose versions are added to those of torch and timm, such as ``"onnxruntime"``.
+        packages: installed packages whose versions are added, such as ``"onnxruntime"``.
     """
     device = torch.device(device)
     return {
@@ -33,14 +33,11 @@ def describe_machine(device: torch.device | str = "cpu", packages: Sequence[str]
 
 
 def keep_freed_memory() -> bool:
-    """Make the C library keep the memory that this process frees, instead of giving it back to the system.
+    """Make the C library keep the memory that this process frees, and return whether it could be done, as in glibc.
 
-    By default every map of some MiB is given back after use, and the next allocation waits for the system to hand out
-    and clear its pages: in a virtual machine that can take longer than the convolution, and it varies between calls.
-    Allocators such as jemalloc keep memory by themselves.
-
-    Returns:
-        Whether it could be done; it is a feature of glibc.
+    By default every map of some MiB is given back to the system after use, and the next allocation waits until its
+    pages are handed out and cleared. In a virtual machine that can take longer than the convolution, and it varies
+    between calls. Allocators such as jemalloc keep memory by themselves.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -51,7 +48,7 @@ def keep_freed_memory() -> bool:
 
 
 def check_device(device: str) -> torch.device:
-    """Return the device of that name, if times can be taken on it.
+    """Return the device of that name.
 
     Raises:
         ValueError: if it is not a CPU or CUDA device, or does not exist.

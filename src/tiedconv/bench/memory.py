@@ -1,4 +1,4 @@
-"""Memory of a train step, each in a process of its own."""
+"""Memory of a train step, measured in a process of its own."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -22,10 +22,10 @@ def train_step_peak_memory(
     device: torch.device | str | None = None,
     compiled: bool = False,
 ) -> float | None:
-    """Memory in MiB that building a model and one train step on ``shape`` images add to a fresh process.
+    """Return the MiB that building a model and training it on ``shape`` images add to a fresh process.
 
-    Measured in a process of its own, as freed memory is not given back, with as many threads as this one. On a GPU it
-    is what torch allocates there.
+    The process is new, since a process keeps freed memory, and has as many threads as this one. On a GPU it is what
+    torch allocates there.
 
     Args:
         build: returns the model; it is pickled, so a ``functools.partial`` of an importable function and not a lambda.
@@ -33,11 +33,11 @@ def train_step_peak_memory(
         channels_last: memory format of model and images.
         dtype: of model and images.
         device: where. None: the GPU if there is one, else the CPU.
-        compiled: whether to compile the model by ``torch.compile``. What that keeps of the model counts too, some 100
+        compiled: whether to compile the model by ``torch.compile``. What that keeps of the model counts too, about 100
             MiB; the compiler itself does not.
 
     Returns:
-        The figure, or None on a system that keeps no record of it (without a GPU, all but Linux).
+        None on systems that keep no record of it: without a GPU, all but Linux.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cpu" and not _STATUS.exists():

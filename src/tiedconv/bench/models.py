@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -22,7 +22,7 @@ Precision = Literal["float32", "bfloat16"]
 UNITS: dict[Quantity, str] = {"latency": "ms", "throughput": "images/s", "train": "images/s", "memory": "MiB"}
 
 REST = 0.1
-"""Seconds between calls of different engines: idle threads look for work for up to 35 ms, on cores that others need."""
+"""Seconds between calls of different engines, whose idle threads keep the cores busy for up to 35 ms."""
 
 
 def throughput(
@@ -48,10 +48,10 @@ class ModelOptions:
     Attributes:
         models: names as :func:`tiedconv.models.build_model` takes them; the first is the reference.
         engines: ``"eager"`` torch; ``"compiled"`` by ``torch.compile``, which takes about a minute per model, format
-            and quantity; ``"onnxruntime"`` and ``"openvino"``, for latency and throughput. All but eager infer with the
-            deployed network (:func:`tiedconv.export.deploy`).
+            and quantity; ``"onnxruntime"`` and ``"openvino"``, for latency and throughput. All but eager use the
+            deployed network (:func:`tiedconv.export.deploy`) for inference.
         memory_formats: of model and images in torch; other engines choose their own.
-        dtype: of model and images. Engines outside torch have ``"float32"`` alone.
+        dtype: of model and images; ``"float32"`` for engines outside torch.
         quantities: ``"latency"`` of one image in ms; ``"throughput"`` of a batch in images/s; ``"train"``, images/s of
             a step (forward, cross-entropy, backward, SGD with momentum); ``"memory"``, peak MiB of such a step in a
             process of its own.
@@ -62,8 +62,8 @@ class ModelOptions:
 
     Raises:
         ModuleNotFoundError: if the package of an engine is not installed.
-        ValueError: if a name is unknown or given twice, nothing is left to measure, an engine cannot compute in this
-            dtype or on this device, or a number is out of range.
+        ValueError: if a name is unknown or given twice, if no engine has any of the quantities or one does not have the
+            dtype or device, or if a number is out of range.
     """
 
     models: Sequence[str]
@@ -120,14 +120,14 @@ class ModelRow:
     """One quantity of one model.
 
     Attributes:
-        quantity, dtype, model, engine: what was measured, in the words of :class:`ModelOptions`.
+        quantity, dtype, model, engine: what was measured, as in :class:`ModelOptions`.
         memory_format: of model and images; None for engines that choose their own.
         batch: images per call.
         timing: of the calls; None for memory and after an error.
         mib: peak memory, for that quantity.
         ratio: how many times as fast as the reference in the same engine and format, round by round. For memory, how
             many times its MiB. None where either failed.
-        ratio_to_best: the same to the reference in whichever engine and format it is best in.
+        ratio_to_best: the same, relative to the reference in the engine and format where it is best.
         error: why there is no figure, or empty.
     """
 
@@ -160,19 +160,16 @@ class ModelRow:
         return self.timing.rate(self.batch)
 
     def failures(self) -> list[str]:
-        """One line if there is no figure: what it would have been, and the first line of the error."""
+        """One line if there is no figure: what was to be measured, and the first line of the error."""
         reason = self.error.partition("\n")[0]
         return [f"{self.quantity}, {self.label}: {reason}"] if self.error else []
 
     def record(self) -> dict[str, Any]:
         """Return the row and its derived figures, as JSON has them."""
         value = self.value
+        plain = ("quantity", "dtype", "model", "engine", "memory_format", "batch", "mib", "error")
         return {
-            **{
-                f.name: getattr(self, f.name)
-                for f in fields(self)
-                if f.name not in ("timing", "ratio", "ratio_to_best")
-            },
+            **{name: getattr(self, name) for name in plain},
             "unit": UNITS[self.quantity],
             "median": value and value.median,
             "spread": value and value.spread,
@@ -185,7 +182,7 @@ class ModelRow:
 def measure(options: ModelOptions, quantity: Quantity, progress: Progress = lambda *_: None) -> list[ModelRow]:
     """Measure one quantity of all models in all engines and memory formats, in turns.
 
-    What fails has a row with the error; the others are measured nevertheless.
+    A model that fails has a row with the error; the others are still measured.
 
     Args:
         options: what to measure.
@@ -245,27 +242,24 @@ def _step(row: ModelRow, options: ModelOptions) -> Callable[[], object]:
 
 
 def _peaks(rows: list[ModelRow], options: ModelOptions, progress: Progress) -> list[ModelRow]:
-    measured: list[ModelRow] = []
-    for row in rows:
-        progress("memory", len(measured), len(rows))
-        measured.append(_peak(row, options))
-    progress("memory", len(rows), len(rows))
+    measured = []
+    for place, row in enumerate(rows):
+        progress("memory", place, len(rows))
+        mib, error = None, ""
+        try:
+            mib = train_step_peak_memory(
+                partial(build_model, row.model),
+                (row.batch, 3, options.image_size, options.image_size),
+                channels_last=row.memory_format == "channels_last",
+                dtype=getattr(torch, row.dtype),
+                device=options.device,
+                compiled=row.engine == "compiled",
+            )
+            error = "" if mib else "this system keeps no record of a process' peak memory"
+        except Exception as raised:  # also if the process was killed for its memory
+            error = describe_error(raised)
+        measured.append(replace(row, mib=mib, error=error))
     return measured
-
-
-def _peak(row: ModelRow, options: ModelOptions) -> ModelRow:
-    try:
-        mib = train_step_peak_memory(
-            partial(build_model, row.model),
-            (row.batch, 3, options.image_size, options.image_size),
-            channels_last=row.memory_format == "channels_last",
-            dtype=getattr(torch, row.dtype),
-            device=options.device,
-            compiled=row.engine == "compiled",
-        )
-    except Exception as error:  # also that of a process that was killed for its memory
-        return replace(row, error=describe_error(error))
-    return replace(row, mib=mib, error="" if mib else "this system keeps no record of a process' peak memory")
 
 
 def _compare(rows: list[ModelRow], reference: str) -> list[ModelRow]:

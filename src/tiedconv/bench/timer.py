@@ -1,10 +1,11 @@
-"""Paired timing: functions that are compared take turns, so that a busy machine slows all of them alike."""
+"""Paired timing: functions that are compared take turns, so that a busy machine slows all of them equally."""
 
 import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -57,14 +58,13 @@ class Timing:
         return Quartiles.of(self.seconds).spread
 
     def rate(self, count: int) -> Quartiles:
-        """Return how many things per second a call computes that computes ``count`` of them."""
+        """Things per second, where each call computes ``count`` of them."""
         return Quartiles.of([count / s for s in self.seconds])
 
     def speedup_over(self, other: "Timing") -> Quartiles:
-        """How many times as fast as ``other``: its seconds divided by ours, round by round.
+        """How many times as fast as ``other``, timed in the same rounds: its seconds divided by ours, round by round.
 
-        Calls of one round met the same state of the machine, so this ratio varies less than that of the medians.
-        Both timings come from the same rounds.
+        The machine is in the same state for all calls of a round, so this varies less than the ratio of the medians.
         """
         return Quartiles.of([theirs / ours for ours, theirs in zip(self.seconds, other.seconds, strict=True)])
 
@@ -75,7 +75,6 @@ def interleaved(
     rounds: int,
     warmup: int = 2,
     device: torch.device | str = "cpu",
-    seed: int = 0,
     rest: float = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Timing]:
@@ -88,15 +87,14 @@ def interleaved(
         functions: what to time, by name.
         rounds: measured calls per function.
         warmup: rounds before those, not measured.
-        device: where the functions compute. On a CUDA device its own clock runs from an idle device to the end of the
+        device: where the functions compute. A CUDA device's own clock is used, from an idle device to the end of the
             work, launches included.
-        seed: of the order.
-        rest: seconds to wait before each call, in which other functions' threads come to rest.
+        rest: seconds to wait before each call, until the threads of other functions are idle.
         progress: called after each round with the number of rounds done and their total, warm-up included.
     """
     device = torch.device(device)
     clock = _cuda_seconds if device.type == "cuda" else _cpu_seconds
-    order = random.Random(seed)
+    order = random.Random(0)
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for i in range(warmup + rounds):
         for name in order.sample(list(functions), len(functions)):
@@ -116,7 +114,7 @@ def rates(
     rounds: int = 10,
     device: torch.device | str = "cpu",
 ) -> dict[str, Quartiles]:
-    """Return the images per second of functions that compute ``images`` of them; else as :func:`interleaved`."""
+    """Return the images per second of functions, each of which computes ``images`` of them, measured in turns."""
     times = interleaved(functions, rounds=rounds, device=device)
     return {name: timing.rate(images) for name, timing in times.items()}
 
@@ -129,35 +127,27 @@ def try_interleaved(
     rest: float = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, Timing], dict[str, str]]:
-    """As :func:`interleaved`, but a function that raises drops out and the others go on.
+    """As :func:`interleaved`, but a function that raises is not called again, and the others go on.
 
     Returns:
         The times of those that never failed, and the errors of the others as text, both by name.
     """
-    guarded = {name: _Guarded(function) for name, function in functions.items()}
+    failed: dict[str, str] = {}
+
+    def call(name: str) -> None:
+        if name not in failed:
+            try:
+                functions[name]()
+            except Exception as error:  # whatever an engine or a compiler raises, the others are still timed
+                failed[name] = describe_error(error)
+
+    guarded = {name: partial(call, name) for name in functions}
     times = interleaved(guarded, rounds=rounds, device=device, rest=rest, progress=progress)
-    failed = {name: call.error for name, call in guarded.items() if call.error}
     return {name: timing for name, timing in times.items() if name not in failed}, failed
 
 
-class _Guarded:
-    """A call that keeps its first error as text and does nothing from then on."""
-
-    def __init__(self, function: Callable[[], object]) -> None:
-        self.function = function
-        self.error = ""
-
-    def __call__(self) -> None:
-        if self.error:
-            return
-        try:
-            self.function()
-        except Exception as error:  # whatever a backend or a compiler raises, the other functions still have times
-            self.error = describe_error(error)
-
-
 def describe_error(error: Exception) -> str:
-    """Return kind and message of an error: what a table and a file keep of it."""
+    """Return the kind and message of an error."""
     return f"{type(error).__name__}: {error}"
 
 

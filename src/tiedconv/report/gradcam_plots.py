@@ -68,23 +68,19 @@ def draw_cams(
 ) -> "Figure":
     """Return a new figure: for each image the photo, then beside it what each model looked at.
 
-    Above each picture stand the model, the class that is explained and its probability. As many images stand in a row
-    as fit; more than five models go on in further rows below.
+    Above each picture are the model, the class that is explained and its probability. A row has as many images as fit;
+    more than five models take several rows.
 
     Args:
-        images: for each model what it was given, (N, 3, H, W) in 0-1, as a viewer would see it: models crop photos
-            differently. The first model's stand for the photos.
-        cams: for each model its heat maps of these images.
+        images: for each model what it was given, (N, 3 or 1, H, W) in 0-1, as a viewer would see it: models crop
+            photos differently. The first model's are shown as the photos.
+        cams: for each model its heat maps of these images, at least one.
         names: of the images. None given: their numbers.
         classes: names of the classes. None given: their indices.
-
-    Raises:
-        ValueError: if no model is given, or a model has another number of maps than there are images.
     """
-    _check(images, cams)
     photos = images[next(iter(cams))]
     count, models = len(photos), len(cams)
-    # Rows of equal length, so that six models stand as three and three, and not as five and one.
+    # Rows of equal length: three and three for six models, not five and one.
     rows = -(-models // (_COLUMNS - 1))
     width = 1 + -(-models // rows)
     beside = min(count, max(1, _COLUMNS // width))
@@ -105,15 +101,3 @@ def draw_cams(
             ax = axes[row + j // (width - 1), column + 1 + j % (width - 1)]
             plot_cam(images[label][i], cam.heat[i], ax, title=f"{style.short(label, 26)}\n{explained}")
     return figure
-
-
-def _check(images: Mapping[str, Tensor], cams: Mapping[str, GradCam]) -> None:
-    if not cams:
-        raise ValueError("draw_cams: expected the heat maps of at least one model, got none.")
-    for label, cam in cams.items():
-        shown = len(images.get(label, ()))
-        if len(cam.heat) != shown or shown != len(images[next(iter(cams))]):
-            raise ValueError(
-                f"draw_cams: {label!r} has {len(cam.heat)} heat maps and {shown} images. Give every model the same "
-                "images, and those that its maps are of."
-            )
