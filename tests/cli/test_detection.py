@@ -93,6 +93,14 @@ def test_a_broken_annotation_ends_the_command_with_file_and_id(exported, monkeyp
         main(["fit", "--config", str(CONFIG), "--data.root", str(exported), *SMALL, "--trainer.max_epochs=1"])
 
 
+@pytest.mark.parametrize("name", ["Cityscapes", "Coco", "OcclusionScenes", "Voc", "VocFolder", "Yolo"])
+def test_every_detection_data_is_built_by_its_name(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nothing").write_text("")
+    with pytest.raises(SystemExit, match="nothing"):  # read, found wanting and named
+        main(["fit", "--data", name, "--data.root", "nothing", *SMALL, "--trainer.max_epochs=1"])
+
+
 def test_training_needs_the_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=r"Coco: none of .* is in data/own\. Set root, or train_annotations"):

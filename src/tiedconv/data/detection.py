@@ -206,7 +206,7 @@ class DetectionData(ImageData):
         differing = sorted(theirs.items() ^ ours.items())
         if differing:
             raise ValueError(
-                f"{type(self).__name__}: training and validation must have the same categories, but only one of them has "
+                f"{type(self).__name__}: both splits must have the same categories, but only one of them has "
                 f"{few(differing)}: correct {found.source} or {val.source}."
             )
         both = sorted(_files(found) & _files(val))
