@@ -116,7 +116,13 @@ def load_state(task: L.LightningModule, checkpoint: dict[str, Any], optimizer: s
     fitting = task.trainer.state.fn == TrainerFn.FITTING
     _check_same_data(checkpoint, task.trainer, fitting=fitting)
     if fitting:
-        _check_same_optimizer(checkpoint, optimizer)
+        options = (checkpoint.get("hyper_parameters") or {}).get("optimization") or {}
+        there = options.get("optimizer", optimizer)
+        if there != optimizer:
+            raise ValueError(
+                f"The checkpoint holds the state of the optimizer {there}, the training has {optimizer}. Give the "
+                "same, or start anew from its weights."
+            )
         checkpoint["lr_schedulers"] = []  # the rate follows from the given options and the place in the epoch
 
 
@@ -210,26 +216,14 @@ def _check_same_data(checkpoint: Mapping[str, Any], trainer: L.Trainer, *, fitti
             f"{_some(here['classes'])}. Give the data that it was trained on."
         )
     differing = [f"{name} = {there[name]} there, {here[name]} here" for name in there if there[name] != here[name]]
-    if fitting and differing and _is_inside_an_epoch(checkpoint):
+    if not fitting or not differing:
+        return
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    if progress["current"]["ready"] > 0 and not progress["is_last_batch"]:
         raise ValueError(
             f"The checkpoint is from the middle of an epoch, with {'; '.join(differing)}: images would be left out or "
             "come twice. Give the same, or a checkpoint from the end of an epoch."
         )
-
-
-def _check_same_optimizer(checkpoint: Mapping[str, Any], name: str) -> None:
-    options = (checkpoint.get("hyper_parameters") or {}).get("optimization") or {}
-    there = options.get("optimizer", name)
-    if there != name:
-        raise ValueError(
-            f"The checkpoint holds the state of the optimizer {there}, the training has {name}. Give the same, or "
-            "start anew from its weights."
-        )
-
-
-def _is_inside_an_epoch(checkpoint: Mapping[str, Any]) -> bool:
-    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-    return progress["current"]["ready"] > 0 and not progress["is_last_batch"]
 
 
 def _some(names: Sequence[str]) -> str:
