@@ -66,18 +66,18 @@ _COMMANDS = {
         "  tiedconv bench models --quantities latency --engines eager,compiled,onnxruntime,openvino --plot latency.svg",
     ),
     "analyze gradcam": _Command(
-        "analyze_gradcam.gradcam",
+        "analyze.gradcam",
         "where classifiers look, by Grad-CAM",
         "tiedconv analyze gradcam --models resnet50,tiedresnet50 --images photos --checkpoints a.ckpt,b.ckpt\n"
         "  tiedconv analyze gradcam --models torchvision/resnet50 --pretrained --images photo.jpg --classes names.txt",
     ),
     "analyze summary": _Command(
-        "analyze_summary.summary",
+        "analyze.summary",
         "cost, weights and redundancy of every layer",
         "tiedconv analyze summary --models resnet50,tiedresnet50 --images photos --checkpoints a.ckpt,b.ckpt",
     ),
     "analyze similarity": _Command(
-        "analyze_similarity.similarity",
+        "analyze.similarity",
         "how alike the filters of a layer are",
         "tiedconv analyze similarity --models resnet50,tiedresnet50_s --images photos --checkpoints a.ckpt,b.ckpt\n"
         "  tiedconv analyze similarity --models torchvision/resnet50 --pretrained --images photos --layers layer4",
