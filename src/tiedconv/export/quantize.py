@@ -65,7 +65,7 @@ def quantize_onnx(path: str | Path, calibration_batches: Iterable[Tensor], out: 
             activation_type=tools.QuantType.QUInt8,
             weight_type=tools.QuantType.QInt8,
         )
-        return _compared(out, part, open_onnx(path), open_onnx(part), batches[0])
+        return _compared(open_onnx, Path(path), part, out, batches[0])
 
 
 @named("quantize_openvino")
@@ -96,7 +96,7 @@ def quantize_openvino(path: str | Path, calibration_batches: Iterable[Tensor], o
             calibration = nncf.Dataset(batches, Tensor.numpy)
             small = nncf.quantize(openvino.Core().read_model(Path(path)), calibration, subset_size=len(batches))
         openvino.save_model(small, part, compress_to_fp16=False)
-        return _compared(out, part, open_openvino(path), open_openvino(part), batches[0])
+        return _compared(open_openvino, Path(path), part, out, batches[0])
 
 
 def _listed(batches: Iterable[Tensor]) -> list[Tensor]:
@@ -107,9 +107,10 @@ def _listed(batches: Iterable[Tensor]) -> list[Tensor]:
 
 
 def _compared(
-    out: Path, part: Path, run: Callable[[Tensor], Tensor], small: Callable[[Tensor], Tensor], images: Tensor
+    load: Callable[[Path], Callable[[Tensor], Tensor]], path: Path, part: Path, out: Path, images: Tensor
 ) -> ExportedFile:
-    y, expected = small(images), run(images)
+    """Compare the int8 file ``part``, which will be ``out``, with the float32 one."""
+    y, expected = load(part)(images), load(path)(images)
     error = ((y - expected).norm() / expected.norm()).item()
     if not error <= LARGEST_ERROR:  # NaN is refused too
         raise RuntimeError(

@@ -37,7 +37,7 @@ Algorithm = Callable[[Tensor, Tensor, Tensor | None, ConvArgs], Tensor]
 
 
 def view(x: Tensor, weight: Tensor, bias: Tensor | None, args: ConvArgs) -> Tensor:
-    """Blocks as samples: one small convolution on (N·B, C_i/B, *space). Copies nothing if ``x`` is contiguous, G = 1."""
+    """Blocks as samples: one small convolution on (N·B, C_i/B, *space). No copies if ``x`` is contiguous and G = 1."""
     blocks_as_samples = layout.split_blocks(x, groups=args.groups, blocks=args.blocks)
     conv = CONV[weight.dim() - 2]
     y = conv(blocks_as_samples, weight, bias, args.stride, args.padding, args.dilation, args.groups)
