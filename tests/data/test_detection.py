@@ -271,7 +271,7 @@ def test_order_and_flips_are_a_function_of_seed_and_epoch(coco):
 def test_categories_must_be_the_same_in_both_splits(coco):
     data = coco(content(thing(1)), content(thing(1), categories=[{"id": i, "name": str(i)} for i in (4, 0, 5)]))
     differing = r"but only one of them has \(0, '0'\), \(0, 'ant'\), \(4, '4'\), \(4, 'bee'\), .* \.\.\.: correct"
-    with pytest.raises(ValueError, match=f"Coco: training and validation must have the same categories, {differing}"):
+    with pytest.raises(ValueError, match=f"Coco: both splits must have the same categories, {differing}"):
         data.split(train=True)
 
 
