@@ -267,11 +267,6 @@ def test_layers_with_other_names_share_a_figure_by_their_place(render):
     assert "layer2" in text
 
 
-def test_a_comparison_needs_a_model(tmp_path):
-    with pytest.raises(ValueError, match=r"the comparison has no models\. Compare at least one"):
-        write_report(make_comparison([]), tmp_path / "report.html")
-
-
 def said_of(model: ModelResult, base: ModelResult, **changes) -> str:
     """What the finding says of a model beside its base."""
     _, ((label, line),) = finding(make_comparison([base, model], **changes))

@@ -3,6 +3,8 @@
 import math
 import statistics
 
+import numpy as np
+
 from ..analysis import Histogram
 from ..report import plots, style
 from ..report.occlusion_report import occlusion_figures, occlusion_note, occlusion_table
@@ -23,21 +25,16 @@ def occlusion(comparison: Comparison) -> str:
 
 def tradeoffs(comparison: Comparison) -> str:
     """Draw the metric against parameters and against MACs."""
-    called = metric_name(comparison.metric)
-    of = " of the backbone" if any(model.detector_params for model in comparison.models) else ""
+    models, called = comparison.models, metric_name(comparison.metric)
+    of = " of the backbone" if any(model.detector_params for model in models) else ""
     figures = []
     for field, title, xlabel in (
         ("params", "Accuracy against parameters", f"Parameters{of}"),
         ("macs", "Accuracy against computation", f"Multiply-adds{of} per image (MACs)"),
     ):
-        costs = {model.label: float(cost) for model in comparison.models if (cost := getattr(model, field)) > 0}
-        points = {m.label: (costs[m.label], m.values(comparison.metric)) for m in comparison.models if m.label in costs}
-        ax = plots.plot_tradeoff(points, style.new_axes(3.9, 2.5), xlabel=xlabel, ylabel=_capital(called))
-        read = "; ".join(
-            f"{m.label}: {style.si(costs[m.label])}, {score(comparison, m)}"
-            for m in comparison.models
-            if m.label in costs
-        )
+        points = {m.label: (float(getattr(m, field)), m.values(comparison.metric)) for m in models}
+        ax = plots.plot_tradeoff(points, style.new_axes(3.9, 2.8), xlabel=xlabel, ylabel=_capital(called))
+        read = "; ".join(f"{m.label}: {style.si(getattr(m, field))}, {score(comparison, m)}" for m in models)
         figures.append(plot(ax, title=title, alt=f"{title}, one point per model. {read}."))
     note = f"{_capital(called)} of the single run."
     if _runs(comparison) > 1:
@@ -82,7 +79,7 @@ def confusion(comparison: Comparison) -> str:
         matrices = [run.details["confusion"] for run in model.runs if run.details.get("confusion")]
         if not matrices:
             continue
-        total = [[sum(cells) for cells in zip(*rows, strict=True)] for rows in zip(*matrices, strict=True)]
+        total = np.sum(matrices, axis=0).tolist()
         figures.append(
             plot(
                 plots.plot_confusion(total, comparison.classes),
@@ -119,9 +116,9 @@ def _pooled(model: ModelResult) -> list[Histogram]:
             layers.setdefault(entry["layer"], []).append(Histogram(**entry))
     pooled = []
     for name, entries in layers.items():
-        counts = [sum(bins) for bins in zip(*(entry.counts for entry in entries), strict=True)]
-        total = sum(counts)
-        mean = sum(entry.mean * sum(entry.counts) for entry in entries) / total if total else 0.0
+        pairs = [sum(entry.counts) for entry in entries]
+        mean = float(np.average([entry.mean for entry in entries], weights=pairs)) if any(pairs) else 0.0
+        counts = np.sum([entry.counts for entry in entries], axis=0).tolist()
         pooled.append(Histogram(name, entries[0].edges, counts, mean))
     return pooled
 

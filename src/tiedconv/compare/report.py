@@ -4,14 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..bench import Quartiles
-from ..report.page import (
-    name,
-    quiet_about_glyphs,
-    section,
-    table,
-    thousands,
-    write_page,
-)
+from ..report.page import name, quiet_about_glyphs, section, table, thousands, write_page
 from ..report.style import NARROW
 from . import _figures, _samples
 from ._finding import NOTHING, finding, images_error, score
@@ -22,19 +15,7 @@ Column = tuple[str, str, list[str]]
 
 
 def write_report(comparison: Comparison, path: Path) -> None:
-    """Write the report of a comparison to ``path``.
-
-    Args:
-        comparison: at least one model. Timings, details of the runs, samples and histories may be missing: their part
-            of the report is left out.
-        path: the HTML file; its folder exists.
-
-    Raises:
-        ValueError: if there is no model.
-        ModuleNotFoundError: if matplotlib is not installed.
-    """
-    if not comparison.models:
-        raise ValueError("write_report: the comparison has no models. Compare at least one.")
+    """Write the report of a comparison to ``path``; what has not been measured is left out."""
     with quiet_about_glyphs():
         sections = [write(comparison) for write in _SECTIONS]
     lead, lines = finding(comparison)
