@@ -77,13 +77,6 @@ def test_tradeoff_leaves_no_room_above_hundred_per_cent():
     assert low < 0.99 < 1 < high < 1.01
 
 
-def test_names_beside_points_do_not_overlap():
-    ax = plots.plot_tradeoff({f"model {i}": (1e6 * (1 + i / 50), [0.9 + i / 1000]) for i in range(4)})
-    ax.figure.draw_without_rendering()
-    boxes = [text.get_window_extent() for text in ax.texts]
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
-
-
 def test_confusion_names_and_counts_few_classes():
     ax = plots.plot_confusion([[9, 1], [0, 10]], ["cat", "dog"])
     assert {"cat", "dog", "9", "1", "10", "True class", "Predicted class"} <= set(written(ax))

@@ -1,32 +1,18 @@
-"""Where names stand in a figure: beside the line or the point that they name, without overlap."""
+"""Names in a figure, beside what they name and without overlap."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._extras import require
 from . import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
-    from matplotlib.text import Annotation
-    from matplotlib.transforms import Bbox
 
-# Offsets in points and the alignment that goes with them, the preferred side first.
-_SIDES = (
-    (8, 0, "left"),
-    (-8, 0, "right"),
-    (0, 11, "center"),
-    (0, -11, "center"),
-    (8, 11, "left"),
-    (-8, 11, "right"),
-    (8, -11, "left"),
-    (-8, -11, "right"),
-    (0, 22, "center"),
-    (0, -22, "center"),
-)
 _LINE = 10.5  # points from one line of text to the next
 
 
@@ -55,43 +41,17 @@ def label_ends(ax: "Axes", lines: Mapping[str, "Line2D"]) -> None:
         )
 
 
-def label_points(ax: "Axes", points: Mapping[str, tuple[float, float, float]]) -> None:
-    """Write names beside points (x, y and half the length of the bar), each on the first side where it hits nothing."""
-    ax.figure.draw_without_rendering()  # type: ignore[union-attr]  # fixes the scales that the boxes are measured in
-    frame = ax.get_window_extent()
-    taken = [box for x, y, bar in points.values() for box in (_around(ax, x, y, 4), _around(ax, x, y, 1, bar))]
-    for label, (x, y, _) in points.items():
-        text = ax.annotate(
-            style.short(label),
-            xy=(x, y),
-            xytext=(0, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            color=style.INK,
-        )
-        for side in _SIDES:
-            box = _move(text, side)
-            if frame.x0 <= box.x0 and box.x1 <= frame.x1 and not any(box.overlaps(other) for other in taken):
-                break
-        else:
-            box = _move(text, _SIDES[0])
-        taken.append(box)
-
-
-def _around(ax: "Axes", x: float, y: float, radius: float, bar: float = 0) -> "Bbox":
-    """Return the box, in pixels, that reaches ``radius`` points around a point with a vertical bar."""
-    left, low = ax.transData.transform((x, y - bar))
-    right, high = ax.transData.transform((x, y + bar))
-    pad = radius * ax.figure.dpi / 72
-    return ax.bbox.frozen().from_extents(left - pad, low - pad, right + pad, high + pad)
-
-
-def _move(text: "Annotation", side: tuple[float, float, str]) -> "Bbox":
-    dx, dy, align = side
-    text.xyann = (dx, dy)
-    text.set_horizontalalignment(align)  # type: ignore[arg-type]
-    return text.get_window_extent()
+def legend(ax: "Axes", marks: Sequence[tuple[Any, str]], columns: int = 1) -> None:
+    """Write names beside what is drawn of the models, above the title of the axes."""
+    offset_copy = require("matplotlib.transforms", extra="analysis").offset_copy
+    above_title = offset_copy(ax.transAxes, ax.figure, x=-4, y=24, units="points")
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "bbox_transform": above_title}
+    look: dict[str, Any] = {"frameon": False, "fontsize": 8, "labelcolor": style.INK, "ncols": columns}
+    drawn = ax.legend(
+        [mark for mark, _ in marks], ["model"] * len(marks), borderaxespad=0, borderpad=0.2, **place, **look
+    )
+    for text, (_, name) in zip(drawn.get_texts(), marks, strict=True):
+        text.set_text(name)  # only now: matplotlib leaves out labels that begin with "_"
 
 
 def spread_out(positions: Sequence[float], gap: float) -> list[float]:

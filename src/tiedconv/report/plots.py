@@ -7,12 +7,12 @@ its colour, dash and marker; one without data keeps its place, so that colours a
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._extras import require
 from ..analysis.similarity import Histogram
 from . import style
-from .labels import label_ends, label_points
+from .labels import label_ends, legend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,25 +85,24 @@ def plot_tradeoff(
         ax, xlabel, ylabel: as in :func:`plot_curves`.
     """
     ax = style.new_axes() if ax is None else ax
-    points: dict[str, tuple[float, float, float]] = {}
+    marks = []
     for index, (label, (cost, values)) in enumerate(accuracies.items()):
         if not values:
             continue
         look = style.series(index)
         mean = statistics.fmean(values)
         sd = statistics.stdev(values) if len(values) > 1 else 0.0
-        ax.errorbar(
-            cost, mean, yerr=sd or None, color=look.colour, marker=look.marker, markersize=6, elinewidth=1.2, capsize=0
-        )
-        points[label] = (cost, mean, sd)
+        mark: dict[str, Any] = {"color": look.colour, "marker": look.marker, "linestyle": "none", "markersize": 6}
+        marks.append((ax.errorbar(cost, mean, yerr=sd or None, elinewidth=1.2, **mark), style.short(label)))
     style.tidy(ax, xlabel=xlabel, ylabel=ylabel, grid="both")
     ax.locator_params(axis="y", nbins=5, steps=[1, 2, 5, 10])
     ax.yaxis.set_major_formatter(style.percent)
-    _log_costs(ax, [cost for cost, _, _ in points.values()])
+    _log_costs(ax, [cost for cost, values in accuracies.values() if values])
     ax.margins(y=0.25)
     low, high = ax.get_ylim()
     ax.set_ylim(max(low, -0.02), min(high, 1.005))  # no room for accuracies that do not exist
-    label_points(ax, points)
+    if marks:
+        legend(ax, marks, columns=2)
     return ax
 
 
@@ -149,7 +148,7 @@ def plot_similarity(histograms: Mapping[str, Histogram | None], ax: "Axes | None
         ax: as in :func:`plot_curves`.
     """
     ax = style.new_axes() if ax is None else ax
-    names = []
+    marks = []
     for index, (label, histogram) in enumerate(histograms.items()):
         if histogram is None or not sum(histogram.counts):
             continue
@@ -158,8 +157,8 @@ def plot_similarity(histograms: Mapping[str, Histogram | None], ax: "Axes | None
         shares = [count / total for count in histogram.counts]
         if len(histograms) < 4:
             ax.stairs(shares, histogram.edges, fill=True, color=look.colour, alpha=0.12, linewidth=0)
-        ax.stairs(shares, histogram.edges, **look.line, label=f"model {index}")
-        names.append(f"{style.short(label)}, mean {histogram.mean:.2f}")
+        outline = ax.stairs(shares, histogram.edges, **look.line)
+        marks.append((outline, f"{style.short(label)}, mean {histogram.mean:.2f}"))
         ax.plot(histogram.mean, 0, color=look.colour, marker=look.marker, markersize=5, clip_on=False, zorder=4)
     style.tidy(ax, xlabel="Cosine similarity of two filters", ylabel="Share of filter pairs")
     ax.locator_params(axis="y", nbins=4, steps=[1, 2, 5, 10])
@@ -167,22 +166,8 @@ def plot_similarity(histograms: Mapping[str, Histogram | None], ax: "Axes | None
     ax.set_xlim(-1, 1)
     ax.set_xticks([-1, -0.5, 0, 0.5, 1], ["-1", "-0.5", "0", "0.5", "1"])
     ax.set_ylim(bottom=0)
-    if names:
-        above_title = require("matplotlib.transforms", extra="analysis").offset_copy(
-            ax.transAxes, ax.figure, x=-4, y=24, units="points"
-        )
-        legend = ax.legend(
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-            bbox_transform=above_title,
-            frameon=False,
-            fontsize=8,
-            labelcolor=style.INK,
-            borderaxespad=0,
-            borderpad=0.2,
-        )
-        for text, name in zip(legend.get_texts(), names, strict=True):
-            text.set_text(name)  # not as the label of the artist: matplotlib leaves out labels with a leading "_"
+    if marks:
+        legend(ax, marks)
     return ax
 
 
