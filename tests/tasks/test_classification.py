@@ -185,7 +185,7 @@ def test_mixup_needs_an_even_batch(tmp_path):
 
 def test_schedule_needs_epochs_beyond_the_warm_up(tmp_path):
     task = make_task(optimization=Optimization(warmup_epochs=2))
-    with pytest.raises(ValueError, match="more epochs than warmup_epochs=2, got max_epochs=2"):
+    with pytest.raises(ValueError, match="needs more than warmup_epochs=2, got max_epochs=2"):
         make_trainer(tmp_path, 2).fit(task, Digits(batch_size=8))
 
 

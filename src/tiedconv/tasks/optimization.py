@@ -77,16 +77,12 @@ def configure(model: nn.Module, optimization: Optimization, trainer: L.Trainer) 
         momentum=o.momentum,
         filter_bias_and_bn=not o.decay_norm_and_bias,
     )
-    epochs = trainer.max_epochs
-    if epochs in (None, -1):
-        raise ValueError(
-            "Optimization: the schedule spans all epochs, and their number is not given. Set the trainer's max_epochs "
-            "too; max_steps and max_time can only end it earlier."
-        )
+    epochs = trainer.max_epochs or -1  # -1 stands for no limit
     if epochs <= o.warmup_epochs and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         raise ValueError(
-            f"Optimization: the schedule needs more epochs than warmup_epochs={o.warmup_epochs:g}, got "
-            f"max_epochs={epochs}. Set the trainer's max_epochs; max_steps and max_time can only end it earlier."
+            f"Optimization: the schedule spans all epochs and needs more than warmup_epochs={o.warmup_epochs:g}, got "
+            f"max_epochs={trainer.max_epochs}. Set the trainer's max_epochs; max_steps and max_time can only end it "
+            "earlier."
         )
     late = [milestone for milestone in o.milestones if milestone >= epochs]
     if o.schedule == "multistep" and late and not trainer.fast_dev_run:  # type: ignore[attr-defined]

@@ -50,7 +50,7 @@ class PlainProgress(ProgressBar):
     ) -> None:
         if self._is_due():
             what = f"epoch {trainer.current_epoch + 1}, step"
-            self._say_step(what, batch_idx + 1, self.total_train_batches, f", loss {outputs['loss'].item():.4g}")
+            self._print_step(what, batch_idx + 1, self.total_train_batches, f", loss {outputs['loss'].item():.4g}")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epoch, last = trainer.current_epoch + 1, trainer.max_epochs
@@ -59,7 +59,7 @@ class PlainProgress(ProgressBar):
             seconds = (time.monotonic() - self._began) / (epoch - self._first_epoch) * (last - epoch)
             left = f", {_duration(seconds)} left"
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in trainer.callback_metrics.items())
-        self._say(f"epoch {epoch}{f' of {last}' if last and last > 0 else ''}: {metrics}{left}")
+        self._print(f"epoch {epoch}{f' of {last}' if last and last > 0 else ''}: {metrics}{left}")
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._begin()
@@ -72,7 +72,7 @@ class PlainProgress(ProgressBar):
         if self._is_due():
             others = {"test": trainer.num_test_batches, "predict": trainer.num_predict_batches}
             what = "test" if trainer.testing else "predict" if trainer.predicting else "validate"
-            self._say_step(f"{what}, batch", batch_idx + 1, others.get(what, trainer.num_val_batches)[0])
+            self._print_step(f"{what}, batch", batch_idx + 1, others.get(what, trainer.num_val_batches)[0])
 
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end  # type: ignore[assignment]  # with less written out
 
@@ -86,13 +86,13 @@ class PlainProgress(ProgressBar):
         self._last = time.monotonic()
         return True
 
-    def _say_step(self, what: str, done: int, total: float, more: str = "") -> None:
+    def _print_step(self, what: str, done: int, total: float, more: str = "") -> None:
         seconds = (self._last - self._start) / max(1, done - self._done_before)
         left = f", {_duration(seconds * (total - done))} left" if total < float("inf") else ""
-        self._say(f"{what} {done} of {total}{more}, {seconds:.2g} s per step{left}")
+        self._print(f"{what} {done} of {total}{more}, {seconds:.2g} s per step{left}")
 
     @rank_zero_only
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         print(line, flush=True)
 
 
