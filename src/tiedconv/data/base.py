@@ -64,7 +64,7 @@ class ImageData(L.LightningDataModule):
         self.num_workers = num_workers
         self.predict_path = predict_path
         self._splits: dict[bool, Dataset[Any]] = {}
-        self.save_hyperparameters("batch_size", "num_workers", "predict_path")
+        self.hparams.update(batch_size=batch_size, num_workers=num_workers, predict_path=predict_path)
 
     def __str__(self) -> str:
         # Lightning's would build every loader, and so read all data.

@@ -83,8 +83,7 @@ class DetectionData(ImageData):
         super().__init__(batch_size, num_workers, predict_path)
         if not 0 <= flip <= 1:
             raise ValueError(f"{type(self).__name__}: flip must be in 0-1, got {flip}.")
-        # Not by name: Lightning's command line gives only what was typed, where a subclass decides about masks itself.
-        self.save_hyperparameters({"masks": masks, "flip": flip})
+        self.hparams.update(masks=masks, flip=flip)
         self.masks = masks
         self.flip = flip
         self._val: Annotated | None = None
