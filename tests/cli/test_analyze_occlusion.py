@@ -31,15 +31,6 @@ def occlusion(folder, predictions, *more):
     main(["analyze", "occlusion", *options, *map(str, more)])
 
 
-def test_group_and_command_have_help(capsys):
-    main(["analyze"])
-    assert "\n  analyze occlusion " in capsys.readouterr().out
-    with pytest.raises(SystemExit) as stop:
-        main(["analyze", "occlusion", "--help"])
-    assert stop.value.code == 0
-    assert "example:\n  tiedconv analyze occlusion --annotations val.json" in capsys.readouterr().out
-
-
 def test_a_table_the_numbers_and_a_plot(data, files, capsys):
     out = files / "new" / "a"
     runs = "resnet={}/resnet/results.json,tied [8]={}/tied/0.json,tied [8]={}/tied/1.json"

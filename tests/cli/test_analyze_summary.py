@@ -69,10 +69,3 @@ def test_the_files_hold_what_the_function_returns(photos, tmp_path, capsys):
 def test_mistakes_are_named(photos, tmp_path, options, message):
     with pytest.raises(SystemExit, match=f"tiedconv analyze summary: {message}"):
         summary("--models", "resnet_tiny", "--images", photos, "--output", tmp_path, *options)
-
-
-def test_help_has_an_example(capsys):
-    with pytest.raises(SystemExit) as stop:
-        summary("--help")
-    assert stop.value.code == 0
-    assert "example:\n  tiedconv analyze summary --models resnet50,tiedresnet50" in capsys.readouterr().out

@@ -28,24 +28,6 @@ def refuse(*_, **__):
     raise RuntimeError("not on this machine")
 
 
-def test_group_has_help(capsys):
-    main(["bench"])
-    printed = capsys.readouterr().out
-    main(["bench", "--help"])
-    assert capsys.readouterr().out == printed
-    assert "\n  bench operators " in printed
-    assert "\n  bench models " in printed
-    assert "figures" not in printed
-
-
-@pytest.mark.parametrize("name", ["operators", "models"])
-def test_help_has_an_example(name, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["bench", name, "--help"])
-    assert stop.value.code == 0
-    assert f"example:\n  tiedconv bench {name}" in capsys.readouterr().out
-
-
 def test_unknown_benchmark_names_the_nearest():
     with pytest.raises(SystemExit, match=r"'bench operator' is not a subcommand\. Did you mean 'bench operators'\?"):
         main(["bench", "operator"])

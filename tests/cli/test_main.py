@@ -7,7 +7,7 @@ import pytest
 
 import tiedconv
 from tiedconv.cli import figures
-from tiedconv.cli.main import main
+from tiedconv.cli.main import _COMMANDS, main
 from tiedconv.metrics.counts import compare_with_paper
 from tiedconv.models.published import PUBLISHED
 
@@ -22,10 +22,20 @@ def test_help_names_every_subcommand(capsys):
     assert capsys.readouterr().out == printed
 
 
-@pytest.mark.parametrize("name", ["list", "figures", "compare", "tie", "export", "scenes"])
+@pytest.mark.parametrize("group", ["analyze", "bench"])
+def test_a_group_alone_has_help(group, capsys):
+    main([group])
+    printed = capsys.readouterr().out
+    main([group, "--help"])
+    assert capsys.readouterr().out == printed
+    assert f"\n  {group} " in printed
+    assert "figures" not in printed
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
 def test_every_function_has_help_with_an_example(name, capsys):
     with pytest.raises(SystemExit) as stop:
-        main([name, "--help"])
+        main([*name.split(), "--help"])
     assert stop.value.code == 0
     assert f"example:\n  tiedconv {name}" in capsys.readouterr().out
 

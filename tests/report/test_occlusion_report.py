@@ -48,7 +48,7 @@ def test_bins_with_few_images_are_in_the_table_alone(tmp_path):
     assert "<td>50.0<small>" in html
     assert "<td>–</td>" in html
     assert occlusion_gain(given, given.models[1]) == ""
-    assert "No bin has 10 images with objects: too few to say anything." in page(report(9, 3), tmp_path)
+    assert "No bin has 10 images with objects, which is too few to compare models." in page(report(9, 3), tmp_path)
 
 
 @pytest.mark.parametrize(("resamples", "said"), [(200, True), (0, False)])

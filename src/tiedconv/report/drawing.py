@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .style import COLOURS
 
-_SMALLEST_SIDE = 480  # pixels; smaller images are enlarged by a whole factor, or no label could be read
+_SMALLEST_SIDE = 480  # pixels; smaller images are enlarged by a whole factor, so that labels can be read
 
 
 def draw_detections(
@@ -18,8 +18,8 @@ def draw_detections(
 
     Args:
         image: (3, H, W) in 0-1.
-        detections: ``boxes`` (N, 4) as ``[x1, y1, x2, y2]`` in pixels, ``labels`` (N,) from 1 on, perhaps ``scores``
-            (N,) in 0-1 and ``masks`` (N, 1, H, W) or (N, H, W) in 0-1, which are cut at a half.
+        detections: ``boxes`` (N, 4) as ``[x1, y1, x2, y2]`` in pixels, ``labels`` (N,) from 1 on, and optionally
+            ``scores`` (N,) in 0-1 and ``masks`` (N, 1, H, W) or (N, H, W) in 0-1, thresholded at 0.5.
         classes: ``classes[i]`` is the name of label ``i + 1``.
         min_score: detections below it are left out.
     """
@@ -61,7 +61,7 @@ def _label(
     font: "ImageFont.FreeTypeFont | ImageFont.ImageFont",
     colour: tuple[int, ...],
 ) -> None:
-    """Write white on the class's colour above the box, or inside it where the image ends."""
+    """Write a label above the box, or inside it at the edge of the image."""
     width, height = draw.textbbox((0, 0), text, font=font)[2:]
     left = max(0, min(factor * box[0], draw.im.size[0] - width - 6))
     top = factor * box[1] - height - 4

@@ -1,4 +1,4 @@
-"""Pictures of Grad-CAM heat maps: on one photo, and of several models side by side."""
+"""Pictures of Grad-CAM heat maps, of one photo and of several models side by side."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,15 +18,14 @@ if TYPE_CHECKING:
 
 _STRENGTH = 0.75  # of the colours over the photo where the heat is highest
 _CELL, _TITLE = 1.9, 0.42  # inches of a picture's side, and of the two lines above it
-_COLUMNS = 6  # pictures side by side at most, the photo included, or they are too small on a page
 
 
 def overlay(image: Tensor, heat: Tensor) -> Image.Image:
-    """Return a photo in grey with the heat in colour: from nothing over violet and orange to yellow at the maximum.
+    """Return a photo in grey, as its own colours would look like heat, and the heat in colour, yellow at its maximum.
 
     Args:
-        image: (3, H, W) or (1, H, W) in 0-1. Its own colours would be taken for heat.
-        heat: (H', W'), not negative; brought to the image's size by bilinear interpolation. All 0: nothing but grey.
+        image: (3, H, W) or (1, H, W) in 0-1.
+        heat: (H', W'), not negative; resized to the image by bilinear interpolation. All 0: no colour.
     """
     colormap = require("matplotlib", extra="analysis").colormaps["plasma"]
     grey = np.asarray(photo(image).convert("L"), dtype=np.float32)[..., None] / 255
@@ -64,40 +63,34 @@ def plot_cam(image: Tensor, heat: Tensor | None, ax: "Axes | None" = None, *, ti
 
 
 def draw_cams(
-    images: Mapping[str, Tensor], cams: Mapping[str, GradCam], *, names: Sequence[str] = (), classes: Sequence[str] = ()
+    images: Mapping[str, Tensor], cams: Mapping[str, GradCam], *, names: Sequence[str], classes: Sequence[str] = ()
 ) -> "Figure":
-    """Return a new figure: for each image the photo, then beside it what each model looked at.
+    """Return a new figure with a row per image: the photo, and beside it what each model looked at.
 
-    Above each picture are the model, the class that is explained and its probability. A row has as many images as fit;
-    more than five models take several rows.
+    Above each picture are the model, the class that is explained and its probability.
 
     Args:
         images: for each model what it was given, (N, 3 or 1, H, W) in 0-1, as a viewer would see it: models crop
             photos differently. The first model's are shown as the photos.
         cams: for each model its heat maps of these images, at least one.
-        names: of the images. None given: their numbers.
+        names: of the images.
         classes: names of the classes. None given: their indices.
     """
     photos = images[next(iter(cams))]
-    count, models = len(photos), len(cams)
-    # Rows of equal length: three and three for six models, not five and one.
-    rows = -(-models // (_COLUMNS - 1))
-    width = 1 + -(-models // rows)
-    beside = min(count, max(1, _COLUMNS // width))
-    height = rows * -(-count // beside)
     cell = _CELL * max(1, photos.shape[2] / photos.shape[3]) + _TITLE
-    figure = style.new_figure(_CELL * width * beside, cell * height)
+    figure = style.new_figure(_CELL * (1 + len(cams)), cell * len(photos))
     engine: Any = figure.get_layout_engine()
     engine.set(w_pad=0.04, h_pad=0.04, hspace=0, wspace=0)
-    axes = figure.subplots(height, width * beside, squeeze=False)
-    for ax in axes.flat:
-        ax.set_axis_off()
-    for i in range(count):
-        row, column = i // beside * rows, i % beside * width
-        plot_cam(photos[i], None, axes[row, column], title=style.short(names[i] if names else f"{i + 1}", 26) + "\n")
-        for j, (label, cam) in enumerate(cams.items()):
-            probability = style.percent(round(float(cam.probabilities[i]), 3))
-            explained = f"{style.short(style.class_name(classes, int(cam.targets[i])), 18)}, {probability}"
-            ax = axes[row + j // (width - 1), column + 1 + j % (width - 1)]
-            plot_cam(images[label][i], cam.heat[i], ax, title=f"{style.short(label, 26)}\n{explained}")
+    axes = figure.subplots(len(photos), 1 + len(cams), squeeze=False)
+    for i, (name, row) in enumerate(zip(names, axes, strict=True)):
+        plot_cam(photos[i], None, row[0], title=style.short(name, 26) + "\n")
+        for ax, (label, cam) in zip(row[1:], cams.items(), strict=True):
+            title = f"{style.short(label, 26)}\n{style.short(explained(cam, i, classes), 26)}"
+            plot_cam(images[label][i], cam.heat[i], ax, title=title)
     return figure
+
+
+def explained(cam: GradCam, i: int, classes: Sequence[str]) -> str:
+    """Return the class that the heat on image ``i`` is for, and its probability."""
+    probability = style.percent(round(float(cam.probabilities[i]), 3))
+    return f"{style.class_name(classes, int(cam.targets[i]))}, {probability}"

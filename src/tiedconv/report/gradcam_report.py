@@ -9,7 +9,7 @@ from torch import Tensor
 from .._files import write_whole
 from ..analysis.gradcam import GradCam
 from . import page, style
-from .gradcam_plots import draw_cams, overlay, photo
+from .gradcam_plots import draw_cams, explained, overlay, photo
 from .style import class_name
 
 _LARGEST_PNG = 60_000  # pixels of a side; matplotlib refuses 2^16
@@ -91,13 +91,12 @@ def _pictures(
     seen = page.encoded(photo(images[first][i]))
     pictures = [page.picture(seen, title="Photo", alt=name, caption=f"As {first} sees it")]
     for label, cam in cams.items():
-        probability = style.percent(round(float(cam.probabilities[i]), 3))
         pictures.append(
             page.picture(
                 page.encoded(overlay(images[label][i], cam.heat[i])),
                 title=label,
                 alt=f"Heat map of {label} on {name}",
-                caption=f"{class_name(classes, int(cam.targets[i]))}, {probability}",
+                caption=explained(cam, i, classes),
             )
         )
     return pictures

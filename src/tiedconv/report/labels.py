@@ -17,7 +17,7 @@ _LINE = 10.5  # points from one line of text to the next
 
 
 def label_ends(ax: "Axes", lines: Mapping[str, "Line2D"]) -> None:
-    """Write the models' names right of the axes, at the heights where their lines end; empty lines have none."""
+    """Write the models' names right of the axes, at the heights where their lines end."""
     finite = {
         label: [y for y in np.asarray(line.get_ydata(), float) if math.isfinite(y)] for label, line in lines.items()
     }

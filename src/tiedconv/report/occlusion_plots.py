@@ -1,4 +1,4 @@
-"""The picture of an occlusion report."""
+"""The plot of an occlusion report."""
 
 import math
 from typing import TYPE_CHECKING
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def plot_occlusion(report: OcclusionReport, metric: Metric = "AP", ax: "Axes | None" = None) -> "Axes":
-    """Draw average precision against occlusion (paper, Fig. 7): a line per model, bars for the 95 % intervals.
+    """Draw average precision against occlusion (paper, Fig. 7): a line per model, with bars for the 95 % intervals.
 
-    The bins stand at equal distances, whatever their widths, with their limits and the number of their images below.
-    The models of a bin stand side by side, so that no bar hides another. A bin without objects leaves a gap.
+    Bins are equally spaced, whatever their widths, with their limits and numbers of images below. The models of a bin
+    are side by side, so that no bar hides another. A bin without objects leaves a gap.
 
     Args:
         report: from :func:`tiedconv.analysis.occlusion.analyze_occlusion`.
-        metric: which of the two.
+        metric: ``"AP"`` or ``"AP75"``.
         ax: where to draw. None: on a new figure.
     """
     ax = style.new_axes(_width(report), 3) if ax is None else ax
@@ -59,5 +59,5 @@ def draw_occlusion(report: OcclusionReport) -> "Figure":
 
 
 def _width(report: OcclusionReport) -> float:
-    """Return the inches that the names of the bins, and of the models beside them, take."""
+    """Return the inches that the names of bins and models need."""
     return 1.8 + 0.75 * max(4, len(report.bins))

@@ -38,7 +38,7 @@ def write_occlusion(
 
 
 def occlusion_gain(report: OcclusionReport, model: ModelOcclusion) -> str:
-    """Say how far a model's AP is from the first model's under least and under most occlusion, if that is known."""
+    """Return a sentence on a model's AP relative to the first model's under least and most occlusion, if known."""
     known = _known(report, model.differences["AP"])
     if len(known) < 2:
         return ""
@@ -50,7 +50,7 @@ def occlusion_gain(report: OcclusionReport, model: ModelOcclusion) -> str:
 
 
 def occlusion_figures(report: OcclusionReport) -> list[str]:
-    """Draw both metrics."""
+    """Return a figure for each metric."""
     figures = []
     for metric in METRICS:
         ax = plot_occlusion(report, metric, style.new_axes(5.2, 3.1))
@@ -81,21 +81,21 @@ def occlusion_table(report: OcclusionReport) -> str:
 
 
 def occlusion_note(report: OcclusionReport, repeated: str) -> str:
-    """Say what figures and table show; ``repeated`` is what a model's results are the mean over, such as seeds."""
+    """Return what figures and table show; ``repeated`` names what results are the mean over, such as seeds."""
     of = {
         "boxes": "of the objects' boxes",
         "masks": "of the objects' visible masks",
         "amodal": "of the whole objects, covered parts included",
     }[report.regions]
     note = (
-        f"r is the area {of} that is shared with other objects, over the area of all objects of the image (paper, "
-        f"eq. 5). {report.kind.capitalize()} AP in %, mean over the {repeated}"
+        f"r is the area {of} that is shared with other objects, divided by the area of all objects of the image "
+        f"(paper, eq. 5). {report.kind.capitalize()} AP in %, mean over the {repeated}"
     )
     if not report.resamples:
         return f"{note}."
     return (
-        f"{note}; in small type and as bars 95{NARROW}% bootstrap intervals over the images of the bin, those of "
-        f"differences paired. They do not cover the {repeated}."
+        f"{note}. Small type and bars: 95{NARROW}% bootstrap intervals over the images of the bin, paired for "
+        f"differences. They do not cover the {repeated}."
     )
 
 
@@ -108,7 +108,7 @@ def _lead(report: OcclusionReport) -> str:
     base = report.models[0]
     known = _known(report, base.scores["AP"])
     if not known:
-        return f"No bin has {_ENOUGH_IMAGES} images with objects: too few to say anything."
+        return f"No bin has {_ENOUGH_IMAGES} images with objects, which is too few to compare models."
     said = [
         f"{100 * estimate.value:.1f}{NARROW}% {report.kind} AP under {which} occlusion (r {occlusion_range(bin_)})"
         for which, (bin_, estimate) in {"least": known[0], "most": known[-1]}.items()

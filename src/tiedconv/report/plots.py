@@ -1,7 +1,7 @@
 """Drawing functions: each draws numbers already computed on ``ax``, or on a new figure, and returns the axes.
 
-Where several models are drawn, the argument is a mapping from label to data. A model's place in the mapping gives it
-its colour, dash and marker; one without data keeps its place, so that colours agree between figures.
+If several models are drawn, the argument maps their labels to data. A model's place in the mapping decides its colour,
+dash and marker. One without data keeps its place, so that colours agree between figures.
 """
 
 import math
@@ -26,11 +26,11 @@ def plot_curves(
     percent: bool = False,
     log: bool = False,
 ) -> "Axes":
-    """Draw what each model did over the epochs: the mean of its runs, in a band from the lowest to the highest.
+    """Draw values over the epochs: for each model the mean of its runs, in a band from the lowest to the highest.
 
     Args:
-        curves: for each model its runs, each with one value per epoch. Epochs that not every run has reached are not
-            drawn; values that are not finite, of a training that diverged, leave a gap.
+        curves: for each model its runs, each with one value per epoch. Epochs that not every run has reached are left
+            out; values that are not finite, of a training that diverged, leave a gap.
         ax: where to draw. None: on a new figure.
         ylabel: what the values are, with the unit.
         percent: whether the values are fractions 0-1, to be labelled in per cent.
@@ -107,13 +107,13 @@ def plot_tradeoff(
 
 
 def plot_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str] = (), ax: "Axes | None" = None) -> "Axes":
-    """Draw a confusion matrix: right answers in blue, mistakes in orange, as shares of the true class.
+    """Draw a confusion matrix: correct answers in blue, mistakes in orange, as shares of the true class.
 
-    The depth of colour is the square root of the share, which lets rare mistakes be seen. Up to 20 classes are named
-    and counted in their cells; beyond 100, neighbouring classes share a cell, which shows the highest share in it.
+    The depth of colour is the square root of the share, so that rare mistakes are visible. Up to 20 classes have names,
+    and counts in their cells. Above 100, neighbouring classes share a cell, which shows the highest share in it.
 
     Args:
-        matrix: ``matrix[i][j]`` images of class ``i`` taken for class ``j``.
+        matrix: ``matrix[i][j]`` is the number of images of class ``i`` that were classified as class ``j``.
         classes: names of the classes. None given: their indices.
         ax: as in :func:`plot_curves`.
     """
@@ -141,10 +141,10 @@ def plot_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str] = (),
 
 
 def plot_similarity(histograms: Mapping[str, Histogram | None], ax: "Axes | None" = None) -> "Axes":
-    """Draw how similar the filters of one layer are: for each model the share of its filter pairs in each bin.
+    """Draw how similar the filters of one layer are: for each model the share of filter pairs in each bin.
 
     Args:
-        histograms: for each model its histogram, or None. One without pairs is not drawn.
+        histograms: for each model its histogram; None, or one without pairs, is not drawn.
         ax: as in :func:`plot_curves`.
     """
     ax = style.new_axes() if ax is None else ax

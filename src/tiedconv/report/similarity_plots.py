@@ -1,4 +1,4 @@
-"""The pictures of filter similarities: histograms layer by layer, and matrices as heat maps."""
+"""Plots of filter similarities: histograms by layer, and matrices as heat maps."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,15 +19,15 @@ _COLUMNS = 3
 
 
 def layer_name(layers: Sequence[LayerSimilarity | Histogram | None]) -> str:
-    """Return what the layers at one depth of several models are called: all their names, each once."""
+    """Return the names of the layers at one depth of several models, each once."""
     return " · ".join(dict.fromkeys(layer.layer for layer in layers if layer))
 
 
 def plot_means(models: Mapping[str, Sequence[LayerSimilarity]], ax: "Axes | None" = None) -> "Axes":
-    """Draw the mean similarity by depth, a line per model; layers of different models share a place by their order.
+    """Draw the mean similarity by depth, a line per model; the n-th layers of all models share a place.
 
     Args:
-        models: for each model its layers, first layers first. One without pairs leaves a gap.
+        models: for each model its layers, first layers first. A layer without pairs leaves a gap.
         ax: where to draw. None: on a new figure.
     """
     places = list(zip_longest(*models.values()))
@@ -47,10 +47,7 @@ def plot_means(models: Mapping[str, Sequence[LayerSimilarity]], ax: "Axes | None
 
 
 def draw_similarity(models: Mapping[str, Sequence[LayerSimilarity]]) -> "Figure":
-    """Return a new figure with the histograms of all models, a panel per layer, first layers first (paper, Fig. 9).
-
-    Layers of different models share a panel by their place.
-    """
+    """Return a new figure with a panel per layer, the histograms of all models (paper, Fig. 9), first layers first."""
     panels = list(zip_longest(*models.values()))
     legend = 0.17 * len(models)  # inches, a line per model
     figure, axes = _panels(len(panels), 3.5, 2.7 + legend)
@@ -63,9 +60,9 @@ def draw_similarity(models: Mapping[str, Sequence[LayerSimilarity]]) -> "Figure"
 
 
 def plot_matrix(layer: LayerSimilarity, ax: "Axes | None" = None) -> "Axes":
-    """Draw the similarity of each filter with each other (paper, Fig. 9): blue alike, orange opposite, white neither.
+    """Draw the similarity of each filter to each other (paper, Fig. 9): blue alike, orange opposite, white neither.
 
-    Filters stand in the order of their channels, dead ones left out. Pairs that live on no common image are grey.
+    Filters are in the order of their channels, without dead ones. Pairs that are active on no common image are grey.
 
     Args:
         layer: from :func:`tiedconv.analysis.filter_similarity`.
@@ -119,7 +116,7 @@ def _panels(count: int, width: float, height: float) -> tuple["Figure", "list[Ax
 
 
 def _head(ax: "Axes", text: str, above: float) -> None:
-    """Write a panel's name over it, ``above`` the axes in points, where it hides neither label nor legend."""
+    """Write a panel's name ``above`` points over the axes, clear of label and legend."""
     ax.annotate(
         style.short(text, 44), (0, 1), (-4, above), xycoords="axes fraction", textcoords="offset points",
         fontsize=9.5, fontweight="bold", color=style.INK,

@@ -20,7 +20,7 @@ Found = Mapping[str, Sequence[LayerSimilarity]]
 def write_similarity_numbers(models: Found, folder: Path, origin: Origin) -> None:
     """Write ``similarity.json``: for each model and layer histogram and matrix.
 
-    ``matrix`` is rounded to four places; null stands for pairs that live on no common image.
+    ``matrix`` is rounded to four places; pairs that are active on no common image are null.
     """
     numbers = {label: {"layers": list(map(_numbers, layers))} for label, layers in models.items()}
     write_whole(folder / "similarity.json", origin.numbers(numbers))
@@ -84,9 +84,9 @@ def write_similarity(models: Found, folder: Path, origin: Origin) -> None:
 
 
 def similarity_finding(models: Found) -> tuple[str, list[tuple[str, str]]]:
-    """Say in a sentence which model's filters are least alike, and below it by how much in each layer.
+    """Return a sentence on which model's filters are least alike, and for each layer by how much.
 
-    The mean of the layers' means ranks the models, over the layers that all of them have pairs in.
+    Models are ranked by the mean of their layers' means, over the layers in which all of them have pairs.
     """
     places = [layers for layers in zip_longest(*models.values()) if all(map(_has_pairs, layers))]
     if not places:
@@ -106,7 +106,7 @@ def similarity_finding(models: Found) -> tuple[str, list[tuple[str, str]]]:
 
 
 def histogram_figures(models: Mapping[str, Sequence[Histogram]]) -> list[str]:
-    """Draw each model's histograms, first layers first; layers of different models share a figure by their place."""
+    """Return a figure per layer, first layers first; the n-th layers of all models share one."""
     figures = []
     for layers in zip_longest(*models.values()):
         histograms = dict(zip(models, layers, strict=True))
@@ -161,7 +161,7 @@ def _matrix(layer: LayerSimilarity) -> str:
 
 
 def _ranked(models: Found, layers: Sequence[LayerSimilarity]) -> str:
-    """Say the means of one layer, the lowest first, with the distance to it."""
+    """Return the means of one layer, the lowest first, with the differences to it."""
     (least, lowest), *others = sorted(zip(models, layers, strict=True), key=lambda pair: pair[1].mean)
     rest = (f"{label} {layer.mean:.3f} ({layer.mean - lowest.mean:+.3f})" for label, layer in others)
     return f"{least} {lowest.mean:.3f}, " + ", ".join(rest)

@@ -1,4 +1,4 @@
-"""How the figures look: one colour, dash and marker per model, and little else than the data on the axes."""
+"""The look of the figures: one colour, dash and marker per model, and axes with little but data."""
 
 import math
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 INK, MUTED, RULE = "#1f2429", "#5c6670", "#d9dee3"
 NARROW = "\u202f"  # a space that does not break, before units and between groups of digits
 
-# Colours that stay apart under the three kinds of colour blindness (smallest CIELAB distance 16, simulated after
-# Machado et al., 2009), with a contrast of at least 3 to white. Dashes and markers tell models apart without colour.
+# Distinct under the three kinds of colour blindness (smallest CIELAB distance 16, simulated after Machado et al.,
+# 2009), with a contrast of at least 3 to white. Dashes and markers distinguish models without colour.
 COLOURS = ("#1d5bbf", "#d0740a", "#159a73", "#d24aa5", "#663c0a", "#50555c")
 _DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1)), (0, (8, 2)))
 _MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -37,13 +37,13 @@ class Series:
 
 
 def series(index: int) -> Series:
-    """Return the style of the model at ``index``; from the seventh on colours return, with other dashes and markers."""
+    """Return the style of the model at ``index``; the seventh has the first colour again, with another dash."""
     shift = index + index // len(COLOURS)
     return Series(COLOURS[index % len(COLOURS)], _DASHES[shift % len(_DASHES)], _MARKERS[shift % len(_MARKERS)])
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """Return an empty figure (inches) that belongs to no global state."""
+    """Return an empty figure (inches), unknown to pyplot."""
     figure: Figure = require("matplotlib.figure", extra="analysis").Figure((width, height), layout="constrained")
     return figure
 
@@ -54,10 +54,7 @@ def new_axes(width: float = 4.2, height: float = 2.7) -> "Axes":
 
 
 def tidy(ax: "Axes", *, xlabel: str = "", ylabel: str = "", grid: Literal["x", "y", "both"] | None = "y") -> None:
-    """Remove the frame, set small grey ticks, and put the y label above the axis, where it need not be turned.
-
-    ``grid`` names the axis whose ticks have rules.
-    """
+    """Remove the frame, set small grey ticks, put the y label above the axis, and draw the rules of a ``grid``."""
     for side, spine in ax.spines.items():
         spine.set_visible(side == "bottom" and bool(grid))
         spine.set_color(MUTED)
@@ -72,9 +69,9 @@ def tidy(ax: "Axes", *, xlabel: str = "", ylabel: str = "", grid: Literal["x", "
 
 
 def short(label: str, length: int = 22) -> str:
-    """Cut a label in the middle, where long model names differ least, and make it one that matplotlib draws as it is.
+    """Cut a label in the middle, where long model names differ least, and escape it for matplotlib.
 
-    It would read what stands between dollars as TeX, and fail on file names that are not UTF-8.
+    Matplotlib reads text between dollar signs as TeX, and fails on file names that are not UTF-8.
     """
     label = printable(label)
     if len(label) > length:

@@ -1,4 +1,4 @@
-"""Pictures of layer summaries: how many directions the features use, and where the parameters are."""
+"""Plots of layer summaries: how many directions the features use, and where the parameters are."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,11 @@ if TYPE_CHECKING:
 
 
 def plot_ranks(summaries: Mapping[str, Sequence[LayerSummary]], ax: "Axes | None" = None) -> "Axes":
-    """Draw the effective rank of each layer over its channels, from the first layer to the last.
+    """Draw the effective rank of each layer as a share of its channels, from the first layer to the last.
 
-    One point per layer, and for each model a line through the medians of every tenth of its depth: within a block,
-    layers that widen and layers that narrow differ by much. Depth is the place among the model's layers, so that models
-    of different depths can be compared. A layer measured on no more positions than it has channels is left out: what
-    bounds its rank are the images.
+    One point per layer, and for each model a line through the medians of every tenth of its depth, since layers of the
+    same block differ much. Depth is relative, so that models of different depths can be compared. Layers measured on no
+    more positions than they have channels are left out: the number of images limits their rank.
 
     Args:
         summaries: for each model what :func:`tiedconv.analysis.summarize` returned.
@@ -44,9 +43,7 @@ def plot_ranks(summaries: Mapping[str, Sequence[LayerSummary]], ax: "Axes | None
 
 
 def plot_parameters(summaries: Mapping[str, Sequence[LayerSummary]], ax: "Axes | None" = None) -> "Axes":
-    """Draw how many parameters there are up to each layer, from the first to the last, a line per model.
-
-    Only those of the layers that are summarised; a line ends at their sum, and norms are not in it.
+    """Draw how many parameters there are up to each layer, a line per model; norms are not counted.
 
     Args:
         summaries, ax: as in :func:`plot_ranks`.

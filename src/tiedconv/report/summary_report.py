@@ -14,20 +14,20 @@ HEAD = ("layer", "kind", "blocks", "output", "parameters", "MACs", "dead", "rank
 """Headings of :func:`summary_cells`."""
 NOTE = (
     "Rank: effective rank of the channels, the participation ratio of the eigenvalues of their correlation; of C: its "
-    "share of the channels. In brackets where there were no more positions than channels, so that the photos bound it."
+    "share of the channels. In brackets where there were no more positions than channels, which limits the rank."
 )
 """What the columns mean."""
 _LEAD = (
     "The effective rank of a layer says how far its channels are from repeating each other: it is their number if they "
-    "are uncorrelated, and 1 if they all say the same."
+    "are uncorrelated, and 1 if they all carry the same signal."
 )
 _DEPTH = (
-    "One point per layer; the lines go through the medians of every tenth of the depth. Layers with no more positions "
-    "than channels are left out of the ranks."
+    "One point per layer; the lines go through the medians of every tenth of the depth. Ranks are shown for layers "
+    "with more positions than channels."
 )
 _MORE = (
-    "Dead: share of the channels that are the same number everywhere. Output: mean, and below the standard deviation, "
-    "of what the layer returns, before any norm. Weights: their norm, and below the standard deviation."
+    "Dead: share of the channels with the same value everywhere. Output: mean of what the layer returns, before any "
+    "norm, and below it the standard deviation. Weights: their norm, and below it the standard deviation."
 )
 
 
@@ -71,7 +71,7 @@ def write_summary(summaries: Mapping[str, Sequence[LayerSummary]], folder: Path,
 
 
 def summary_cells(layer: LayerSummary) -> list[str]:
-    """Return a layer's row of the tables, as plain text, in the order of :data:`HEAD`."""
+    """Return a layer's cells, as plain text, in the order of :data:`HEAD`."""
     rank, share = f"{layer.rank:.1f}", f"{layer.rank_share:.0%}"
     return [
         layer.name,
