@@ -1,4 +1,4 @@
-"""Mistakes in options, as jsonargparse finds them, in one line: what was given, what is allowed, what to do."""
+"""jsonargparse's errors in one line: what was given, what is allowed, what to do."""
 
 import inspect
 import pydoc
@@ -43,8 +43,8 @@ def options_of(function: Callable[..., Any]) -> list[str]:
 
 
 def _of_class(owner: str, prefix: str, name: str) -> str:
-    """Return that the class ``owner`` has no option ``name``, and which it has."""
-    if owner == "tiedconv.tasks.Task":  # what it stands for follows from the data
+    """Return which options the class ``owner`` has, as ``name`` is none of them."""
+    if owner == "tiedconv.tasks.Task":  # which one follows from the data
         return "give --data, such as --data ImageFolder --data.root photos."
     options = options_of(pydoc.locate(owner))  # type: ignore[arg-type]  # it is a class
     group = name.rpartition(".")[0]
@@ -60,7 +60,7 @@ def _unknown(option: str, known: Sequence[str], command: str) -> str:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
-    """Ask whether the option of the most similar name is meant, one of the same group before one of another."""
+    """Return a question for the options with the most similar names, in the same group if there are any."""
     group, _, last = name.rpartition(".")
     siblings = [option for option in known if option.rpartition(".")[0] == group]
     for options in (siblings, known):
@@ -73,7 +73,7 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 
 
 def no_class(key: str, given: str) -> str:
-    """Return what may stand where a class was not found."""
+    """Return which classes ``key`` may name, as ``given`` is not one."""
     if key == "model":
         return (
             f"--model is for a task, and {given!r} is not one. A network is --model.model {given}, the backbone of a "
@@ -82,14 +82,14 @@ def no_class(key: str, given: str) -> str:
     from .. import data  # here: this module is imported without the extra `train`, too
 
     modules = [name for name in data.__all__ if hasattr(getattr(data, name), "predict_dataloader")]
-    names = [name for name in modules if not name.endswith("Data")]  # those are for subclasses
+    names = [name for name in modules if not name.endswith("Data")]  # those are base classes
     near = get_close_matches(given, names, n=1) if key == "data" else []
     allowed = f" Did you mean {near[0]}?" if near else f" Known are {', '.join(names)}." if key == "data" else ""
     return f"--{key} {given!r} is not the name of a class.{allowed}"
 
 
 def plain(text: str) -> str:
-    """Leave out what jsonargparse says around a mistake in the arguments of a class: what else it tried."""
+    """Reduce jsonargparse's report on several types that it tried to the errors that matter."""
     before, heading, after = text.partition("Errors:\n")
     if not heading or "Does not validate against any of the Union subtypes" not in before:
         return text

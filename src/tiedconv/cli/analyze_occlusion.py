@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
@@ -15,7 +14,7 @@ from .._files import check_writable
 from ..analysis.occlusion import METRICS, Estimate, OcclusionReport, Regions, analyze_occlusion
 from ..metrics.coco import Kind, read_annotations, read_results
 from ..report.occlusion_report import write_occlusion
-from ._console import Progress, command_line, table_console
+from ._console import Progress, command_line, new_table, table_console
 
 
 def occlusion(
@@ -28,24 +27,24 @@ def occlusion(
     seed: int = 0,
     output: Path = Path("runs/analyze-occlusion"),
 ) -> None:
-    """Compare detectors on images of growing occlusion, as the paper's Fig. 7 does.
+    """Compare detectors on images of growing occlusion, as in the paper's Fig. 7.
 
     The occlusion ratio of an image is the share of its objects' area that is shared with other objects. For every bin
-    of it: AP and AP75 with 95% intervals by the bootstrap over images, and how far each model is from the first, with
-    paired intervals. With 200 resamples, 5000 images of COCO take about two minutes a file. Writes report.html,
+    of the ratio: AP and AP75 with 95% bootstrap intervals over images, and the differences to the first model, with
+    paired intervals. With 200 resamples, 5000 images of COCO take about two minutes per file. Writes report.html,
     occlusion.png and occlusion.json.
 
     Args:
         annotations: ground truth in COCO's format.
-        predictions: files with detections in COCO's format, each as label=file, separated by commas. Several files of
-            one label are runs of one model, whose mean counts; a file without a label takes its folder's name. The
-            first label is the one that the others are set against.
+        predictions: files with detections in COCO's format, each as label=file, separated by commas. Several files
+            with one label are runs of one model, which are averaged; a file without a label takes its folder's name.
+            The other labels are compared with the first.
         kind: compare detections by boxes or by masks.
-        regions: what of an object is its area: its box; its mask, which in COCO is only what is seen of it; or its
-            whole mask, from amodal_segmentation.
+        regions: the area of an object: boxes; masks, in COCO only its visible part; or amodal, its whole mask, from
+            amodal_segmentation.
         edges: where the bins of the ratio begin and end, from 0 to 1, separated by commas.
-        resamples: how often the images of a bin are drawn anew. 0: no intervals.
-        seed: of the drawing.
+        resamples: number of bootstrap samples per bin. 0: no intervals.
+        seed: of the bootstrap.
         output: folder to write to.
     """
     files = _files(predictions)
@@ -105,32 +104,21 @@ _OF: dict[Regions, str] = {"boxes": "boxes", "masks": "visible masks", "amodal":
 
 
 def _table(report: OcclusionReport) -> Table:
-    first = report.models[0].label
-    caption = "AP in per cent"
+    caption = "AP in %"
     if report.resamples:
         caption += f" and its 95% interval over {report.resamples} draws of the images"
-    table = Table(
-        title=f"{report.kind} AP by occlusion of {_OF[report.regions]}",
-        caption=caption + (f"; Δ: minus {escape(first)}, on the same images" if len(report.models) > 1 else ""),
-        box=SIMPLE,
-    )
-    for header in ("r", "images", "objects"):
-        table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("model")
-    for metric in METRICS:
-        table.add_column(metric, justify="right", no_wrap=True)
-        if len(report.models) > 1:
-            table.add_column(f"Δ {metric}", justify="right", no_wrap=True)
+    several = len(report.models) > 1
+    if several:
+        caption += f"; Δ: minus {escape(report.models[0].label)}, on the same images"
+    numbers = [*METRICS, *(f"Δ {metric}" for metric in METRICS if several)]
+    title = f"{report.kind} AP by occlusion of {_OF[report.regions]}"
+    table = new_table(("r", "images", "objects", "model"), numbers, title=title, caption=caption)
     for place, bin_ in enumerate(report.bins):
-        if place:
-            table.add_section()
+        table.add_section()
         head = [f"{bin_.low:g} – {bin_.high:g}", f"{bin_.images}", f"{bin_.instances}"]
         for model in report.models:
-            cells = []
-            for metric in METRICS:
-                cells.append(_cell(model.scores[metric][place], ".1f"))
-                if len(report.models) > 1:
-                    cells.append(_cell(model.differences[metric][place], "+.1f") if model.differences else "")
+            cells = [_cell(model.scores[metric][place], ".1f") for metric in METRICS]
+            cells += [_cell(estimates[place], "+.1f") for estimates in model.differences.values()]
             runs = f", {model.runs} runs" if model.runs > 1 else ""
             table.add_row(*head, f"{escape(model.label)}{runs}", *cells)
             head = [""] * 3

@@ -108,7 +108,7 @@ _AFTER_INTERRUPT = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run ``tiedconv`` with ``arguments``, by default the command line's; mistakes end in a message and exit code 1."""
+    """Run ``tiedconv`` with ``arguments``, by default those of the process; errors are a message and exit code 1."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         print(_overview())
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         from jsonargparse import set_parsing_settings
 
-        # A config builds what has a type, of that type: not whatever it likes among the arguments of a model.
+        # A config may build objects where a type asks for them, not among the untyped arguments of a model.
         set_parsing_settings(instantiate_subclass_spec_in_any=False)
         if name in _TRAINING:
             from .training import run
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"tiedconv {name}: interrupted. {_AFTER_INTERRUPT.get(name, '')}", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        # The message says what to do; a trace of the insides would bury it.
+        # The message says what to do; a traceback would hide it.
         if "TIEDCONV_TRACEBACK" in os.environ:
             raise
         if isinstance(error, ModuleNotFoundError) and isinstance(missing := naming_extra(error), MissingExtraError):
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _call(name: str, arguments: list[str]) -> None:
     """Parse the arguments of a function of ours and call it."""
-    from jsonargparse import ArgumentParser  # here, so that a missing one ends in advice
+    from jsonargparse import ArgumentParser  # here, so that a missing package is an error with advice
 
     command, function = _COMMANDS[name], _function(name)
     parser = ArgumentParser(
@@ -213,7 +213,7 @@ def _options(name: str) -> list[str]:
 
 
 def _overview(start: str = "") -> str:
-    """Say how the command is called and which subcommands there are, or those whose names begin with ``start``."""
+    """Return the usage and the subcommands whose names begin with ``start``."""
     rows = {**{name: command.help for name, command in _COMMANDS.items()}, **_TRAINING}
     rows = {name: text for name, text in rows.items() if name.startswith(start)}
     width = max(map(len, rows))

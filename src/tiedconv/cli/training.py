@@ -37,7 +37,7 @@ EXAMPLES = {
 
 
 class TrainingCLI(LightningCLI):
-    """LightningCLI with our defaults: which checkpoints are kept, and what the data tells the model."""
+    """LightningCLI with our defaults: which checkpoints are kept, and what the model takes from the data."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
@@ -45,7 +45,7 @@ class TrainingCLI(LightningCLI):
             {
                 "checkpoint.mode": "max",
                 "checkpoint.auto_insert_metric_name": False,
-                # A resume can write a name again that a kill left; a numbered second file would stay for ever.
+                # After a kill, a resume can write the same name again; a numbered second file would stay forever.
                 "checkpoint.enable_version_counter": False,
             }
         )
@@ -57,15 +57,15 @@ class TrainingCLI(LightningCLI):
         self.config = parser.parse_args(_with_task(self._given))
 
     def _parse_ckpt_path(self) -> None:
-        # Lightning would let the checkpoint's options win over the given ones without a word. Ours are what the user
-        # gave; a checkpoint of another network then fails with the names of the weights that differ.
+        # Lightning would silently replace the given options by the checkpoint's. Without that, a checkpoint of another
+        # network fails with the names of the weights that differ.
         return
 
     def before_instantiate_classes(self) -> None:
         options = self.config[self.subcommand]
         best = options.checkpoint
         if self.subcommand == "fit" and best.dirpath:
-            # Before the first epoch, not after it; one process alone, as each would take away the other's probe.
+            # Before the first epoch, not after it; in one process, since each would remove the other's probe file.
             rank_zero_only(_check_checkpoints)(Path(best.dirpath), options.ckpt_path)
         if best.monitor is None:
             best.monitor = pydoc.locate(options.model.class_path).monitor  # type: ignore[attr-defined]
@@ -84,7 +84,7 @@ class TrainingCLI(LightningCLI):
             if options.ckpt_path is not None and Path(options.ckpt_path).is_file():
                 _adopt_images(options.data, Path(options.ckpt_path), self._given)
             if "weights" in model:
-                model.weights = None  # those to start a training from; the checkpoint has all that is needed
+                model.weights = None  # a training starts from them; an evaluation needs the checkpoint alone
             if self.subcommand == "predict" and options.return_predictions is None:
                 options.return_predictions = False  # they are written; masks of many images would fill the memory
             # An evaluation keeps no best checkpoint, so it does not matter that it has another log folder.
@@ -100,7 +100,7 @@ class TrainingCLI(LightningCLI):
             root = self._get(self.config_init, "trainer.default_root_dir")
             tensorboard = TensorBoardLogger(root, name=self.subcommand)
             # One folder for both: left to itself, each logger would take the next free version.
-            # Every line is written at once: those that a kill takes along, a resume does not write again.
+            # Every line is written at once, since a resume does not repeat lines that a kill lost.
             table = CSVLogger(root, self.subcommand, tensorboard.version, flush_logs_every_n_steps=1)
             kwargs["logger"] = [table, tensorboard]
         callbacks = self._get(self.config_init, "trainer.callbacks") or []
@@ -112,17 +112,17 @@ class TrainingCLI(LightningCLI):
         trainer = keep_checkpoints_whole(super().instantiate_trainer(**kwargs))
         best = trainer.checkpoint_callback
         if isinstance(best, ModelCheckpoint):
-            # The best one's save_last would only follow it: what a resume needs is the last epoch, best or not.
+            # Its save_last would only follow the best epoch, and a resume needs the last one.
             trainer.callbacks.append(LastCheckpoint(best.dirpath))  # type: ignore[attr-defined]
         return trainer
 
 
 def _adopt_images(data: Any, checkpoint: Path, arguments: Sequence[str]) -> None:
-    """Prepare images as in the training that wrote ``checkpoint``, unless options say else."""
+    """Prepare images as in the training that wrote ``checkpoint``, unless options say otherwise."""
     try:
         trained = read_images(checkpoint)
     except ValueError:
-        return  # what is wrong with it is said when it is loaded
+        return  # loading it will say what is wrong
     if trained is None:
         return
     classes = reversed(pydoc.locate(data.class_path).__mro__)  # type: ignore[attr-defined]  # it is a class
@@ -132,8 +132,10 @@ def _adopt_images(data: Any, checkpoint: Path, arguments: Sequence[str]) -> None
         given = data.init_args.get(name)
         if value is None or given in (None, value):
             continue
-        said = any(argument.partition("=")[0] == f"--data.{name}" for argument in arguments)
-        if given == defaults[name].default and not said:  # a config file cannot be told from the default
+        typed = any(argument.partition("=")[0] == f"--data.{name}" for argument in arguments)
+        if (
+            given == defaults[name].default and not typed
+        ):  # in a config file it cannot be distinguished from the default
             data.init_args[name] = value
             print(f"--data.{name} is {value}, as in the training.")
         else:
@@ -141,7 +143,7 @@ def _adopt_images(data: Any, checkpoint: Path, arguments: Sequence[str]) -> None
 
 
 def _with_task(arguments: Sequence[str]) -> list[str]:
-    """Add the task that the data is for, unless one is named or a recipe is given, which names it."""
+    """Add the task for the data, unless the arguments name a task or a recipe, which names one."""
     given = dict(option.partition("=")[::2] for option in arguments)
     follows = dict(pairwise(arguments))
     data = pydoc.locate(name) if "." in (name := given.get("--data") or follows.get("--data", "")) else None
@@ -155,7 +157,7 @@ def _with_task(arguments: Sequence[str]) -> list[str]:
 
 
 def _check_checkpoints(folder: Path, start: str | None) -> None:
-    """Check that checkpoints can be written, and that they replace none of another training."""
+    """Check that checkpoints can be written, and do not replace those of another training."""
     check_writable("checkpoint.dirpath", folder / "last.ckpt")
     if start is None and any(folder.glob("*.ckpt")):
         raise ValueError(
