@@ -26,7 +26,7 @@ from ..report.page import encoded
 from ..tasks import DetectionTask
 from ..tasks.detection import coco_results
 from .results import Comparison, ModelResult, Sample, read_kept
-from .runner import Adapter, Folders, Log, data_facts, default_device, printable, run_comparison
+from .runner import Adapter, Folders, Log, as_facts, data_facts, default_device, run_comparison
 from .training import Budget, ModelSpec
 
 _SAMPLES = 6
@@ -147,7 +147,7 @@ class _Detectors(Adapter):
         pictures = (_jpeg(draw_detections(*real[index], names)) for index in self.examples(_SAMPLES))
         facts = {**data_facts(self.data), "classes": ", ".join(names) if len(names) <= 20 else str(len(names))}
         return {
-            "conditions": {"Data": facts, "Detector": printable(asdict(self.detector))},
+            "conditions": {"Data": facts, "Detector": as_facts(asdict(self.detector))},
             "samples": [Sample(picture) for picture in pictures],
         }
 

@@ -90,7 +90,7 @@ def run_comparison(
     results = {spec.label: adapter.describe(spec) for spec in models}
     facts = adapter.facts()
     budget = {**asdict(adapter.budget), "batch_size": data.batch_size, "seeds": ", ".join(map(str, seeds))}
-    conditions = {**facts.pop("conditions"), "Budget": printable(budget), "Machine": describe_machine(default_device())}
+    conditions = {**facts.pop("conditions"), "Budget": as_facts(budget), "Machine": describe_machine(default_device())}
     comparison = Comparison(
         title=title,
         command=shlex.join(command),
@@ -162,12 +162,12 @@ def data_facts(data: ImageData) -> dict[str, str]:
     return {"data set": type(data).__name__, **{what: f"{images:,}" for what, images in split_sizes(data).items()}}
 
 
-def printable(options: Mapping[str, Any]) -> dict[str, str]:
+def as_facts(options: Mapping[str, Any]) -> dict[str, str]:
     """Return the options that are set, as text; nested ones are called ``outer: inner``."""
     shown: dict[str, str] = {}
     for option, value in options.items():
         if isinstance(value, Mapping):
-            shown |= {f"{option}: {name}": text for name, text in printable(value).items()}
+            shown |= {f"{option}: {name}": text for name, text in as_facts(value).items()}
         elif value is not None:
             shown[option.replace("_", " ")] = str(value)
     return shown
