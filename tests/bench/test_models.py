@@ -71,6 +71,14 @@ def test_no_weight_is_zero_behind_which_an_engine_could_be_wrong(monkeypatch):
 
 
 @pytest.mark.usefixtures("any_name")
+def test_progress_counts_models_and_then_rounds():
+    told = []
+    measure(small(models=("a",), memory_formats=("contiguous",)), "latency", lambda *call: told.append(call))
+    rounds = [("latency: rounds", done, 5) for done in range(1, 6)]  # two to warm up
+    assert told == [("latency: preparing", 0, 1), *rounds]
+
+
+@pytest.mark.usefixtures("any_name")
 def test_different_engines_rest_between_calls(monkeypatch):
     rests = []
 

@@ -56,16 +56,3 @@ def test_the_files_hold_what_the_function_returns(photos, tmp_path, capsys):
     assert page.count("<svg") == 2
     assert all(f'<th scope="row">{layer.name}</th>' in page for layer in expected)
     assert "Random weights, not trained: resnet_tiny." in page
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--limit", "0"], "limit must be at least 1, got limit=0"),
-        (["--checkpoints", "a,b"], "got 1 models and 2 checkpoints"),
-        (["--images", "none"], "ImageFiles: none does not exist"),
-    ],
-)
-def test_mistakes_are_named(photos, tmp_path, options, message):
-    with pytest.raises(SystemExit, match=f"tiedconv analyze summary: {message}"):
-        summary("--models", "resnet_tiny", "--images", photos, "--output", tmp_path, *options)

@@ -37,7 +37,7 @@ FOLDER = "--data ImageFolder --data.root photos"
         (f"fit {FOLDER} --data.batch_size many", "tiedconv fit: --data.batch_size: expected int, got many"),
         (f"fit {FOLDER} --trainer.max_epochs x", "tiedconv fit: --trainer.max_epochs: expected int, got x"),
         (f"fit {FOLDER} --model.optimization.lr x", "tiedconv fit: --model.optimization.lr: expected float, got x"),
-        (f"fit {FOLDER}", "tiedconv fit: ImageFolder: photos/train is not a folder."),
+        (f"fit {FOLDER}", "tiedconv fit: ImageFolder: photos/train is not a folder"),
         ("compare --model a", "tiedconv compare: there is no option --model. Did you mean --models?"),
         ("export", "tiedconv export: export needs --model and --output."),
         ("compare --models a --data Digits --budgt.epochs 3", "--budgt.epochs. Did you mean --budget.epochs?"),
