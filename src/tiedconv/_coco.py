@@ -226,7 +226,7 @@ _INTEGER = _Rule(lambda value: _is_integer(value) and abs(value) < 2**63, "a who
 _PIXELS = _Rule(lambda value: _is_integer(value) and 0 < value <= FAR, "a number of pixels")
 _TEXT = _Rule(lambda value: isinstance(value, str) and value != "", "a text")
 _NUMBER = _Rule(_is_number, "a finite number")
-# COCO's metrics put a negative area into no range of areas: a missed object would not count.
+# To COCO's metrics, an object of negative area is of no size: missing it would cost nothing.
 _AREA = _Rule(_is_area, "a finite number that is not negative")
 _AREA_OR_NONE = _Rule(lambda value: value is None or _is_area(value), "a finite number that is not negative, or none")
 _FLAG_OR_NONE = _Rule(lambda value: value is None or (isinstance(value, int) and value in (0, 1)), "0, 1 or none")

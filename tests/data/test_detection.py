@@ -458,7 +458,7 @@ def test_a_photograph_whose_size_does_not_tell_is_turned_everywhere_and_warned_o
     data = coco(found, found)
     for part in ("train", "val"):
         photograph(tmp_path / part / "5.png", orientation, size=(side, side))
-    message = r"^Coco: cameras have marked .*{}\.json as .*: 1 turned upright, as prediction does \(in 5\.png\)\. Look"
+    message = r"^Coco: cameras have marked .*{}\.json as .*: 1 turned upright, as prediction does \(in 5\.png\)\. If"
     with pytest.warns(UserWarning, match=message.format("train")):
         train = data.split(train=True)
     with pytest.warns(UserWarning, match=message.format("val")):

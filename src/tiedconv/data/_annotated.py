@@ -59,9 +59,9 @@ def size_of(record: Mapping[str, Any]) -> Size:
 
 
 def on_disk(folder: Path, name: str) -> str:
-    """Return an image's name as it is on this disk, where the annotations' is one of Windows.
+    """Return the name that an image has on this disk, if the given one is from Windows.
 
-    That is, with backslashes, or in other upper and lower case. A name without a file is returned as it is.
+    That is, with backslashes, or in other upper and lower case. A name without a file is returned unchanged.
     """
     if os.path.exists(folder / name):
         return name
@@ -99,8 +99,8 @@ def check_images(who: str, found: Annotated) -> None:
     if kinds:
         warnings.warn(
             f"{who}: cameras have marked photographs of {found.source} as turned (EXIF), and whether the annotator saw "
-            f"them turned is not known: {counted(kinds)}. Look at the boxes in some of these pictures. If they do not "
-            "fit, turn the pixels of the files, so that they need no mark.",
+            f"them turned is not known: {counted(kinds)}. If the boxes do not fit in some of these pictures, turn the "
+            "pixels of the files, so that they need no mark.",
             stacklevel=4,
         )
 

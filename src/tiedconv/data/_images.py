@@ -45,7 +45,7 @@ def read_image(file: str | Path | IO[bytes], name: str, mode: str, transform: Tr
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its camera says that it was held; where that cannot be read, leave it."""
+    """Turn an image upright as its EXIF data say, if these can be read."""
     with suppress(Exception):  # damaged EXIF data is common, and no reason to lose a photograph
         ImageOps.exif_transpose(image, in_place=True)
     return image

@@ -12,7 +12,7 @@ _UNSEEN = ("__macosx", "thumbs.db", "desktop.ini")  # what systems hide although
 
 
 def images_below(folder: Path, who: str, passed_over: Sequence[str] = ()) -> list[Path]:
-    """Return the images below a folder and the folders that it links to, in the order of their folders and names.
+    """Return the images below a folder and the folders that it links to, ordered by folder and name.
 
     Hidden ones are left out, since editors and systems keep copies and thumbnails there. A warning in the name of
     ``who`` counts them and the files of other suffixes, except for those that are ``passed_over``.

@@ -1,4 +1,4 @@
-"""A look at many image files at once, before a training starts, and a memory of it."""
+"""Check many image files before a training starts, and remember the result."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ def look_at_files(
 
 
 def _memory(folder: Path, names: Sequence[str], about: Sequence[Any]) -> Path:
-    """Return the file that remembers a look at these files, with their folders as they are now."""
+    """Return the file that remembers a look at these files, for the present state of their folders."""
     folders = {os.path.dirname(folder / name) for name in names}
     changes = [(path, os.stat(path).st_mtime_ns) for path in sorted(folders) if os.path.isdir(path)]
     text = repr((str(folder.resolve()), changes, names, about))
@@ -61,7 +61,7 @@ def _look_at_all(names: Sequence[str], look: Callable[[int], str]) -> dict[str, 
         except (OSError, ValueError) as error:
             return error
 
-    with ThreadPool(16) as pool:  # a network's disk answers late, but many at once
+    with ThreadPool(16) as pool:  # network disks answer late, but many requests at once
         seen = pool.map(attempt, range(len(names)), chunksize=256)
     errors = [one for one in seen if isinstance(one, Exception)]
     if errors:

@@ -176,7 +176,7 @@ class _TrainingLoader(DataLoader[Any]):
 
 
 class _SeededImages(Dataset[Any]):
-    """A split whose random transforms draw from a state that seed, epoch and index alone decide."""
+    """A split whose random transforms depend only on seed, epoch and index."""
 
     def __init__(self, split: Dataset[Any], seed: int) -> None:
         self.split = split
@@ -206,7 +206,7 @@ class _SeededImages(Dataset[Any]):
 
 
 class _ReadableImages(Dataset[Any]):
-    """Images to predict for; in the place of one that cannot be read stands the reason, a str."""
+    """Images to predict for; for one that cannot be read, the reason, a str."""
 
     def __init__(self, images: Dataset[Any]) -> None:
         self.images = images
@@ -229,7 +229,7 @@ def _readable(collate: Collate | None, items: list[Any]) -> tuple[Any, Any, list
 
 
 class ImageFiles(Dataset[tuple[torch.Tensor, str]]):
-    """One image file, or all images below a folder as (image, path) pairs, in the order of their folders and names.
+    """One image file, or all images below a folder, as (image, path) pairs ordered by folder and name.
 
     A warning counts the files of a folder that are hidden or have other suffixes, which are not read.
 

@@ -23,7 +23,7 @@ from ._listing import counted, few
 from .base import ImageData, ImageFiles
 
 _CROWD, _EMPTY, _NO_AREA = "crowd regions", "images without objects", "boxes without area in their image"
-_SHORTEST = 0.01  # pixels; of a thinner box nothing can be learned, and float32 does not tell its sides apart
+_SHORTEST = 0.01  # pixels; a thinner box teaches nothing, and float32 may not tell its sides apart
 
 _Objects = dict[Any, list[Mapping[str, Any]]]  # annotations by the id of their image
 Target = dict[str, Any]

@@ -76,7 +76,7 @@ class VocFolder(DetectionData):
         return self._found.pop(train)  # not kept: annotations of a large set fill the memory
 
     def _read_both(self) -> dict[bool, Annotated]:
-        """Read both splits: only together do they tell the classes."""
+        """Read both splits, which together have all classes."""
         images = self._images()
         splits = self._splits_of(images)
         rows = {train: [self._row(xml, images[xml]) for xml in xmls] for train, (_, xmls) in splits.items()}
@@ -108,7 +108,7 @@ class VocFolder(DetectionData):
             if xml.suffix.lower() != ".xml":
                 continue
             named_alike = images.get(xml.stem.lower(), [])
-            if len(named_alike) != 1:  # looked at twice only if need be
+            if len(named_alike) != 1:  # otherwise the file is read only once
                 file = Path(parse_xml(xml).findtext("filename", "").strip().replace("\\", "/")).name
                 named_alike = named_alike or images.get(Path(file).stem.lower(), [])
                 named_alike = [path for path in named_alike if path.name == file] or named_alike

@@ -20,7 +20,7 @@ from .detection import DetectionData
 
 _NO_IMAGES = (".txt", ".cache", ".npy")  # labels beside the images, and what Ultralytics keeps there
 _NOT_LABELS = ("classes.txt",)  # names of the classes, which LabelImg writes beside the labels
-_SLACK = 0.01  # by how much a share of the image may leave 0-1, as rounding makes it
+_SLACK = 0.01  # by how much rounding may put a share of the image outside 0-1
 
 
 class Yolo(DetectionData):
@@ -29,7 +29,7 @@ class Yolo(DetectionData):
     ``data.yaml`` says where the images of each split are (``train``, ``val``, ``test``: a folder, a list of folders, or
     a text file with one path per line) and what the classes are called (``names``). The labels of
     ``images/train/a.jpg`` are in ``labels/train/a.txt``: the last folder ``images`` of the path becomes ``labels``.
-    Without such a folder they are beside the images. An image without a label file has no object on it.
+    Without such a folder they are beside the images. An image without a label file shows no objects.
 
     A line of five numbers is a box: the class, from 0 on, then its centre, width and height as shares of the image. One
     of seven or more is the outline of an object: the class, then x and y of each point; the box is the one around it.
