@@ -176,7 +176,9 @@ def _operator_table(rows: list[OperatorRow], title: str) -> Table:
         caption += f"here at least {min(shares):.2f}."
     names = list(dict.fromkeys(name for row in rows for name in (*row.timings, *row.failed)))
     table = new_table(["case"], names, title=title, caption=caption, collapse_padding=True)
-    table.add_column("path", no_wrap=True)
+    table.add_column("path")
+    for column in table.columns:
+        column.no_wrap = False  # there are too many for a narrow terminal
     for row in rows:
         fastest = min(row.timings, key=lambda name: row.timings[name].median, default="")
         cells = [_operator_cell(row, name) for name in names]
@@ -192,7 +194,7 @@ def _operator_cell(row: OperatorRow, name: str) -> str:
     if name not in row.timings:
         return "-"
     timing, ratio = row.timings[name], row.speedup(name)
-    speedup = "" if ratio is None else f"{ratio.median:.2f}x "
+    speedup = "" if ratio is None else f"{ratio.median:.2f}x\n"
     return f"{1e3 * timing.median:.2f} ±{1e3 * timing.spread:.2f}\n{speedup}{row.gflops(name):.0f} G"
 
 
