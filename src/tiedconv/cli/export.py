@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.box import SIMPLE
+from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
@@ -17,7 +17,7 @@ from ..models import build_model
 from ..models.inputs import check_images
 from ..models.inputs import input_size as made_for
 from ..models.named import TORCHVISION, is_random
-from ._console import Progress, table_console
+from ._console import Progress, new_table, table_console
 
 
 def export(
@@ -95,17 +95,15 @@ def export(
 
 
 def _int8_table(rows: Sequence[FileRow], data: ClassificationData) -> Table:
-    table = Table(
+    table = new_table(
+        ["file"],
+        ("", "MB", "top-1 %", "images/s", "x float32"),
         title=f"{type(data).__name__}, {len(data.split(train=False))} validation images",  # type: ignore[arg-type]
         caption=f"batches of {rows[0].batch}, threads {torch.get_num_threads()}; median ± half the interquartile range",
-        box=SIMPLE,
     )
-    table.add_column("file")
-    for header in ("", "MB", "top-1 %", "images/s", "x float32"):
-        table.add_column(header, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
-            str(row.file.path),
+            escape(str(row.file.path)),
             row.name,
             _mb(row.file.bytes),
             f"{100 * row.top1:.2f}",
@@ -116,16 +114,15 @@ def _int8_table(rows: Sequence[FileRow], data: ClassificationData) -> Table:
 
 
 def _table(model: nn.Module, layout: Layout, path: Path, size: int, checked: ExportedFile | None) -> Table:
-    """Say how large the file is, beside the weights in both layouts and of a dense network, and how exact."""
-    table = Table(caption="MB of the file; of the weights in each layout and of a dense network", box=SIMPLE)
-    table.add_column("file")
-    for header in ("layout", "MB", "thin", "fast", "dense", "error", "of largest", "images checked"):
-        table.add_column(header, justify="right", no_wrap=True)
+    """Return how large the file is, beside the weights in both layouts and of a dense network, and how exact."""
+    numbers = ("layout", "MB", "thin", "fast", "dense", "error", "of largest", "images checked")
+    caption = "MB of the file; of the weights in each layout and of a dense network"
+    table = new_table(["file"], numbers, caption=caption)
     errors = ("-", "-", "-")
     if checked:
         shapes = "\n".join("x".join(map(str, shape)) for shape in checked.shapes)
         errors = (f"{checked.max_abs_error:.1e}", f"{checked.max_rel_error:.1e}", shapes)
-    table.add_row(str(path), layout, _mb(size), *map(_mb, weight_bytes(model).values()), *errors)
+    table.add_row(escape(str(path)), layout, _mb(size), *map(_mb, weight_bytes(model).values()), *errors)
     return table
 
 

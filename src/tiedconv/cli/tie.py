@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -22,7 +21,7 @@ from ..models.inputs import check_images, set_images
 from ..models.named import TORCHVISION, is_random
 from ..models.weights import read_checkpoint
 from ..tasks.optimization import Optimization
-from ._console import Progress, log, table_console
+from ._console import Progress, log, new_table, table_console
 
 
 def tie(
@@ -117,10 +116,7 @@ def _made(folder: Path) -> Path:
 
 
 def _stages(stages: list[Stage]) -> Table:
-    table = Table(box=SIMPLE)
-    table.add_column("stage")
-    for header in ("params", "MACs", "top-1 %", "top-5 %", "loss"):
-        table.add_column(header, justify="right", no_wrap=True)
+    table = new_table(["stage"], ("params", "MACs", "top-1 %", "top-5 %", "loss"))
     for stage in stages:
         table.add_row(
             stage.name,
