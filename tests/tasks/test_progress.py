@@ -25,7 +25,7 @@ def test_epochs_and_minutes_get_a_line_each_where_no_terminal_is(training, tmp_p
     trainer = L.Trainer(**QUIET, **FEW, callbacks=[bar], default_root_dir=tmp_path)
     trainer.fit(*training)
     trainer.test(*training)
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("epoch", "validate,", "test,"))]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("epoch", "validate,", "test,"))]
     expected = []
     for epoch in (1, 2):
         expected += [rf"epoch {epoch}, step {i} of 3, loss \d\S*, \S+ s per step, \d+ s left" for i in (1, 2, 3)]

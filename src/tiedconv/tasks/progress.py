@@ -1,6 +1,7 @@
 """What a training prints: what a step will need, and plain lines where there is no terminal for a progress bar."""
 
 import os
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -93,7 +94,7 @@ class PlainProgress(ProgressBar):
 
     @rank_zero_only
     def _print(self, line: str) -> None:
-        print(line, flush=True)
+        print(line, file=sys.stderr, flush=True)
 
 
 def _duration(seconds: float) -> str:
