@@ -29,6 +29,7 @@ def test_there_is_every_shape_with_every_number_of_blocks_and_format():
         ({"blocks": [3]}, r"bench: channels=64 is not divisible by blocks \* groups = 3 \* 1 = 3"),
         ({"blocks": [0]}, "bench: blocks must be at least 1, got blocks=0"),
         ({"batch": 0}, "bench: batch must be at least 1, got batch=0"),
+        ({"blocks": []}, "bench: blocks and memory_formats must name at least one each"),
     ],
 )
 def test_cases_that_cannot_be(options, message):

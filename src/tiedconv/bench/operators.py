@@ -22,7 +22,7 @@ FORMATS: dict[MemoryFormat, torch.memory_format] = {
     "channels_last": torch.channels_last,
 }
 
-# ResNet-50's own: channels in and out, height and width, kernel.
+# ResNet-50's convolutions: channels in and out, height and width, kernel.
 SHAPES = (
     (64, 56, 3),
     (128, 28, 3),
@@ -141,10 +141,12 @@ def cases(
     """Return the 3x3 and 1x1 convolutions of ResNet-50, with every number of blocks in every memory format.
 
     Raises:
-        ValueError: if a number of blocks does not divide a case's channels, or a number is below 1.
+        ValueError: if a number of blocks does not divide a case's channels, a number is below 1, or a list is empty.
     """
     if batch < 1:
         raise ValueError(f"bench: batch must be at least 1, got batch={batch}.")
+    if not blocks or not memory_formats:
+        raise ValueError("bench: blocks and memory_formats must name at least one each. Leave them out for the defaults.")
     made = []
     for memory_format in memory_formats:
         for channels, size, kernel in SHAPES:
