@@ -82,9 +82,8 @@ def test_a_taken_name_is_refused(taken: str) -> None:
     def builder(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         raise NotImplementedError
 
-    builder.__name__ = taken
     with warnings.catch_warnings(), pytest.raises(ValueError, match=f"register: the name '{taken}' is taken by"):
-        register()(builder)
+        register(builder, __name__, taken, "A model.")
     assert timm.model_entrypoint(taken) is not builder
 
 
