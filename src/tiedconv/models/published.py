@@ -49,8 +49,8 @@ _TIED_SE = (
 )
 _TIED_SE_S = f"22.8 M in Table A.2, less than TiedResNet101-S alone. A second run has 80.9 / 95.3. {_TIED_SE}"
 _NEXT_S = (
-    "Named S here, TiedResNeXt-101-32x8d in Table A.2. 64.0 of 88.8 is 72 %, the paper says 65 %. Blocks take the place "
-    "of groups in the splits; 8 groups beside them give 63.4 M and 13.5 G."
+    "Named S here, TiedResNeXt-101-32x8d in Table A.2. 64.0 of 88.8 is 72 %, the paper says 65 %. Blocks take the "
+    "place of groups in the splits; 8 groups beside them give 63.4 M and 13.5 G."
 )
 _NEST_S = (
     "Blocks take the place of the two paths' groups in the 3x3, and the shortcut is tied as well; two blocks in every "
