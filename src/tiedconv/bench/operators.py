@@ -146,7 +146,7 @@ def cases(
     if batch < 1:
         raise ValueError(f"bench: batch must be at least 1, got batch={batch}.")
     if not blocks or not memory_formats:
-        raise ValueError("bench: blocks and memory_formats must name at least one each. Leave them out for the defaults.")
+        raise ValueError("bench: blocks and memory_formats must name at least one each. Leave them out for all.")
     made = []
     for memory_format in memory_formats:
         for channels, size, kernel in SHAPES:
