@@ -66,15 +66,13 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
         raise ValueError(  # noqa: TRY004  the file is at fault, not an argument's type
             f"{path} must hold a state dict, got a {type(content).__name__}. {_READABLE}"
         )
-    foreign = next((k for k, value in found.items() if not (isinstance(k, str) and isinstance(value, Tensor))), None)
-    if foreign is not None:
-        raise ValueError(
-            f"{path} must hold a state dict{where}, but its entry {foreign!r} is a {type(found[foreign]).__name__}. "
-            f"{_READABLE}"
-        )
-    odd = next((k for k, value in found.items() if value.layout != torch.strided or value.is_meta), None)
-    if odd is not None:
-        raise ValueError(f"{path} must hold dense tensors with values, but {odd!r} is not one. {_READABLE}")
+    for key, value in found.items():
+        if not (isinstance(key, str) and isinstance(value, Tensor)):
+            raise ValueError(  # noqa: TRY004  as above
+                f"{path} must hold a state dict{where}, but its entry {key!r} is a {type(value).__name__}. {_READABLE}"
+            )
+        if value.layout != torch.strided or value.is_meta:
+            raise ValueError(f"{path} must hold dense tensors with values, but {key!r} is not one. {_READABLE}")
     if "pytorch-lightning_version" not in content:
         return dict(found), {}
     weights = {key.removeprefix("model."): value for key, value in found.items() if key.startswith("model.")}
@@ -206,9 +204,10 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
     difference = describe_difference(expected, state)
     if difference:
         heads = tuple(f"{layer}." for layer in classifiers(model))
+        bodies = ({k: v for k, v in weights.items() if not k.startswith(heads)} for weights in (expected, state))
         classes = _num_classes(model, state)
         hint = ""
-        if classes and not describe_difference(_without(expected, heads), _without(state, heads)):
+        if classes and not describe_difference(*bodies):
             hint = f" Only the classifier differs: the file has num_classes={classes}. Build the model with as many."
         raise ValueError(f"{path} does not hold the weights of this {type(model).__name__} ({difference}).{hint}")
     for key, value in state.items():
@@ -231,21 +230,15 @@ def describe_difference(expected: Mapping[str, Tensor], state: Mapping[str, Tens
         >>> describe_difference(a.state_dict(), b.state_dict())
         'missing: 1, such as bias; of another shape: 1, such as weight'
     """
-    missing = [key for key in expected if key not in state and not key.endswith(_COUNTER)]
-    unknown = [key for key in state if key not in expected]
-    reshaped = [key for key in expected if key in state and state[key].shape != expected[key].shape]
-    recast = [
-        key
-        for key in expected
-        if key in state and not key.endswith(_COUNTER) and _kind(state[key]) != _kind(expected[key])
-    ]
-    kinds = (
-        ("missing", missing),
-        ("unknown", unknown),
-        ("of another shape", reshaped),
-        ("of another kind of number", recast),
-    )
-    return "; ".join(f"{what}: {len(keys)}, such as {keys[0]}" for what, keys in kinds if keys)
+    shared = [key for key in expected if key in state]
+    weights = [key for key in shared if not key.endswith(_COUNTER)]
+    kinds = {
+        "missing": [key for key in expected if key not in state and not key.endswith(_COUNTER)],
+        "unknown": [key for key in state if key not in expected],
+        "of another shape": [key for key in shared if state[key].shape != expected[key].shape],
+        "of another kind of number": [key for key in weights if _kind(state[key]) != _kind(expected[key])],
+    }
+    return "; ".join(f"{what}: {len(keys)}, such as {keys[0]}" for what, keys in kinds.items() if keys)
 
 
 def _kind(tensor: Tensor) -> str:
@@ -289,7 +282,3 @@ def _num_classes(model: nn.Module, state: Mapping[str, Tensor]) -> int | None:
 
 def _names(given: str | Sequence[str] | None) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given or ())
-
-
-def _without(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    return {key: value for key, value in state.items() if not key.startswith(prefixes)}
