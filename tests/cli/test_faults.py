@@ -16,8 +16,7 @@ from PIL import Image
 from tests.cli.trainings import ONE_STEP, TINY, TRAINER, last
 
 from tiedconv.cli.main import main
-from tiedconv.tasks import ClassificationTask, DetectionTask
-from tiedconv.tasks._faults import explained_faults
+from tiedconv.tasks import ClassificationTask, DetectionTask, quiet_lightning
 
 
 def images(folder: Path) -> Path:
@@ -73,7 +72,7 @@ def test_full_disk_keeps_the_checkpoint_of_before(fit, monkeypatch):
 
 
 def test_a_full_disk_elsewhere_is_named_too():
-    with pytest.raises(OSError, match=r"No space left.*The disk is full. Make room"), explained_faults():
+    with pytest.raises(OSError, match=r"No space left.*The disk is full. Make room"), quiet_lightning(advice=True):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.csv")
 
 
@@ -240,18 +239,18 @@ def test_killed_worker_process_is_explained(fit, monkeypatch):
 
 
 def test_lack_of_memory_is_explained():
-    with pytest.raises(RuntimeError, match=r"out of memory.*Make the batches smaller"), explained_faults():
+    with pytest.raises(RuntimeError, match=r"out of memory.*Make the batches smaller"), quiet_lightning(advice=True):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     huge = 2**46
-    with pytest.raises(RuntimeError, match="Make the batches smaller"), explained_faults():
+    with pytest.raises(RuntimeError, match="Make the batches smaller"), quiet_lightning(advice=True):
         torch.empty(huge)
 
 
 def test_other_errors_pass_unchanged():
-    with pytest.raises(SystemExit) as stop, explained_faults():
+    with pytest.raises(SystemExit) as stop, quiet_lightning(advice=True):
         sys.exit(2)
     assert stop.value.code == 2
-    with pytest.raises(ZeroDivisionError, match="division by zero"), explained_faults():
+    with pytest.raises(ZeroDivisionError, match="division by zero"), quiet_lightning(advice=True):
         1 / 0  # noqa: B018
 
 

@@ -1,6 +1,6 @@
 """Lightning modules: what is trained, with which losses, metrics and schedules."""
 
-from ._lightning import quiet_lightning
+from ._faults import quiet_lightning
 from ._task import Task
 from .classification import ClassificationTask
 from .detection import DetectionTask

@@ -1,31 +1,56 @@
-"""Faults that stop a training, in words that say what to do."""
+"""What Lightning and torch say in a training, in words that say what to do, and without those that no user needs."""
 
 import errno
+import logging
 import math
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+_NOISE = (
+    ".*isinstance\\(treespec, LeafSpec\\)",  # Lightning calls what torch deprecates
+    ".*recommended to use `self.log\\('lr'",  # the same on every device
+    "Found .* module\\(s\\) in eval mode at the start of training",  # norms that are frozen on purpose
+    "You're using the WeightAveraging callback with a model that overrides",  # ours overrides it for FSDP alone
+)
+_ADVICE = (
+    ".*does not have many workers",
+    ".*smaller than the logging interval",
+    "Checkpoint directory .* exists and is not empty",
+)
+
 
 @contextmanager
-def explained_faults() -> Iterator[None]:
-    """Turn what Lightning and torch raise in a training into what a user can act on.
+def quiet_lightning(*, advice: bool) -> Iterator[None]:
+    """Hide what no user can act on, and turn what Lightning and torch raise in a training into what a user can act on.
 
     A thread that writes logs reports an OSError in one line without a trace: the training raises the same error.
+
+    Args:
+        advice: whether to leave the hints and notes of a single training.
 
     Raises:
         KeyboardInterrupt: for Ctrl-C and SIGTERM. Lightning turns both into exit codes, SIGTERM into that of success.
         RuntimeError: if a process that trains or loads images died, or memory ran out, with advice.
         OSError: if the disk is full, with advice.
     """
-    hook = threading.excepthook
+    logger = logging.getLogger("lightning.pytorch")
+    notes = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level, hook = logger.level, threading.excepthook
     threading.excepthook = lambda failed: _print(failed) if issubclass(failed.exc_type, OSError) else hook(failed)
+    notes.addFilter(_no_advertisement)
     try:
-        yield
+        with warnings.catch_warnings():
+            for message in _NOISE if advice else _NOISE + _ADVICE:
+                warnings.filterwarnings("ignore", message=message)
+            if not advice:
+                logger.setLevel(logging.WARNING)
+            yield
     except SystemExit as stop:
         if isinstance(stop, SIGTERMException) or isinstance(stop.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from stop
@@ -37,6 +62,8 @@ def explained_faults() -> Iterator[None]:
         raise explained from error
     finally:
         threading.excepthook = hook
+        logger.setLevel(level)
+        notes.removeFilter(_no_advertisement)
 
 
 def check_finite(losses: Mapping[str, float], epoch: int) -> None:
@@ -51,6 +78,10 @@ def check_finite(losses: Mapping[str, float], epoch: int) -> None:
         f"The training diverged in epoch {epoch}: {', '.join(f'{name} {value}' for name, value in losses.items())}. "
         "Earlier checkpoints are kept. Lower the learning rate, warm up or clip gradients, in a new folder."
     )
+
+
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip: For" not in record.getMessage()
 
 
 def _print(failed: threading.ExceptHookArgs) -> None:
