@@ -82,8 +82,9 @@ def test_a_taken_name_is_refused(taken: str) -> None:
     def builder(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         raise NotImplementedError
 
+    builder.__name__ = taken
     with warnings.catch_warnings(), pytest.raises(ValueError, match=f"register: the name '{taken}' is taken by"):
-        register(builder, __name__, taken, "A model.")
+        register()(builder)
     assert timm.model_entrypoint(taken) is not builder
 
 

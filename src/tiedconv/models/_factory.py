@@ -16,28 +16,18 @@ Builder = Callable[..., nn.Module]
 _names: set[str] = set()
 
 
-def register(build: Builder, module: str, name: str, about: str, **changes: Any) -> None:
-    """Register ``build`` with timm as ``name``, a function of ``module`` with the docstring ``about``.
+def register(**changes: Any) -> Callable[[Builder], Builder]:
+    """Register the decorated function with timm under its own name.
 
     timm itself would replace an older model of that name and only warn.
 
     Args:
-        build: takes ``pretrained`` and the arguments of ``timm.create_model``.
-        module: ``__name__`` of the family's module.
-        name: of the model.
-        about: what it is; its first line goes into the table of models.
         changes: to timm's ``default_cfg`` for 224x224 ImageNet crops; there are no weights to load.
 
     Raises:
         ValueError: if the name is taken, by a model of this project or of timm.
     """
-    if is_model(name):
-        owner = timm.model_entrypoint(name).__module__
-        raise ValueError(f"register: the name {name!r} is taken by {owner}. Rename one of the two.")
-    build.__module__, build.__name__, build.__qualname__, build.__doc__ = module, name, name, about
-    family = vars(sys.modules[module])
-    family[name] = build
-    family.setdefault("default_cfgs", {})[name] = {  # where timm looks for it
+    cfg = {
         "url": "",
         "num_classes": 1000,
         "input_size": (3, 224, 224),
@@ -51,8 +41,17 @@ def register(build: Builder, module: str, name: str, about: str, **changes: Any)
         "license": "mit",
         **changes,
     }
-    register_model(build)
-    _names.add(name)
+
+    def decorate(builder: Builder) -> Builder:
+        name = builder.__name__
+        if is_model(name):
+            owner = timm.model_entrypoint(name).__module__
+            raise ValueError(f"register: the name {name!r} is taken by {owner}. Rename one of the two.")
+        _names.add(name)
+        vars(sys.modules[builder.__module__]).setdefault("default_cfgs", {})[name] = cfg  # where timm looks for it
+        return register_model(builder)
+
+    return decorate
 
 
 def create_model(name: str, **kwargs: Any) -> nn.Module:

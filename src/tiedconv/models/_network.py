@@ -1,7 +1,6 @@
 """ResNet of timm that also initialises tied convolutions, and its variant for small images."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from timm.models import build_model_with_cfg
@@ -9,7 +8,6 @@ from timm.models.resnet import ResNet
 from torch import Tensor, device, dtype, nn
 
 from ..nn import SplitTiedConv2d, TiedConv2d, TiedGlobalContext, TiedLinear
-from ._factory import register
 
 
 def init_tied(model: nn.Module) -> None:
@@ -101,19 +99,9 @@ class SmallResNet(TiedResNet):
             stage["reduction"] //= 2
 
 
-def register_resnet(
-    module: str,
-    name: str,
-    about: str,
-    *,
-    network: type[ResNet] = TiedResNet,
-    cfg: Mapping[str, Any] | None = None,
-    **defaults: Any,
-) -> None:
-    """Register a ResNet, see :func:`register`, whose callers override ``defaults``, and ``block_args`` one by one."""
-
-    def build(pretrained: bool = False, **kwargs: Any) -> ResNet:
-        block_args = {**defaults.get("block_args", {}), **(kwargs.get("block_args") or {})}
-        return build_model_with_cfg(network, name, pretrained, **{**defaults, **kwargs, "block_args": block_args})
-
-    register(build, module, name, about, **(cfg or {}))
+def build(
+    variant: str, pretrained: bool, kwargs: dict[str, Any], *, network: type[ResNet] = TiedResNet, **defaults: Any
+) -> ResNet:
+    """Build a variant from its ``defaults``, overridden by the caller's ``kwargs``; ``block_args`` entry by entry."""
+    block_args = {**defaults.get("block_args", {}), **(kwargs.get("block_args") or {})}
+    return build_model_with_cfg(network, variant, pretrained, **{**defaults, **kwargs, "block_args": block_args})

@@ -11,6 +11,8 @@ from ..nn import TiedSE
 from ._factory import register
 from ._network import init_tied
 
+_CFG = {"interpolation": "bicubic", "first_conv": "conv_stem", "classifier": "classifier"}
+
 
 class TiedSqueezeExcite(TiedSE):
     """:class:`~tiedconv.nn.TiedSE` with the signature and the initialisation that timm's EfficientNet builder expects.
@@ -41,17 +43,20 @@ class TiedSqueezeExcite(TiedSE):
                 nn.init.zeros_(layer.bias)
 
 
-def _register(name: str, about: str, blocks: int) -> None:
-    def build(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-        # timm's own entry point builds the network, and would otherwise take the configuration of efficientnet_b0.
-        overlay = kwargs.pop("pretrained_cfg_overlay", None)
-        cfg = resolve_pretrained_cfg(name, kwargs.pop("pretrained_cfg", None), overlay)
-        options = {"se_layer": partial(TiedSqueezeExcite, blocks=blocks), **kwargs}
-        return efficientnet_b0(pretrained=pretrained, pretrained_cfg=cfg, **options)
-
-    cfg = {"interpolation": "bicubic", "first_conv": "conv_stem", "classifier": "classifier"}
-    register(build, __name__, name, about, **cfg)
+def _tied_efficientnet_b0(name: str, pretrained: bool, kwargs: dict[str, Any], *, blocks: int) -> EfficientNet:
+    # timm's own entry point builds the network, and would otherwise take the configuration of efficientnet_b0.
+    cfg = resolve_pretrained_cfg(name, kwargs.pop("pretrained_cfg", None), kwargs.pop("pretrained_cfg_overlay", None))
+    options = {"se_layer": partial(TiedSqueezeExcite, blocks=blocks), **kwargs}
+    return efficientnet_b0(pretrained=pretrained, pretrained_cfg=cfg, **options)
 
 
-_register("tiedefficientnet_b0_b2", "EfficientNet-B0 with two blocks in TiedSE (Table 3).", blocks=2)
-_register("tiedefficientnet_b0_b4", "EfficientNet-B0 with four blocks in TiedSE (Table 3).", blocks=4)
+@register(**_CFG)
+def tiedefficientnet_b0_b2(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
+    """EfficientNet-B0 with two blocks in TiedSE (Table 3)."""
+    return _tied_efficientnet_b0("tiedefficientnet_b0_b2", pretrained, kwargs, blocks=2)
+
+
+@register(**_CFG)
+def tiedefficientnet_b0_b4(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
+    """EfficientNet-B0 with four blocks in TiedSE (Table 3)."""
+    return _tied_efficientnet_b0("tiedefficientnet_b0_b4", pretrained, kwargs, blocks=4)

@@ -3,9 +3,11 @@
 from typing import Any
 
 from timm.models.resnest import ResNestBottleneck
+from timm.models.resnet import ResNet
 
 from ._block import tie_shortcut, tied_like
-from ._network import register_resnet
+from ._factory import register
+from ._network import build
 
 
 class TiedResNestBottleneck(ResNestBottleneck):
@@ -40,15 +42,17 @@ class TiedResNestBottleneck(ResNestBottleneck):
             self.downsample = tie_shortcut(self.downsample, blocks=blocks)
 
 
-register_resnet(
-    __name__,
-    "tiedresnest50_s",
-    "TiedResNeSt-50-S: ResNeSt-50-fast 2s1x64d with two blocks in every entry 1x1, 3x3 and shortcut (Table 1).",
-    cfg={"first_conv": "conv1.0"},
-    block=TiedResNestBottleneck,
-    layers=(3, 4, 6, 3),
-    stem_type="deep",
-    stem_width=32,
-    avg_down=True,
-    block_args={"radix": 2, "avd": True, "avd_first": True},
-)
+@register(first_conv="conv1.0")
+def tiedresnest50_s(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """TiedResNeSt-50-S: ResNeSt-50-fast 2s1x64d with two blocks in every entry 1x1, 3x3 and shortcut (Table 1)."""
+    return build(
+        "tiedresnest50_s",
+        pretrained,
+        kwargs,
+        block=TiedResNestBottleneck,
+        layers=(3, 4, 6, 3),
+        stem_type="deep",
+        stem_width=32,
+        avg_down=True,
+        block_args={"radix": 2, "avd": True, "avd_first": True},
+    )

@@ -1,10 +1,12 @@
 """TiedResNeXt: the tied bottleneck with tied block group convolution (paper, eq. 4 and Table 1)."""
 
-from functools import partial
 from typing import Any
 
+from timm.models.resnet import ResNet
+
 from ._block import TiedBottleneck
-from ._network import register_resnet
+from ._factory import register
+from ._network import build
 
 # A split is a quarter of the baseline's width: 64 channels for 32x8d, as the paper says, hence 32 for 32x4d, and 18/32
 # of that for S (the paper's 36). The baseline's 32 groups are divided among the four splits, 8 each. There the blocks
@@ -17,16 +19,28 @@ _SMALL = {"blocks": (1, 2, 3, 6), "groups": (6, 3, 2, 1)}
 _X50: dict[str, Any] = {"block": TiedBottleneck, "layers": (3, 4, 6, 3), "base_width": 32, "block_args": _FULL}
 _X101: dict[str, Any] = {"block": TiedBottleneck, "layers": (3, 4, 23, 3), "base_width": 64, "block_args": _FULL}
 
-_resnet = partial(register_resnet, __name__)
-_resnet("tiedresnext50_32x4d", "TiedResNeXt-50-32x4d, 4s x 32w; not in the paper's tables.", **_X50)
-_resnet(
-    "tiedresnext50_32x4d_s",
-    "TiedResNeXt-50-32x4d-S, 4s x 18w; not in the paper's tables.",
-    **{**_X50, "base_width": 18, "block_args": {**_SMALL, "mixer_groups": 3}},
-)
-_resnet("tiedresnext101_32x8d", "TiedResNeXt-101-32x8d, 4s x 64w (the 64.0 M network of Table 1).", **_X101)
-_resnet(
-    "tiedresnext101_32x8d_s",
-    "TiedResNeXt-101-32x8d-S, 4s x 36w; the paper names the width and prints no count.",
-    **{**_X101, "base_width": 36, "block_args": {**_SMALL, "mixer_groups": 6}},
-)
+
+@register()
+def tiedresnext50_32x4d(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """TiedResNeXt-50-32x4d, 4s x 32w; not in the paper's tables."""
+    return build("tiedresnext50_32x4d", pretrained, kwargs, **_X50)
+
+
+@register()
+def tiedresnext50_32x4d_s(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """TiedResNeXt-50-32x4d-S, 4s x 18w; not in the paper's tables."""
+    small = {"base_width": 18, "block_args": {**_SMALL, "mixer_groups": 3}}
+    return build("tiedresnext50_32x4d_s", pretrained, kwargs, **{**_X50, **small})
+
+
+@register()
+def tiedresnext101_32x8d(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """TiedResNeXt-101-32x8d, 4s x 64w (the 64.0 M network of Table 1)."""
+    return build("tiedresnext101_32x8d", pretrained, kwargs, **_X101)
+
+
+@register()
+def tiedresnext101_32x8d_s(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """TiedResNeXt-101-32x8d-S, 4s x 36w; the paper names the width and prints no count."""
+    small = {"base_width": 36, "block_args": {**_SMALL, "mixer_groups": 6}}
+    return build("tiedresnext101_32x8d_s", pretrained, kwargs, **{**_X101, **small})
