@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
-from torchvision import transforms
 from torchvision.transforms.functional import to_pil_image
 
 from .weights import classifiers
@@ -15,7 +14,6 @@ from .weights import classifiers
 if TYPE_CHECKING:
     from PIL import Image  # torchvision brings it; this package needs its name alone
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which all of torchvision's classifiers use
 _MODES = {1: "L", 3: "RGB"}
 
 
@@ -50,18 +48,10 @@ def eval_transform(model: nn.Module) -> "Callable[[Image.Image], Tensor]":
         ValueError: if the model is neither timm's nor torchvision's.
     """
     channels, height, width = input_size(model)
-    if hasattr(model, "pretrained_cfg"):
-        config = for_channels(resolve_data_config(model=model), channels)
-        steps = create_transform(**{**config, "input_size": (channels, height, width)})
-    else:
-        steps = transforms.Compose(
-            [
-                transforms.Resize(256),
-                transforms.CenterCrop((height, width)),
-                transforms.ToTensor(),
-                transforms.Normalize(_MEAN, _STD),
-            ]
-        )
+    # timm's defaults are torchvision's, except for the interpolation.
+    options = {} if hasattr(model, "pretrained_cfg") else {"interpolation": "bilinear"}
+    config = for_channels(resolve_data_config(options, model=model), channels)
+    steps = create_transform(**{**config, "input_size": (channels, height, width)})
     mode = _MODES.get(channels)
     return lambda picture: steps(picture if mode is None else picture.convert(mode))
 
