@@ -8,7 +8,7 @@ from timm.layers import create_aa, create_attn
 from torch import Tensor, device, dtype, nn
 
 from .._checks import named
-from ..convert.replace import geometry
+from ..convert.tie import tied_twin
 from ..nn import SplitTiedConv2d, TiedConv2d
 
 Mixer = Literal["sum", "concatenate"]
@@ -102,7 +102,12 @@ class TiedBottleneck(nn.Module):
                 raise ValueError(f"block_reduce_first must be 1, got {reduce_first}.")
             if mixer not in get_args(Mixer):
                 raise ValueError(f"mixer must be one of {', '.join(get_args(Mixer))}, got {mixer!r}.")
-            even_share = _share_evenly(cardinality, splits)
+            if cardinality > 1 and cardinality % splits:
+                raise ValueError(
+                    f"cardinality={cardinality} is not divisible by splits={splits}. The splits share the groups "
+                    "evenly."
+                )
+            even_share = 1 if cardinality == 1 else cardinality // splits
             groups = (even_share,) * splits if groups is None else groups
             for name, values in (("blocks", blocks), ("groups", groups)):
                 if len(values) != splits:
@@ -110,7 +115,13 @@ class TiedBottleneck(nn.Module):
                         f"{name}={tuple(values)} has {len(values)} entries for splits={splits}. "
                         f"Give one number of {name} per split."
                     )
-            width = _split_width(planes, base_width)
+            width, rest = divmod(planes * base_width, 64)
+            if rest or width < 1:
+                raise ValueError(
+                    f"a split of base_width={base_width} at planes={planes} has planes * base_width / 64 = "
+                    f"{planes * base_width / 64:g} channels. Choose a base_width that gives whole channels in every "
+                    "stage."
+                )
         outplanes = planes * self.expansion
         first_dilation = first_dilation or dilation
         blurred = aa_layer is not None and (stride == 2 or first_dilation != dilation)
@@ -194,43 +205,8 @@ class TiedBottleneck(nn.Module):
         return total
 
 
-def tied_like(conv: nn.Conv2d, *, blocks: int, groups: int | None = None) -> TiedConv2d:
-    """Return a tied convolution like ``conv``, perhaps with other groups, with new random weights."""
-    return TiedConv2d(
-        conv.in_channels,
-        conv.out_channels,
-        **geometry(conv),
-        groups=conv.groups if groups is None else groups,
-        bias=conv.bias is not None,
-        device=conv.weight.device,
-        dtype=conv.weight.dtype,
-        blocks=blocks,
-    )
-
-
 def tie_shortcut(downsample: nn.Module, *, blocks: int) -> nn.Sequential:
     """Return the shortcut that timm built (pool?, convolution, norm) with its convolution tied."""
-    layers = (
-        tied_like(layer, blocks=blocks) if isinstance(layer, nn.Conv2d) else layer for layer in downsample.children()
-    )
-    return nn.Sequential(*layers)
-
-
-def _split_width(planes: int, base_width: int) -> int:
-    width, rest = divmod(planes * base_width, 64)
-    if rest or width < 1:
-        raise ValueError(
-            f"a split of base_width={base_width} at planes={planes} has planes * base_width / 64 = "
-            f"{planes * base_width / 64:g} channels. Choose a base_width that gives whole channels in every stage."
-        )
-    return width
-
-
-def _share_evenly(cardinality: int, splits: int) -> int:
-    if cardinality == 1:
-        return 1
-    if cardinality % splits:
-        raise ValueError(
-            f"cardinality={cardinality} is not divisible by splits={splits}. The splits share the groups evenly."
-        )
-    return cardinality // splits
+    layers = downsample.children()
+    tied = (tied_twin(layer, blocks, "random") if isinstance(layer, nn.Conv2d) else layer for layer in layers)
+    return nn.Sequential(*tied)

@@ -5,7 +5,10 @@ from typing import Any
 from timm.models.resnest import ResNestBottleneck
 from timm.models.resnet import ResNet
 
-from ._block import tie_shortcut, tied_like
+from ..convert.replace import geometry
+from ..convert.tie import tied_twin
+from ..nn import TiedConv2d
+from ._block import tie_shortcut
 from ._factory import register
 from ._network import build
 
@@ -34,10 +37,19 @@ class TiedResNestBottleneck(ResNestBottleneck):
         super().__init__(*args, **kwargs)
         if self.radix < 1:
             raise ValueError(f"TiedResNestBottleneck: radix must be at least 1, got radix={self.radix}.")
-        entry: Any = tied_like(self.conv1, blocks=blocks)
+        entry: Any = tied_twin(self.conv1, blocks, "random")
         self.conv1 = entry
         attention: Any = self.conv2
-        attention.conv = tied_like(attention.conv, groups=1, blocks=attention.conv.groups)
+        paths = attention.conv
+        attention.conv = TiedConv2d(
+            paths.in_channels,
+            paths.out_channels,
+            **geometry(paths),
+            bias=paths.bias is not None,
+            device=paths.weight.device,
+            dtype=paths.weight.dtype,
+            blocks=paths.groups,
+        )
         if self.downsample is not None:
             self.downsample = tie_shortcut(self.downsample, blocks=blocks)
 
