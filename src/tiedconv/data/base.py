@@ -11,6 +11,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -194,15 +195,9 @@ class _SeededImages(Dataset[Any]):
     def __getitem__(self, key: tuple[int, int] | int) -> Any:
         # A bare index comes from Lightning's own sampler (overfit_batches): the same images in every epoch.
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        # torchvision draws from torch's generator, timm from Python's and NumPy's
-        python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        try:
+        with isolate_rng(include_cuda=False):  # torchvision draws from torch, timm from Python and NumPy
             seed_generators(self.seed, epoch, index)
             return self.split[index]
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-            torch.set_rng_state(pytorch)
 
 
 class _ReadableImages(Dataset[Any]):

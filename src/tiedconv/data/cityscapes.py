@@ -121,10 +121,10 @@ def _instances(ids: np.ndarray[Any, Any]) -> Iterator[dict[str, Any]]:
         category = value if group else value // 1000
         if category in _CLASSES:
             mask = ids == value
-            columns, rows = (np.flatnonzero(mask.any(axis)).tolist() for axis in (0, 1))
+            left, top, right, bottom = Image.fromarray(mask).getbbox()  # type: ignore[misc]  # it is not empty
             yield {
                 "category_id": category,
-                "bbox": [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1],
+                "bbox": [left, top, right - left, bottom - top],
                 "area": int(mask.sum()),
                 "segmentation": encode_mask(mask),
                 "iscrowd": int(group),
