@@ -138,6 +138,6 @@ def test_damaged_files_are_named(compared, file, remedy):
 def test_folder_of_another_detector_is_refused(compared):
     folder, _ = compared
     with pytest.raises(
-        ValueError, match=r"holds a run with other settings: detector.norm = 'batch' there, 'frozen' now"
+        ValueError, match=r"holds a run with other settings: detector.norm = 'batch' there, 'frozen' here"
     ):
         run(folder, detector=replace(DETECTOR, norm="frozen"))

@@ -88,9 +88,9 @@ def test_seeds_differ(tmp_path):
 
 def test_folder_with_other_settings_is_refused(tmp_path):
     train(tmp_path, budget=replace(BUDGET, epochs=1))
-    with pytest.raises(ValueError, match=r"budget.epochs = 1 there, 3 now.*Choose another output folder"):
+    with pytest.raises(ValueError, match=r"budget.epochs = 1 there, 3 here.*Choose another output folder"):
         train(tmp_path)
-    with pytest.raises(ValueError, match=r"model.name = 'resnet_tiny' there, 'tiedresnet_tiny' now"):
+    with pytest.raises(ValueError, match=r"model.name = 'resnet_tiny' there, 'tiedresnet_tiny' here"):
         train(tmp_path, spec=ModelSpec("tiedresnet_tiny"), budget=replace(BUDGET, epochs=1))
     assert json.loads((tmp_path / "run.json").read_text())["budget"]["epochs"] == 1
 
@@ -98,8 +98,8 @@ def test_folder_with_other_settings_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"classes": ["one", "two"]}, "data.classes = 10 there, 2 now"),
-        ({"images": 3}, "data.training images = 1437 there, 3 now; data.validation images = 360 there, 3 now"),
+        ({"classes": ["one", "two"]}, "data.classes = 10 there, 2 here"),
+        ({"images": 3}, "data.training images = 1437 there, 3 here; data.validation images = 360 there, 3 here"),
     ],
 )
 def test_result_of_data_that_have_changed_is_refused(tmp_path, monkeypatch, change, message):

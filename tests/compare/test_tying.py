@@ -58,7 +58,7 @@ def test_fine_tuning_starts_from_the_tied_weights_and_goes_on_where_it_stopped(t
     assert stages == second[1]  # it finds the first one's last epoch
     assert stages[-1].loss < stages[-2].loss
     assert report.error_of == "output"
-    with pytest.raises(ValueError, match=r"holds a run with other settings: budget.epochs = 1 there, 2 now"):
+    with pytest.raises(ValueError, match=r"holds a run with other settings: budget.epochs = 1 there, 2 here"):
         tie_and_finetune(
             network(),
             "resnet_tiny",

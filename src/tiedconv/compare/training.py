@@ -14,6 +14,7 @@ from .._files import check_writable, write_whole
 from ..data import ImageData
 from ..tasks import Optimization, Task, keep_checkpoints_whole, quiet_lightning
 from ..tasks.progress import progress_bar
+from ..tasks.resume import differing
 from .results import read_kept
 
 OF_CLASSIFIERS = {"train_loss": "train/loss", "val_loss": "val/loss", "top1": "val/top1"}
@@ -172,15 +173,10 @@ def check_same_run(folder: Path, description: dict[str, Any]) -> None:
         check_writable("output", file)
         write_whole(file, json.dumps(description, indent=1))
         return
-    there, now = read_kept(file, _settings, f"Remove the folder {folder} to train again"), _settings(description)
-    differing = [
-        f"{name} = {there.get(name)!r} there, {now.get(name)!r} now"
-        for name in {**there, **now}
-        if there.get(name) != now.get(name)
-    ]
-    if differing:
+    there = read_kept(file, _settings, f"Remove the folder {folder} to train again")
+    if difference := differing(there, _settings(description)):
         raise ValueError(
-            f"{folder} holds a run with other settings: {'; '.join(differing)}. Choose another output folder, "
+            f"{folder} holds a run with other settings: {difference}. Choose another output folder, "
             "or remove this one to train again."
         )
 

@@ -176,14 +176,18 @@ def _check_same_network(task: L.LightningModule, checkpoint: Mapping[str, Any]) 
             f"The checkpoint is of another network: {_network(there)}, not {_network(here)}. Give one of the same "
             "kind; a detector's backbone starts from a classifier by --model.weights."
         )
-    options = "; ".join(
+    raise ValueError(
+        f"The checkpoint is of another network: {differing(there, here) or type(task).__name__} ({difference}). Give "
+        "the options that it was trained with, or another checkpoint."
+    )
+
+
+def differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Say which settings of two trainings differ: ``lr = 0.1 there, 0.2 here; momentum = ...``; empty if none do."""
+    return "; ".join(
         f"{name} = {there.get(name)!r} there, {here.get(name)!r} here"
         for name in {**here, **there}
         if there.get(name) != here.get(name)
-    )
-    raise ValueError(
-        f"The checkpoint is of another network: {options or type(task).__name__} ({difference}). Give the options that "
-        "it was trained with, or another checkpoint."
     )
 
 
@@ -215,13 +219,13 @@ def _check_same_data(checkpoint: Mapping[str, Any], trainer: L.Trainer, *, fitti
             f"The checkpoint is of other data: its classes are {_some(there['classes'])}, those of the data "
             f"{_some(here['classes'])}. Give the data that it was trained on."
         )
-    differing = [f"{name} = {there[name]} there, {here[name]} here" for name in there if there[name] != here[name]]
-    if not fitting or not differing:
+    difference = differing(there, here)
+    if not fitting or not difference:
         return
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     if progress["current"]["ready"] > 0 and not progress["is_last_batch"]:
         raise ValueError(
-            f"The checkpoint is from the middle of an epoch, with {'; '.join(differing)}: images would be left out or "
+            f"The checkpoint is from the middle of an epoch, with {difference}: images would be left out or "
             "come twice. Give the same, or a checkpoint from the end of an epoch."
         )
 
