@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,18 +57,6 @@ class Detector:
     widths: Widths = Widths()
     anchor_sizes: list[float] | None = None
     options: dict[str, Any] = field(default_factory=dict)
-
-    def task(self, spec: ModelSpec, data: DetectionData, budget: Budget) -> DetectionTask:
-        """Build the task that trains one backbone."""
-        return DetectionTask(
-            backbone=spec.name,
-            num_classes=data.num_classes,
-            weights=spec.weights,
-            backbone_kwargs=spec.kwargs,
-            optimization=budget.optimization,
-            channels_last=budget.channels_last,
-            **{f.name: getattr(self, f.name) for f in fields(self)},
-        )
 
 
 def compare_detectors(
@@ -132,7 +120,15 @@ class _Detectors(Adapter):
         return ModelResult(spec.label, spec.name, spec.kwargs, body.params, body.macs, detector_params=params)
 
     def task(self, spec: ModelSpec) -> DetectionTask:
-        return self.detector.task(spec, self.data, self.budget)
+        return DetectionTask(
+            backbone=spec.name,
+            num_classes=self.data.num_classes,
+            weights=spec.weights,
+            backbone_kwargs=spec.kwargs,
+            optimization=self.budget.optimization,
+            channels_last=self.budget.channels_last,
+            **vars(self.detector),
+        )
 
     def evaluate(self, task: DetectionTask, folder: Path) -> tuple[dict[str, float | None], dict[str, Any]]:
         results, pictures = _detect(task, self.data, self.examples(_SAMPLES))

@@ -5,12 +5,10 @@ import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ..analysis.occlusion import OcclusionReport
 from ..bench import Quartiles
-
-Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ def read_run(path: Path) -> Run:
     return read_kept(path, lambda found: Run(**found), remedy)
 
 
-def read_kept(path: Path, build: Callable[[Any], Kept], remedy: str) -> Kept:
+def read_kept(path: Path, build: Callable[[Any], Any], remedy: str) -> Any:
     """Return what ``build`` makes of a JSON file; raise ValueError with ``remedy`` if it is damaged."""
     try:
         return build(json.loads(path.read_text(encoding="utf-8")))
