@@ -469,6 +469,17 @@ def test_a_photograph_whose_size_does_not_tell_is_turned_everywhere_and_warned_o
         assert inside(image) == (1, 0)
 
 
+def test_a_photograph_with_transparent_parts_is_turned_too(coco, tmp_path):
+    found = content(thing(1))
+    data = coco(found, found)
+    photograph(tmp_path / "val" / "7.png", 6)
+    with Image.open(tmp_path / "val" / "7.png") as file:
+        seen, exif = file.convert("RGBA"), file.getexif()
+    seen.putpixel((0, 0), (0, 0, 0, 128))
+    seen.save(tmp_path / "val" / "7.png", exif=exif)
+    assert inside(data.split(train=False)[0][0]) == pytest.approx((1, 0), abs=0.01)
+
+
 def test_a_photograph_that_was_annotated_as_it_is_stored_is_kept_and_warned_of(coco, tmp_path):
     data = coco(content(thing(1)))
     photograph(tmp_path / "train" / "7.png", 6, size=(HEIGHT, WIDTH), box=(3, 23, 6, 5))

@@ -184,6 +184,25 @@ def test_a_photograph_is_turned_as_its_camera_says_wherever_it_is_read(tmp_path)
         assert crop.std(2).mean() < crop.std(1).mean()  # rows are of one grey, columns are not
 
 
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_a_picture_with_transparent_parts_is_turned_too(mode, suffix, tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6  # held so that its left side is above
+    pixels = np.full((40, 60, 4), 255, np.uint8)
+    pixels[:, :30, :3] = 0
+    pixels[:5, :, 3] = 0
+    stored = Image.fromarray(pixels)
+    # quantize keeps alpha in the palette
+    stored = stored.quantize(16, Image.Quantize.FASTOCTREE) if mode == "P" else stored.convert(mode)
+    stored.save(tmp_path / f"0.{suffix}", exif=exif, lossless=True)
+    image, _ = ImageFiles(tmp_path, pil_to_tensor, channels=3)[0]
+    assert image.shape == (3, 60, 40)
+    shown = np.full((60, 40), 255)
+    shown[:30, :35] = 0
+    assert_close(image, torch.from_numpy(shown).byte().expand(3, -1, -1))
+
+
 def test_a_photograph_with_damaged_exif_data_is_read_as_it_is(tmp_path):
     damaged = PngInfo()
     damaged.add_text("Raw profile type exif", "\nexif\n 2\nnot hexadecimal")

@@ -104,6 +104,7 @@ def _without_alpha(image: Image.Image) -> Image.Image:
         found = Image.alpha_composite(Image.new("RGBA", image.size, colour), image).convert("RGB")
         if not _is_constant(found):
             break
+    found.info = image.info  # with the EXIF data: the image may still have to be turned
     return found
 
 
