@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tiedconv.compare import Budget, Detector, ModelSpec, compare_detectors
+from tiedconv.compare import Budget, Detector, ModelSpec, compare
 from tiedconv.data import OcclusionScenes, SceneOptions
 from tiedconv.detection import Widths
 from tiedconv.metrics.coco import METRICS, coco_metrics
@@ -26,7 +26,7 @@ class KilledError(Exception):
 
 def run(folder, *, models=MODELS[:1], detector=DETECTOR, budget=BUDGET, seeds=(0,)):
     data = OcclusionScenes(str(folder / "scenes"), SCENES, batch_size=2)
-    return compare_detectors(models, data, detector, budget, seeds, folder / "out", log=lambda line: None)
+    return compare(models, data, budget, seeds, folder / "out", detector=detector, log=lambda line: None)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tiedconv.compare import classification
+from tiedconv.compare import classification, compare
 from tiedconv.compare.results import ModelResult
 from tiedconv.compare.runner import train_run
 from tiedconv.compare.training import Budget, ModelSpec, check_same_run, describe_run
@@ -23,7 +23,7 @@ class KilledError(Exception):
 
 def train(folder, *, spec=SPEC, seed=0, budget=BUDGET):
     data = Digits(image_size=8, batch_size=128)
-    return train_run(classification._Classifiers([spec], data, budget, ["top1"], {}), spec, seed, folder)
+    return train_run(classification.Classifiers([spec], data, budget), spec, seed, folder)
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_the_report_is_written_after_every_run_and_the_time_left_is_said(tmp_pat
 
     data = Digits(image_size=8, batch_size=128)
     with pytest.raises(KilledError):
-        classification.compare([SPEC], data, Budget(epochs=1), [0, 1], tmp_path, log=log)
+        compare([SPEC], data, Budget(epochs=1), [0, 1], tmp_path, log=log)
     assert re.fullmatch(r" +top-1 \d+\.\d\d% after \d+ s of training, about 0:00:\d\d left for 1 more", said[1])
     [model] = json.loads((tmp_path / "results.json").read_text())["models"]
     assert [run["seed"] for run in model["runs"]] == [0]

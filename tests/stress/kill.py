@@ -183,7 +183,7 @@ def kill(kills: int = 20, seed: int = 0, cases: Sequence[str] = tuple(CASES)) ->
         cases: which commands.
     """
     torch.set_num_threads(1)  # no threads before the forks, and the same order of sums in all
-    classification._Classifiers.measure = lambda self, results, *_: results
+    classification.Classifiers.complete = lambda self, comparison, *_: iter([comparison])
     console = Console(highlight=False)
     moments = random.Random(seed)
     table = Table("command", "kills", "in a write", "before one", "starts", "trainings", "equal", box=SIMPLE)

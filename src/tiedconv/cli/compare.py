@@ -3,15 +3,14 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from ..analysis.occlusion import Estimate
 from ..bench import Quartiles
-from ..compare import Budget, Detector, ModelSpec, compare_detectors
-from ..compare import compare as compare_classifiers
+from ..compare import Budget, Detector, ModelSpec
+from ..compare import compare as train_alike
 from ..compare.results import Comparison, ModelResult, metric_name
 from ..data import ClassificationData, DetectionData
 from ._console import log, new_table, table_console
@@ -44,13 +43,10 @@ def compare(
     """
     console = table_console()
     specs = [ModelSpec(model) if isinstance(model, str) else model for model in models]
-    options: dict[str, Any] = {"title": title, "command": ["tiedconv", *sys.argv[1:]], "log": log}
-    if isinstance(data, DetectionData):
-        comparison = compare_detectors(specs, data, detector, budget, list(seeds), output, **options)
-    else:
-        if detector != Detector():
-            raise ValueError(f"detector is for data of detection, got {type(data).__name__}. Leave it out.")
-        comparison = compare_classifiers(specs, data, budget, list(seeds), output, **options)
+    command = ["tiedconv", *sys.argv[1:]]
+    comparison = train_alike(
+        specs, data, budget, list(seeds), output, detector=detector, title=title, command=command, log=log
+    )
     console.print(_table(comparison))
     console.print(
         f"Numbers: {output / 'results.json'}\nReport:  {output / 'report.html'}", highlight=False, markup=False

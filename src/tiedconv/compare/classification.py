@@ -22,56 +22,25 @@ from ..metrics.counts import count
 from ..models import build_model
 from ..report.page import encoded
 from ..tasks import ClassificationTask
+from .adapter import Adapter, Folders, Log, data_facts, default_device
 from .results import Comparison, ModelResult, Sample
-from .runner import Adapter, Folders, Log, data_facts, default_device, run_comparison
 from .training import OF_CLASSIFIERS, Budget, ModelSpec
 
 SAMPLES = 12
 SIMILARITY_IMAGES = 16
 
 
-def compare(
-    models: Sequence[ModelSpec],
-    data: ClassificationData,
-    budget: Budget,
-    seeds: Sequence[int],
-    output: Path,
-    *,
-    title: str = "",
-    command: Sequence[str] = (),
-    log: Callable[[str], None] = print,
-) -> Comparison:
-    """Train several models alike and write ``results.json`` and ``report.html`` into ``output``, after every run.
+class Classifiers(Adapter):
+    """Classifiers, and options that are theirs."""
 
-    Every run has a folder ``output/runs/<label>/seed-<seed>``. What is finished there is not trained again, what is
-    unfinished goes on after its last whole epoch: call again after an interruption, or with more seeds or models.
-    Throughput and memory are measured at the end of every call.
-
-    Args:
-        models: what to compare; labels must differ. The report sets the others against the first.
-        data: training and validation images.
-        budget: what every run is given.
-        seeds: every model is trained once with each.
-        output: folder of the results.
-        title: headline of the report; default: the models' labels and the data set.
-        command: the command line that repeats it, printed in the report.
-        log: called with lines of progress: what is done, and about how long the other runs take.
-
-    Raises:
-        ValueError: if there is no model or seed, one is given twice, or ``output`` holds runs with other settings.
-        ModuleNotFoundError: if the ``analysis`` extra is not installed.
-    """
-    started = [spec.label for spec in models if spec.weights]
-    if started:
-        raise ValueError(f"weights of {', '.join(started)} are for detectors. Classifiers start at random.")
-    title = title or f"{', '.join(spec.label for spec in models)} on {type(data).__name__}"
-    adapter = _Classifiers(models, data, budget, metrics=["top1"], settings={})
-    return run_comparison(adapter, seeds, output, title=title, command=command, log=log)
-
-
-class _Classifiers(Adapter):
     data: ClassificationData
     logged = OF_CLASSIFIERS
+
+    def __init__(self, models: Sequence[ModelSpec], data: ClassificationData, budget: Budget) -> None:
+        started = [spec.label for spec in models if spec.weights]
+        if started:
+            raise ValueError(f"weights of {', '.join(started)} are for detectors. Classifiers start at random.")
+        super().__init__(models, data, budget, metrics=["top1"], settings={})
 
     def describe(self, spec: ModelSpec) -> ModelResult:
         try:

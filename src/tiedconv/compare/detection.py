@@ -25,8 +25,8 @@ from ..report.drawing import draw_detections
 from ..report.page import encoded
 from ..tasks import DetectionTask
 from ..tasks.detection import coco_results
+from .adapter import Adapter, Folders, Log, as_facts, data_facts, default_device
 from .results import Comparison, ModelResult, Sample, read_kept
-from .runner import Adapter, Folders, Log, as_facts, data_facts, default_device, run_comparison
 from .training import Budget, ModelSpec
 
 _SAMPLES = 6
@@ -59,58 +59,24 @@ class Detector:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def compare_detectors(
-    models: Sequence[ModelSpec],
-    data: DetectionData,
-    detector: Detector,
-    budget: Budget,
-    seeds: Sequence[int],
-    output: Path,
-    *,
-    title: str = "",
-    command: Sequence[str] = (),
-    log: Callable[[str], None] = print,
-) -> Comparison:
-    """Train several backbones alike in one detector; write ``results.json``, ``report.html`` and ``occlusion.png``.
+class Detectors(Adapter):
+    """Backbones in one detector, and options that are theirs."""
 
-    Each run's folder ``output/runs/<label>/seed-<seed>`` also gets its detections on the validation images,
-    ``detections.json`` in COCO's format, which ``tiedconv analyze occlusion`` reads. What is finished is kept and what
-    is unfinished goes on, as in :func:`tiedconv.compare.compare`.
-
-    Args:
-        models: the backbones; labels must differ. The report sets the others against the first.
-        data: training and validation images.
-        detector: what the backbones are put into.
-        budget: what every run is given; what only classifiers know must be left alone.
-        seeds, output, title, command, log: as in :func:`tiedconv.compare.compare`.
-
-    Raises:
-        ValueError: if there is no model or seed, one is given twice, the budget has options of classifiers, or
-            ``output`` holds runs with other settings.
-        ModuleNotFoundError: if the extras ``analysis`` and ``detection`` are not installed.
-    """
-    if odd := next((spec.label for spec in models if spec.tied is not None), None):
-        raise ValueError(f"{odd} has tied, which is for classifiers. Give a backbone that is tied by itself.")
-    plain = Budget(budget.epochs)
-    names = [n for n in ("label_smoothing", "mixup", "cutmix", "compile") if getattr(budget, n) != getattr(plain, n)]
-    if names:
-        raise ValueError(f"the budget's {', '.join(names)} are for classifiers. Leave them out for detectors.")
-    require("faster_coco_eval", extra="detection")
-    kinds: list[Kind] = ["mask", "box"] if "mask" in detector.detector else ["box"]  # the main one first
-    metrics = [*(f"{kinds[0]}_{metric}" for metric in METRICS), *(f"{kind}_AP" for kind in kinds[1:])]
-    title = title or f"{', '.join(s.label for s in models)} in {detector.detector} on {type(data).__name__}"
-    adapter = _Detectors(models, data, budget, metrics, {"detector": asdict(detector)}, detector, kinds)
-    return run_comparison(adapter, seeds, output, title=title, command=command, log=log)
-
-
-@dataclass(frozen=True)
-class _Detectors(Adapter):
     data: DetectionData
-    detector: Detector
-    kinds: list[Kind]
-
     logged = {"train_loss": "train/loss"}  # noqa: RUF012
     trainer_options = {"limit_val_batches": 0}  # noqa: RUF012  # evaluated once, after the last epoch
+
+    def __init__(self, models: Sequence[ModelSpec], data: DetectionData, budget: Budget, detector: Detector) -> None:
+        if odd := next((spec.label for spec in models if spec.tied is not None), None):
+            raise ValueError(f"{odd} has tied, which is for classifiers. Give a backbone that is tied by itself.")
+        unknown = ("label_smoothing", "mixup", "cutmix", "compile")
+        if given := [name for name in unknown if getattr(budget, name) != getattr(Budget(), name)]:
+            raise ValueError(f"the budget's {', '.join(given)} are for classifiers. Leave them out for detectors.")
+        require("faster_coco_eval", extra="detection")
+        self.detector = detector
+        self.kinds: list[Kind] = ["mask", "box"] if "mask" in detector.detector else ["box"]  # the main one first
+        metrics = [f"{self.kinds[0]}_{metric}" for metric in METRICS] + [f"{kind}_AP" for kind in self.kinds[1:]]
+        super().__init__(models, data, budget, metrics, settings={"detector": asdict(detector)})
 
     def describe(self, spec: ModelSpec) -> ModelResult:
         model: Any = self.task(spec).model

@@ -2,97 +2,87 @@
 
 import shlex
 import statistics
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, ClassVar
 
 import lightning as L
-import torch
 
 from .._extras import require
 from .._files import write_whole
-from ..analysis import evenly_spaced
 from ..bench import describe_machine
-from ..data import ImageData
+from ..data import ClassificationData, DetectionData
 from ..models import check_model
 from ..report.occlusion_plots import draw_occlusion
-from ..tasks import Task
 from ._finding import NOTHING
+from .adapter import Adapter, Log, as_facts, default_device
+from .classification import Classifiers
+from .detection import Detector, Detectors
 from .report import write_report
-from .results import Comparison, ModelResult, Run, metric_name, read_run, to_json
-from .training import Budget, History, ModelSpec, check_same_run, describe_run, split_sizes, train
+from .results import Comparison, Run, metric_name, read_run, to_json
+from .training import Budget, History, ModelSpec, check_same_run, describe_run, train
 
 _RESULT = "result.json"  # in a run's folder
 
-Log = Callable[[str], None]
-Folders = Mapping[str, Sequence[Path]]
-"""Folders of the runs, by the models' labels, in the order of the seeds."""
 
-
-@dataclass(frozen=True)
-class Adapter(ABC):
-    """What differs between a comparison of classifiers and one of detectors.
-
-    Attributes:
-        models, data, budget: as in :func:`tiedconv.compare.compare`.
-        metrics: what the table of results shows; the models are compared by the first.
-        settings: what a run's results depend on besides model, data and budget.
-        logged: what is kept of each epoch, as in :class:`History`.
-        trainer_options: more for Lightning's trainer.
-    """
-
-    models: Sequence[ModelSpec]
-    data: Any  # of the subclass's own kind
-    budget: Budget
-    metrics: list[str]
-    settings: dict[str, Any]
-
-    logged: ClassVar[Mapping[str, str]]
-    trainer_options: ClassVar[Mapping[str, Any]] = {}
-
-    @abstractmethod
-    def describe(self, spec: ModelSpec) -> ModelResult:
-        """Build a model and count it. What cannot be built fails here, before any training."""
-
-    @abstractmethod
-    def task(self, spec: ModelSpec) -> Task:
-        """Build what trains a model."""
-
-    @abstractmethod
-    def evaluate(self, task: Any, folder: Path) -> tuple[dict[str, float | None], dict[str, Any]]:
-        """Return metrics and details of a trained model, as in :class:`Run`. May write more into the run's folder."""
-
-    @abstractmethod
-    def facts(self) -> dict[str, Any]:
-        """Return more fields of :class:`Comparison`: ``samples``, ``conditions`` on data and detector, and others."""
-
-    @abstractmethod
-    def complete(self, comparison: Comparison, folders: Folders, log: Log) -> Iterator[Comparison]:
-        """Add speed, and what else is measured after the trainings; yield what there is after every part."""
-
-    def examples(self, count: int) -> list[int]:
-        """Return the places of ``count`` validation images, evenly spaced."""
-        return evenly_spaced(len(self.data.split(train=False)), count)
-
-
-def run_comparison(
-    adapter: Adapter, seeds: Sequence[int], output: Path, *, title: str, command: Sequence[str], log: Log
+def compare(
+    models: Sequence[ModelSpec],
+    data: ClassificationData | DetectionData,
+    budget: Budget,
+    seeds: Sequence[int],
+    output: Path,
+    *,
+    detector: Detector = Detector(),
+    title: str = "",
+    command: Sequence[str] = (),
+    log: Log = print,
 ) -> Comparison:
-    """Do what :func:`tiedconv.compare.compare` says, for any kind of models and data."""
-    models, data = adapter.models, adapter.data
+    """Train several models alike and write ``results.json`` and ``report.html`` into ``output``, after every run.
+
+    Every run has a folder ``output/runs/<label>/seed-<seed>``. What is finished there is not trained again, what is
+    unfinished goes on after its last whole epoch: call again after an interruption, or with more seeds or models.
+    Speed and memory are measured at the end of every call.
+
+    Of detectors, ``output`` also gets ``occlusion.png``, and each run's folder the detections on the validation images,
+    ``detections.json`` in COCO's format, which ``tiedconv analyze occlusion`` reads.
+
+    Args:
+        models: what to compare; labels must differ. The report sets the others against the first.
+        data: training and validation images.
+        budget: what every run is given; for detectors, what only classifiers know must be left alone.
+        seeds: every model is trained once with each.
+        output: folder of the results.
+        detector: with data of detection, what the models are the backbones of.
+        title: headline of the report; default: the models' labels and the data set.
+        command: the command line that repeats it, printed in the report.
+        log: called with lines of progress: what is done, and about how long the other runs take.
+
+    Raises:
+        ValueError: if there is no model or seed, one is given twice, an option is not for this kind of data, or
+            ``output`` holds runs with other settings.
+        ModuleNotFoundError: if the extra ``analysis``, or for detectors ``detection``, is not installed.
+    """
+    adapter: Adapter
+    of_what = ", ".join(spec.label for spec in models)
+    if isinstance(data, DetectionData):
+        adapter = Detectors(models, data, budget, detector)
+        of_what += f" in {detector.detector}"
+    elif detector != Detector():
+        raise ValueError(f"detector is for data of detection, got {type(data).__name__}. Leave it out.")
+    else:
+        adapter = Classifiers(models, data, budget)
     _check_specs(models, seeds)
     require("matplotlib", extra="analysis")  # before the training, not after it
     data.prepare_data()
     data.setup("fit")
     results = {spec.label: adapter.describe(spec) for spec in models}
     facts = adapter.facts()
-    budget = {**asdict(adapter.budget), "batch_size": data.batch_size, "seeds": ", ".join(map(str, seeds))}
-    conditions = {**facts.pop("conditions"), "Budget": as_facts(budget), "Machine": describe_machine(default_device())}
+    conditions = facts.pop("conditions")
+    given = {**asdict(budget), "batch_size": data.batch_size, "seeds": ", ".join(map(str, seeds))}
+    conditions |= {"Budget": as_facts(given), "Machine": describe_machine(default_device())}
     comparison = Comparison(
-        title=title,
+        title=title or f"{of_what} on {type(data).__name__}",
         command=shlex.join(command),
         conditions=conditions,
         seeds=list(seeds),
@@ -155,27 +145,6 @@ def _check_specs(models: Sequence[ModelSpec], seeds: Sequence[int]) -> None:
         raise ValueError(f"seeds must be whole numbers from 0 to {2**32 - 1}, got {odd}. Give another one.")
     for spec in models:
         check_model(spec.name)
-
-
-def data_facts(data: ImageData) -> dict[str, str]:
-    """Return the name of the data set and the number of images in each split, as printed."""
-    return {"data set": type(data).__name__, **{what: f"{images:,}" for what, images in split_sizes(data).items()}}
-
-
-def as_facts(options: Mapping[str, Any]) -> dict[str, str]:
-    """Return the options that are set, as text; nested ones are called ``outer: inner``."""
-    shown: dict[str, str] = {}
-    for option, value in options.items():
-        if isinstance(value, Mapping):
-            shown |= {f"{option}: {name}": text for name, text in as_facts(value).items()}
-        elif value is not None:
-            shown[option.replace("_", " ")] = str(value)
-    return shown
-
-
-def default_device() -> torch.device:
-    """Return the first GPU if there is one, else the CPU; Lightning trains one model there too."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _write(comparison: Comparison, output: Path) -> None:
