@@ -38,6 +38,12 @@ class named(ContextDecorator):  # noqa: N801 - reads as a verb, like contextlib.
             raise kind(f"{self.name}: {error}") from error.__cause__
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, without its full stop; torch goes on with lists of overloads."""
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return line.removesuffix(", but expected one of:").removesuffix(".")
+
+
 def check_blocks(channels: dict[str, int], *, groups: int, blocks: int) -> None:
     """Check that ``blocks * groups`` divides every count in ``channels`` (name → count).
 

@@ -40,8 +40,9 @@ def test_no_images_are_refused_and_the_norms_stay():
     model = network()
     with pytest.raises(ValueError, match="recalibrate_norms_: images holds no image"):
         recalibrate_norms_(model, torch.zeros(0, 3, 8, 8))
-    assert model[1].num_batches_tracked == 0
-    with pytest.raises(RuntimeError, match="expected input"):
+    model[1].running_mean += 1
+    with pytest.raises(ValueError, match=r"^recalibrate_norms_: Sequential does not run on images.* expected input"):
         recalibrate_norms_(model, torch.zeros(1, 2, 8, 8))
+    assert model[1].running_mean.tolist() == [1] * 4
     assert model[1].momentum == 0.3
     assert model[1].training

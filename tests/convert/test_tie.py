@@ -415,13 +415,19 @@ ERRORS: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
         plain,
         {"example_inputs": torch.zeros(1, 3, 8, 8)},
         ValueError,
-        r"tie_: Sequential does not run on the inputs given, with tensors of \(\(1, 3, 8, 8\),\).*to have 4 channels",
+        r"tie_: Sequential does not run on the inputs given, .* tensors of \(\(1, 3, 8, 8\),\): .* 4 channels",
     ),
     "other images": (
         plain,
         {"init": "data", "images": torch.zeros(2, 3, 8, 8)},
         ValueError,
-        "Sequential does not run on the inputs given",
+        r"does not run on images, here of \(1, 3, 8, 8\), torch.float32, on cpu: .* 4 channels.*Images are for",
+    ),
+    "images for a model of two inputs": (
+        lambda: nn.Sequential(nn.Bilinear(4, 4, 4), nn.Conv2d(4, 4, 1)),
+        {"init": "data", "images": torch.zeros(2, 4), "example_inputs": (torch.zeros(2, 4), torch.zeros(2, 4))},
+        ValueError,
+        r"tie_: .* missing 1 required positional argument: 'input2'\. Nothing .* models that take one tensor; tie_\(",
     ),
     "inputs that were not given": (
         lambda: nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4)),

@@ -1,6 +1,7 @@
 """Trial passes: what they count, what they leave alone, and what they find out about a model's code."""
 
 from collections import UserDict
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -91,6 +92,31 @@ def test_inputs_are_one_argument_a_tuple_of_them_or_a_dict_by_name():
     assert try_forward(Listed(), [IMAGE, WORDS]).macs == MACS
 
 
+@dataclass
+class Words:
+    """An argument of the user's own kind, which the model's code changes."""
+
+    numbers: Tensor
+    calls: int = 0
+
+
+def test_tensors_inside_other_objects_are_found_and_left_alone():
+    class Changing(Fusion):
+        def forward(self, batch: UserDict[str, Any]) -> Any:
+            words = batch["words"]
+            words.calls += 1
+            assert words.calls == 1  # whatever the trials before it did
+            words.numbers, numbers = words.numbers[:, :1], words.numbers.add_(1)
+            return super().forward(batch["image"], numbers)
+
+    model, words = Changing(), Words(WORDS.clone())
+    trial = try_forward(model, {"batch": UserDict(image=IMAGE, words=words)})
+    assert (trial.macs, trial.input_shapes) == (MACS, ((1, 4, 3, 3), (1, 5)))
+    assert try_tied(model, {"mix": TiedLinear(8, 8, blocks=2)}, trial)["mix"] == 32
+    assert words.calls == 0
+    assert torch.equal(words.numbers, WORDS)
+
+
 def test_the_inputs_themselves_are_left_alone():
     class Changing(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
@@ -132,6 +158,11 @@ def test_inputs_that_are_given_must_fit():
             try_forward(nn.Sequential(nn.Conv2d(4, 8, 3)), wrong)
     with pytest.raises(ValueError, match=r"does not run on .* of \(\): .* positional arguments"):
         try_forward(nn.Sequential(nn.Conv2d(4, 8, 3)), (4, 8, 8))  # a shape
+    with pytest.raises(ValueError, match=r"given, of type list and .*: one argument \(which a list is, too\)"):
+        try_forward(Fusion(), [IMAGE, WORDS])
+    with pytest.raises(ValueError, match=r"^Sequential does not .*right shapes and data types.*$") as wrong_kind:
+        try_forward(nn.Sequential(nn.Conv2d(4, 8, 3)), ((torch.zeros(1, 4, 8, 8),),))
+    assert "\n" not in str(wrong_kind.value)  # torch lists all that it would have taken
 
 
 def test_swins_attention_does_not_call_its_layers():

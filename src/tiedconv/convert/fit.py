@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._checks import first_line
 from ..nn import TiedLinear
 from .project import OutputFit
 
@@ -84,6 +85,21 @@ def as_batches(images: Images) -> list[Tensor]:
     if not batches:
         raise ValueError("images holds no image. Give a few hundred of the kind that the model is for.")
     return batches
+
+
+@torch.no_grad()
+def check_runs(model: nn.Module, batches: list[Tensor]) -> None:
+    """Raise ValueError if a model does not run on the first image."""
+    first = batches[0][:1].clone()  # which the model's code may change
+    try:
+        with evaluation(model):
+            model(first)
+    except Exception as error:  # whatever a model's code raises for inputs that it is not made for
+        raise ValueError(
+            f"{type(model).__name__} does not run on images, here of {tuple(first.shape)}, {first.dtype}, on "
+            f"{first.device}: {first_line(error)}. Nothing was changed. Give them as the model takes them. Images are "
+            'for models that take one tensor; tie_(init="project") needs none.'
+        ) from error
 
 
 def _samples(tied: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

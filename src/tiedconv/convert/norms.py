@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .._checks import named
-from .fit import Images, as_batches, evaluation
+from .fit import Images, as_batches, check_runs, evaluation
 
 
 @torch.no_grad()
@@ -24,10 +24,11 @@ def recalibrate_norms_(model: nn.Module, images: Images) -> int:
         How many norms were changed.
 
     Raises:
-        TypeError, ValueError: as :func:`tie_` about ``images``.
+        TypeError, ValueError: as :func:`tie_` about ``images``; no norm is changed then.
     """
     with named("recalibrate_norms_"):
         batches = as_batches(images)
+        check_runs(model, batches)
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     momenta = [norm.momentum for norm in norms]
     with evaluation(model):  # torch's own update_bn would leave dropout on

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .._checks import named
 from .._meta import copied
-from .fit import Images, Progress, as_batches, evaluation, fit_outputs
+from .fit import Images, Progress, as_batches, check_runs, evaluation, fit_outputs
 from .placement import FilterFn, Preset, choose
 from .replace import check_root, replace
 from .tie import Init, tied_twin
@@ -80,6 +80,7 @@ def search_blocks(
     if odd := [c for c in choices if isinstance(c, bool) or not isinstance(c, int) or c < 1]:
         raise ValueError(f"choices must be whole numbers from 1, got {odd[0]!r} among them.")
     batches = as_batches(images)
+    check_runs(model, batches)
     trial = try_forward(model, batches[0][:1])
     assert trial is not None  # an input is given
     now = {"params": parameters(model), "macs": sum(count or 0 for count in trial.macs.values())}

@@ -7,7 +7,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from .._checks import named
 from .._meta import copied
-from .fit import Images, Progress, as_batches, fit_outputs
+from .fit import Images, Progress, as_batches, check_runs, fit_outputs
 from .placement import TIED, Blocks, FilterFn, Preset, choose
 from .project import project_bias, project_weight, projection_error
 from .replace import check_root, geometry, replace, take_over, widths
@@ -53,9 +53,9 @@ def tie_(
         init: where the tied weights come from. ``"project"``: nearest to the old weights by least squares. ``"data"``:
             nearest to the old layers' outputs on ``images``, by least squares in closed form, layer after layer, each
             on the inputs that the tied layers before it give. ``"random"``: as newly built layers.
-        images: for ``"data"``: a tensor :math:`(N, ...)` or batches of it, as the model takes them; of pairs, as a
-            data loader gives them, the first is used. All are kept in memory. Give a few hundred different ones, as the
-            weights overfit to a few.
+        images: for ``"data"``, with models that take one tensor: a tensor :math:`(N, ...)` or batches of it, as the
+            model takes them; of pairs, as a data loader gives them, the first is used. All are kept in memory. Give a
+            few hundred different ones, as the weights overfit to a few.
         example_inputs: what a copy of the model is called with, in evaluation mode, to find the output layers and those
             that are not called or whose weights other code reads, and to count multiply-adds. A tuple holds the
             positional arguments, a dict the keyword arguments, anything else is the one argument: ``images``,
@@ -72,8 +72,8 @@ def tie_(
         ValueError: for an argument out of range, a pattern without a layer, a named layer that cannot be tied, a model
             that is itself a layer, has lazy layers, cannot be copied (``torch.nn.utils.weight_norm``,
             ``spectral_norm``, ``prune``: the message says what to call first), does not call the tied layers in their
-            places, does not run on ``example_inputs``, or whose output layers ``"body"`` cannot tell, and if no layer
-            is tied.
+            places, does not run on ``example_inputs`` or ``images``, or whose output layers ``"body"`` cannot tell, and
+            if no layer is tied.
 
     Example:
         >>> from torch import nn
@@ -94,6 +94,8 @@ def tie_(
         )
     check_root(model)
     batches = [] if images is None else as_batches(images)
+    if batches:
+        check_runs(model, batches)
     first = batches[0][:1] if batches else None
     trial = try_forward(model, first if example_inputs is None else example_inputs)
     choices = choose(model, blocks, filter_fn, trial)
@@ -101,7 +103,7 @@ def tie_(
     if not chosen:
         reasons = dict.fromkeys(choice.reason for choice in choices)
         raise ValueError(
-            f"none of the {len(choices)} convolution and linear layers can be tied "
+            f"none of the {len(choices)} convolution and linear layers of torch.nn can be tied "
             f"({'; '.join(reasons) or 'there is none'}). Nothing was changed. Choose other blocks or another filter_fn."
         )
     tied: dict[str, Any] = {name: tied_twin(choice.layer, choice.blocks, init) for name, choice in chosen.items()}

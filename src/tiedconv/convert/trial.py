@@ -1,9 +1,11 @@
 """Trial passes: which layers a model calls, what they cost there, and which of them give the model's outputs."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from .._checks import first_line
 from .._counting import counted_macs
 from .._meta import check_copyable, copied, on_meta
 from .replace import is_listed, replace
@@ -48,17 +51,16 @@ def try_forward(model: nn.Module, example_inputs: Any = None) -> Trial | None:
     inputs = _assumed(model) if assumed else example_inputs
     if inputs is None:
         return None
-    if isinstance(inputs, Mapping):
-        inputs = dict(inputs)  # of a class of its own, torch would not look for tensors in it
-    shapes = tuple(tuple(value.shape) for value in tree_leaves(inputs) if isinstance(value, Tensor))
+    shapes = tuple(tuple(tensor.shape) for tensor in _tensors(inputs, set()))
     try:
         return Trial(inputs, assumed, shapes, *_run(model, inputs, assumed))
     except Exception as error:  # whatever a model's code raises for inputs that it is not made for
         if assumed:
             return None
         raise ValueError(
-            f"{type(model).__name__} does not run on the inputs given, with tensors of {shapes}: {error}. Nothing was "
-            "changed. Give what its forward takes: one argument, a tuple of arguments or a dict of keyword arguments."
+            f"{type(model).__name__} does not run on the inputs given, of type {type(inputs).__name__} and with "
+            f"tensors of {shapes}: {first_line(error)}. Nothing was changed. Give what its forward takes, in the right shapes and "
+            "data types: one argument (which a list is, too), a tuple of arguments or a dict of keyword arguments."
         ) from error
 
 
@@ -72,8 +74,8 @@ def try_tied(model: nn.Module, tied: Mapping[str, nn.Module], trial: Trial) -> d
         macs, _ = _run(model, trial.inputs, trial.assumed, tied)
     except Exception as error:  # as in try_forward
         raise ValueError(
-            f"{type(model).__name__} runs on tensors of {trial.input_shapes}, but not with the layers tied: {error}. "
-            f"Its code probably reads the weight of one of them. {advice}"
+            f"{type(model).__name__} runs on tensors of {trial.input_shapes}, but not with the layers tied: "
+            f"{first_line(error)}. Its code probably reads the weight of one of them. {advice}"
         ) from error
     if missed := [name for name in tied if name not in macs]:
         raise ValueError(
@@ -95,16 +97,16 @@ def _run(
     failures = []
     # Without values if the model's code allows that. With them, the graph is looked at and never run backward, and so
     # needs no activations, unless the code calls autograd.grad.
-    for copy, keeps_activations in ((on_meta, True), (copied, False), (copied, True)):
+    for twin_of, keeps_activations in ((on_meta, True), (copied, False), (copied, True)):
         try:
-            twin = copy(model).eval()
-            replace(twin, {name: copy(layer) for name, layer in (tied or {}).items()})
+            twin = twin_of(model).eval()
+            replace(twin, {name: twin_of(layer) for name, layer in (tied or {}).items()})
             flow = _Flow(twin)
             layers = _listed(twin)
             device = next((p.device for p in twin.parameters()), torch.device("meta"))
-            given = tree_map_only(Tensor, partial(_moved, device), inputs)
-            positional = given if isinstance(given, tuple) else () if isinstance(given, dict) else (given,)
-            by_name = given if isinstance(given, dict) else {}
+            given = _moved(inputs, device)
+            positional = given if isinstance(given, tuple) else () if isinstance(given, Mapping) else (given,)
+            by_name = given if isinstance(given, Mapping) else {}
             saved = nullcontext() if keeps_activations else saved_tensors_hooks(lambda tensor: None, lambda none: none)
             with torch.enable_grad(), saved, counted_macs(layers) as macs:
                 twin(*positional, **by_name)
@@ -115,9 +117,30 @@ def _run(
     raise failures[-1]
 
 
-def _moved(device: torch.device, tensor: Tensor) -> Tensor:
-    """Return a copy of an input on a device, as the model's code may change it."""
-    return tensor.detach().to(device, copy=True).requires_grad_(tensor.requires_grad)
+def _moved(inputs: Any, device: torch.device) -> Any:
+    """Return a copy of inputs, which the model's code may change, with the tensors in it on a device."""
+    memo = {  # deepcopy takes from here what it would copy
+        id(tensor): tensor.detach().to(device, copy=True).requires_grad_(tensor.requires_grad)
+        for tensor in _tensors(inputs, set())
+    }
+    return copy.deepcopy(inputs, memo)
+
+
+def _tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    """Yield every tensor in containers and in attributes of objects, such as dataclasses and caches, once."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item, seen)
+    elif isinstance(value, list | tuple | set):
+        for item in value:
+            yield from _tensors(item, seen)
+    elif hasattr(value, "__dict__") and not isinstance(value, type | FunctionType | ModuleType):  # which are not copied
+        yield from _tensors(vars(value), seen)
 
 
 def _listed(model: nn.Module) -> dict[str, nn.Module]:
