@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from .._files import check_writable, write_whole
 from ..data import ImageData
 from ..tasks import Optimization, Task, keep_checkpoints_whole, quiet_lightning
 from ..tasks.progress import progress_bar
-from ..tasks.resume import differing
+from ..tasks.resume import LastCheckpoint, differing
 from .results import read_kept
 
 OF_CLASSIFIERS = {"train_loss": "train/loss", "val_loss": "val/loss", "top1": "val/top1"}
@@ -92,22 +91,13 @@ def train(task: Task, data: ImageData, budget: Budget, folder: Path, history: "H
     Args:
         options: more for Lightning's trainer.
     """
-    # Its own name, not "last": Lightning would number a second file when the folder holds one already.
-    checkpoint = ModelCheckpoint(
-        folder,
-        filename="checkpoint",
-        save_top_k=1,
-        every_n_epochs=1,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
     with quiet_lightning(advice=False):
         trainer = L.Trainer(
             max_epochs=budget.epochs,
             precision=budget.precision,  # type: ignore[arg-type]  # Lightning checks the name
             devices=1,
             logger=False,
-            callbacks=[history, checkpoint, progress_bar(leave=False)],
+            callbacks=[history, LastCheckpoint(folder, "checkpoint"), progress_bar(leave=False)],
             enable_model_summary=False,
             num_sanity_val_steps=0,
             **options,

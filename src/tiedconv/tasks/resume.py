@@ -68,13 +68,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """``last.ckpt``, written after every epoch, and where ``max_steps`` or ``max_time`` end a training inside one.
+    """One checkpoint, written after every epoch, and where ``max_steps`` or ``max_time`` end a training inside one.
 
     Lightning would write the latter after counting the epoch as done, and a resume would skip the rest of it.
     """
 
-    def __init__(self, dirpath: str | Path | None) -> None:
-        super().__init__(dirpath, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
+    def __init__(self, dirpath: str | Path | None, name: str = "last") -> None:
+        super().__init__(dirpath, name, save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
 
     def on_train_batch_end(self, trainer: L.Trainer, *given: Any) -> None:
         super().on_train_batch_end(trainer, *given)
