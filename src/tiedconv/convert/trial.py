@@ -59,8 +59,9 @@ def try_forward(model: nn.Module, example_inputs: Any = None) -> Trial | None:
             return None
         raise ValueError(
             f"{type(model).__name__} does not run on the inputs given, of type {type(inputs).__name__} and with "
-            f"tensors of {shapes}: {first_line(error)}. Nothing was changed. Give what its forward takes, in the right shapes and "
-            "data types: one argument (which a list is, too), a tuple of arguments or a dict of keyword arguments."
+            f"tensors of {shapes}: {first_line(error)}. Nothing was changed. Give what its forward takes, in the right "
+            "shapes and data types: one argument (which a list is, too), a tuple of arguments or a dict of keyword "
+            "arguments."
         ) from error
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from .. import _files
-from .._checks import named
+from .._checks import first_line, named
 from .._meta import copied
 
 TOLERANCE = 1e-4
@@ -109,7 +109,7 @@ def trace(model: nn.Module, input_size: Sequence[int], *, dynamic_size: bool, ba
         except Exception as error:  # of any kind
             advice = " Pass dynamic_size=False if it has one image size." if dynamic_size else ""
             raise RuntimeError(
-                f"torch.export cannot trace this {type(model).__name__}: {_first_line(error)}{advice}"
+                f"torch.export cannot trace this {type(model).__name__}: {first_line(error)}.{advice}"
             ) from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it has the paths of source files on this machine
@@ -154,7 +154,7 @@ def compare(run: Callable[[Tensor], Tensor], traced: Traced, tolerance: float) -
             y = run(x)
         except Exception as error:  # of any runtime
             raise RuntimeError(
-                f"what was exported refuses images {shape}: {_first_line(error)} Nothing was written. Pass a "
+                f"what was exported refuses images {shape}: {first_line(error)}. Nothing was written. Pass a "
                 "larger input_size, if a map of the network shrinks to one pixel, or dynamic_size=False."
             ) from error
         errors.append(difference(y, expected))
@@ -227,7 +227,7 @@ def _output(model: nn.Module, x: Tensor) -> Tensor:
         y = model(x)
     except Exception as error:  # of any kind
         raise ValueError(
-            f"{name} cannot take images {shape}: {_first_line(error)} If it has one image size, pass its "
+            f"{name} cannot take images {shape}: {first_line(error)}. If it has one image size, pass its "
             "input_size and dynamic_size=False (--dynamic_size false)."
         ) from error
     if not isinstance(y, Tensor):
@@ -236,8 +236,3 @@ def _output(model: nn.Module, x: Tensor) -> Tensor:
             "a detector's backbone, or wrap the model in one that returns a tensor."
         )
     return y
-
-
-def _first_line(error: Exception) -> str:
-    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-    return line if line.endswith(".") else f"{line}."
