@@ -282,7 +282,7 @@ def test_a_folder_of_a_class_without_an_image_is_named_before_the_first_epoch(tm
     fill(tmp_path)
     (tmp_path / "val" / "dog" / "0.jpg").rename(tmp_path / "val" / "dog" / "0.heic")
     data = ImageFolder(str(tmp_path), image_size=16, num_workers=0)
-    message = r"ImageFolder: class folders of .*val hold no image: dog\. Put images into them or remove the folders"
+    message = r"ImageFolder: class folders of .*val hold no image of their own: dog\. Put images into them or remove"
     with (
         pytest.raises(FileNotFoundError, match=message),
         pytest.warns(UserWarning, match=r"1 files of other suffixes \(1 \.heic: dog/0\.heic\)"),

@@ -65,7 +65,8 @@ def images_by_class(folder: Path, names: Sequence[str], who: str) -> dict[str, l
     empty = [name for name, paths in found.items() if not paths]
     if empty:
         raise FileNotFoundError(
-            f"class folders of {folder} hold no image: {few(empty)}. Put images into them or remove the folders."
+            f"class folders of {folder} hold no image of their own: {few(empty)}. Put images into them or remove the "
+            "folders, or links in other classes that lead to them."
         )
     return found
 
