@@ -60,22 +60,26 @@ class Server(ThreadingHTTPServer):
             session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
             self.run = lambda image: session.run(None, {"images": image})[0]
 
-    def predict(self, content: bytes) -> dict[int, float]:
-        (logits,) = self.run(self.prepare(content))
+    def predict(self, image: np.ndarray) -> dict[int, float]:
+        (logits,) = self.run(image)
         powers = np.exp(logits - logits.max())
         return {int(i): float(powers[i] / powers.sum()) for i in logits.argsort()[:-6:-1]}
 
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
+    timeout = 30  # seconds in which a request must arrive
 
     def do_POST(self) -> None:
-        length = min(int(self.headers.get("Content-Length", 0)), LARGEST)
         try:
-            body = json.dumps(self.server.predict(self.rfile.read(length))).encode()
-        except OSError:  # Pillow's
-            self.send_error(400, f"not an image of at most {LARGEST} bytes")
+            length = int(self.headers["Content-Length"])
+            if not 0 < length <= LARGEST:
+                raise ValueError
+            image = self.server.prepare(self.rfile.read(length))
+        except Exception:  # Pillow raises many kinds for damaged and huge images
+            self.send_error(400, f"not an image of at most {LARGEST} bytes, with its Content-Length")
         else:
+            body = json.dumps(self.server.predict(image)).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
@@ -88,7 +92,8 @@ class Handler(BaseHTTPRequestHandler):
 def prepare(content: bytes, input_size: tuple[int, int, int], mean: list[float], std: list[float]) -> np.ndarray:
     """Return an image file as a batch of one, (1, 3, H, W)."""
     _, height, width = input_size
-    image = ImageOps.fit(Image.open(io.BytesIO(content)).convert("RGB"), (width, height))
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))  # upright: phones store photographs sideways
+    image = ImageOps.fit(image.convert("RGB"), (width, height))
     return ((np.asarray(image) / 255 - mean) / std).astype(np.float32).transpose(2, 0, 1)[None]
 
 

@@ -1,12 +1,21 @@
 """Every script of the gallery runs as a user starts it, and prints what it is for."""
 
+import io
+import json
 import os
 import re
 import subprocess
 import sys
+from functools import partial
+from http.client import HTTPConnection
+from http.server import ThreadingHTTPServer
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
+from PIL import Image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py"))
@@ -90,6 +99,55 @@ CHECKS = {
 )
 def test_script_runs_and_prints_what_it_is_for(name, tmp_path):
     CHECKS[name](run(name, tmp_path), tmp_path / "runs" / "examples" / Path(name).stem)
+
+
+@pytest.fixture
+def address():
+    """Of the server of export_and_serve.py, with a network that answers the mean red of each row of its input."""
+    for package in ("onnxruntime", "openvino", "sklearn"):
+        pytest.importorskip(package)
+    found = spec_from_file_location("export_and_serve", EXAMPLES / "export_and_serve.py")
+    example = module_from_spec(found)
+    found.loader.exec_module(example)
+    with ThreadingHTTPServer(("127.0.0.1", 0), example.Handler) as server:
+        server.prepare = partial(example.prepare, input_size=(3, 2, 2), mean=[0, 0, 0], std=[1, 1, 1])
+        server.predict = lambda image: dict(enumerate(image[0, 0].mean(1).tolist()))
+        Thread(target=server.serve_forever).start()
+        yield server.server_address
+        server.shutdown()
+
+
+def encoded(size: tuple[int, int], **options: Any) -> bytes:
+    """A picture whose left half is black and whose right half is white."""
+    image, file = Image.new("RGB", size), io.BytesIO()
+    image.paste("white", (size[0] // 2, 0, *size))
+    image.save(file, "PNG", **options)
+    return file.getvalue()
+
+
+def ask(address: tuple[str, int], body: bytes, **headers: str) -> tuple[int, bytes]:
+    connection = HTTPConnection(*address, timeout=10)
+    connection.request("POST", "/", body, {name.replace("_", "-"): value for name, value in headers.items()})
+    response = connection.getresponse()
+    return response.status, response.read()
+
+
+def test_the_server_turns_photographs_upright_and_refuses_what_is_no_image(address, monkeypatch):
+    exif = Image.Exif()
+    exif[274] = 6  # held so that its left side is above
+    status, answer = ask(address, encoded((8, 8), exif=exif))
+    assert (status, json.loads(answer)) == (200, pytest.approx({"0": 0, "1": 1}, abs=0.1))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for body, headers in (
+        (b"no image", {}),
+        (encoded((20, 20)), {}),
+        (b"", {}),
+        (b"", {"Content_Length": "abc"}),
+        (b"", {"Content_Length": "-1"}),
+    ):
+        status, answer = ask(address, body, **headers)
+        assert status == 400
+        assert b"not an image of at most 10000000 bytes" in answer
 
 
 def test_the_page_lists_every_script():
