@@ -42,3 +42,7 @@ def test_a_folder_that_is_not_empty_is_left_alone(line, tmp_path):
 def test_a_mistake_of_an_option_ends_in_a_message(line):
     with pytest.raises(SystemExit, match=r"tiedconv scenes: SceneOptions: flip must be from 0 to 1, got 3\.0\."):
         main([*line, "--flip", "3"])
+    with pytest.raises(SystemExit, match=r"tiedconv scenes: images must be at least 1, got 0\."):
+        main([*line, "--images", "0"])
+    with pytest.raises(SystemExit, match=r"tiedconv scenes: write_scenes: the name of the folder .* is empty\."):
+        main([*line, "--output", ""])

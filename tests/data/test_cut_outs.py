@@ -172,6 +172,65 @@ def test_a_single_cut_out_is_in_both_splits_and_said_so(options, tmp_path):
         assert 2 in {a["category_id"] for a in annotations(tmp_path / "out", part)["annotations"]}
 
 
+def test_a_single_photograph_is_in_both_splits_and_said_so(options, tmp_path):
+    """A link is another name of it, and no second one."""
+    (tmp_path / "photos" / "b.png").unlink()
+    (tmp_path / "photos" / "b.jpg").symlink_to("a.jpg")
+    with pytest.warns(UserWarning, match=r"write_scenes: .*photos has a single photograph, which is in both splits\."):
+        write_scenes(tmp_path / "out", options)
+
+
+def test_splits_share_no_cut_out_by_a_link(options, tmp_path):
+    for number in range(8):
+        (tmp_path / "cut" / "red" / f"link{number}.png").symlink_to(f"{number % 5}.png")
+    write_scenes(tmp_path / "out", dataclasses.replace(options, train_images=20, val_images=20, val_share=0.4))
+    train, val = (shades(tmp_path / "out", part) for part in ("train", "val"))
+    assert len(train) == 6
+    assert len(val) == 4
+    assert not train & val
+
+
+def test_pictures_that_were_changed_are_read_again(options, tmp_path, monkeypatch):
+    """Also those of another folder by the same name."""
+    monkeypatch.chdir(tmp_path)
+    options = dataclasses.replace(options, objects="cut")
+    write_scenes("one", options)
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    shutil.copytree(tmp_path / "cut", "cut")
+    for name in ("red", "blue/more"):
+        for shade in range(5):
+            draw_disc(tmp_path / "other" / "cut" / name / f"{shade}.png", (0, 250, 0))
+    write_scenes("two", options)
+    assert shades(tmp_path / "one", "train") != {(0, 250, 0)}
+    assert shades(tmp_path / "other" / "two", "train") == {(0, 250, 0)}
+
+
+def test_paths_are_taken_and_one_spelling_of_them_is_the_other(options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = dataclasses.replace(options, objects=tmp_path / "cut", backgrounds=tmp_path / "photos")
+    assert paths == options
+    assert dataclasses.replace(options, objects="./cut/") == dataclasses.replace(options, objects="cut")
+    write_scenes("out", paths)
+    assert len(annotations(tmp_path / "out", "train")["images"]) == 6
+
+
+@pytest.mark.parametrize("place", ["cut/out", "photos/out"])
+def test_scenes_among_what_they_are_made_of_are_refused(place, options, tmp_path):
+    with pytest.raises(ValueError, match=rf"write_scenes: .*{place} lies in .*, from which .* a folder outside"):
+        write_scenes(tmp_path / place, options)
+    assert not (tmp_path / place).exists()
+
+
+@pytest.mark.parametrize(("place", "reason"), [("file", "Not a directory"), ("file/out", ".*")])
+def test_a_folder_that_cannot_be_made_is_named(place, reason, options, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(ValueError, match=rf"write_scenes: cannot write to .*{place}: {reason}\. Choose another folder"):
+        write_scenes(tmp_path / place, options)
+    with pytest.raises(ValueError, match=r"write_scenes: the name of the folder for the scenes is empty\. Choose one"):
+        write_scenes("", options)
+
+
 def test_classes_are_equally_frequent_however_many_cut_outs_they_have(options, tmp_path):
     for shade in range(40):
         draw_disc(tmp_path / "cut" / "red" / f"more{shade}.png", (200, 0, shade))
@@ -208,11 +267,11 @@ def test_other_kinds_of_transparent_pictures_are_read(name, options, tmp_path):
             assert np.median(pixels[mask]) > 240
 
 
-def test_translucent_and_thin_objects_have_masks(options, tmp_path):
+def test_translucent_objects_have_masks(options, tmp_path):
     shutil.rmtree(options.objects)
     (tmp_path / "cut" / "faint").mkdir(parents=True)
     faint = Image.new("RGBA", (300, 300))
-    ImageDraw.Draw(faint).line([20, 20, 280, 200], (255, 0, 0, 60), width=1)
+    ImageDraw.Draw(faint).line([20, 20, 280, 200], (255, 0, 0, 60), width=12)
     faint.putpixel((299, 0), (0, 0, 0, 2))  # a speck that a program left
     faint.save(tmp_path / "cut" / "faint" / "a.png")
     write_scenes(tmp_path / "out", dataclasses.replace(options, val_share=0))
@@ -251,8 +310,26 @@ def _invisible(folder):
     Image.new("RGBA", (30, 30)).save(folder / "cut" / "red" / "9.png")
 
 
-def _beside(folder):
-    draw_disc(folder / "cut" / "a.png", (0, 0, 0))
+def _speck(folder):
+    image = Image.new("RGBA", (50, 50), (255, 0, 0, 0))
+    image.putpixel((20, 20), (255, 0, 0, 1))
+    image.save(folder / "cut" / "red" / "9.png")
+
+
+def _far_specks(folder):
+    image = Image.new("RGBA", (900, 900), (255, 0, 0, 0))
+    for place in (0, 899):
+        image.putpixel((place, place), (255, 0, 0, 255))
+    image.save(folder / "cut" / "red" / "9.png")
+
+
+def _of_32_bits(folder):
+    Image.new("F", (120, 120)).save(folder / "photos" / "c.tif")
+
+
+def _nearly_constant(folder):
+    pixels = np.linspace(1000, 1031, 120 * 120).reshape(120, 120).astype(np.uint16)
+    Image.fromarray(pixels).save(folder / "photos" / "c.png")
 
 
 def _small(folder):
@@ -270,9 +347,22 @@ def _noisy_photo(folder, name):
     [
         (lambda f: _damage(f / "cut" / "red" / "1.png"), OSError, r"red/1\.png cannot be read as an image: .* Replace"),
         (_opaque, ValueError, r"red/9\.jpg has no transparent pixel: .* Cut the object out and save it as PNG"),
-        (_invisible, ValueError, r"red/9\.png is transparent everywhere\. Replace the file or take it out"),
-        (lambda f: (f / "cut" / "dog").mkdir(), FileNotFoundError, r"cut/dog holds no picture\. Put some in or remove"),
-        (_beside, ValueError, r"in no folder of a class: .*cut/a\.png, 1 in all\. Move each to .*cut/<class>"),
+        (_invisible, ValueError, r"red/9\.png is barely visible: .* opacity is 0 of 255, and 26 is needed\. Take"),
+        (_speck, ValueError, r"red/9\.png is barely visible: at 20 pixels its highest opacity is 1 of 255"),
+        (_far_specks, ValueError, r"red/9\.png is barely visible: at 20 pixels its highest opacity is 0 of 255"),
+        (lambda f: (f / "cut" / "dog").mkdir(), FileNotFoundError, r"cut hold no image of their own: dog\. Put images"),
+        (
+            lambda f: (f / "cut" / "blue" / "link").symlink_to("../red"),
+            FileNotFoundError,
+            r"hold no image of their own: red\. .* or links in other classes that lead to them",
+        ),
+        (
+            lambda f: (f / "cut" / "red" / "9.png").symlink_to("../blue/more/1.png"),
+            ValueError,
+            r"that links put in two classes: .*red/9\.png, 1 in all\. Remove the links",
+        ),
+        (_of_32_bits, OSError, r"photos/c\.tif cannot be read as an image: it has 32 bits"),
+        (_nearly_constant, OSError, r"photos/c\.png cannot be read as an image: its values lie so near"),
         (lambda f: shutil.rmtree(f / "cut"), FileNotFoundError, r"objects must be digits, .*; '.*cut' is not a folder"),
         (
             _small,

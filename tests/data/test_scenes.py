@@ -1,7 +1,6 @@
 import dataclasses
 import gzip
 import json
-from functools import partial
 
 import numpy as np
 import pytest
@@ -234,8 +233,12 @@ def test_a_folder_of_other_options_is_refused(tmp_path):
 
 def test_scenes_of_clothes_need_their_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    missing = partial(FashionMNIST, source=str(tmp_path / "nothing"))
-    monkeypatch.setitem(_cut_outs.BUILT_IN, "fashion_mnist", missing)
+
+    class Missing(FashionMNIST):
+        def __init__(self):
+            super().__init__(source=str(tmp_path / "nothing"))
+
+    monkeypatch.setitem(_cut_outs.BUILT_IN, "fashion_mnist", Missing)
     message = (
         r"write_scenes: the images of fashion_mnist are missing\. On Debian: apt-get install dataset-fashion-mnist"
     )
@@ -279,10 +282,16 @@ def test_scenes_of_clothes_use_each_splits_own_images(tmp_path, monkeypatch):
         ({"train_images": 0}, r"train_images must be at least 1, got 0\."),
         ({"val_images": -2}, r"val_images must be at least 1, got -2\."),
         ({"min_objects": 0}, r"min_objects must be at least 1, got 0\."),
-        ({"min_objects": 3, "max_objects": 2}, r"max_objects must be from min_objects=3 to 100, got 2\."),
-        ({"min_size": 11}, r"expected 12 <= min_size <= max_size <= image_size, got min_size=11, max_size=52, image_"),
-        ({"min_size": 40, "max_size": 30}, r"got min_size=40, max_size=30, image_size=128\."),
-        ({"image_size": 50}, r"got min_size=32, max_size=52, image_size=50\."),
+        ({"min_objects": 3, "max_objects": 2}, r"min_objects = 3 is more than max_objects = 2\. Set min_objects to at"),
+        ({"max_objects": 101}, r"max_objects must be at most 100, got 101\."),
+        ({"min_size": 11}, r"min_size must be at least 12, got 11\."),
+        ({"min_size": 40, "max_size": 30}, r"min_size = 40 is more than max_size = 30\."),
+        (
+            {"image_size": 50},
+            r"max_size = 52 .* image_size = 50\. .* most 50, or image_size to at least 52",
+        ),
+        ({"objects": ""}, r"objects must not be empty\. Name a folder"),
+        ({"backgrounds": ""}, r"backgrounds must not be empty\."),
         ({"max_overlap": 1.0}, r"max_overlap must be in \[0, 1\), got 1\.0\."),
         ({"max_overlap": -0.1}, r"max_overlap must be in \[0, 1\), got -0\.1\."),
         ({"max_overlap": float("nan")}, r"max_overlap must be in \[0, 1\), got nan\."),
@@ -298,6 +307,15 @@ def test_scenes_of_clothes_use_each_splits_own_images(tmp_path, monkeypatch):
 )
 def test_options_are_checked_where_they_are_written(options, message):
     with pytest.raises(ValueError, match=f"SceneOptions: .*{message}"):
+        SceneOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"seed": 1.5}, "seed must be an int, got 1.5"), ({"flip": np.float32(1)}, r"flip must be a number, got .*1\.0")],
+)
+def test_numbers_of_another_type_are_refused(options, message):
+    with pytest.raises(TypeError, match=f"SceneOptions: {message}"):
         SceneOptions(**options)
 
 

@@ -8,7 +8,7 @@ from ._console import Progress, table_console
 
 def scenes(
     objects: str,
-    output: Path,
+    output: str,
     backgrounds: str | None = None,
     images: int = 800,
     val_images: int = 200,
@@ -57,6 +57,8 @@ def scenes(
         seed: of everything that is random.
         workers: threads that draw; the images do not depend on it. Default: one per CPU core.
     """
+    if images < 1:  # which is called train_images below
+        raise ValueError(f"images must be at least 1, got {images}.")
     options = SceneOptions(
         objects=objects,
         backgrounds=backgrounds,
@@ -80,7 +82,7 @@ def scenes(
     with Progress() as progress:
         write_scenes(output, options, workers, lambda done, total: progress("drawing scenes", done, total))
     table_console().print(
-        f"Scenes: {images} in {output / 'train'}, {val_images} in {output / 'val'}\n"
+        f"Scenes: {images} in {Path(output, 'train')}, {val_images} in {Path(output, 'val')}\n"
         f"Train:  tiedconv fit --data Coco --data.root {output} --model.detector mask_rcnn "
         "--model.backbone tiedresnet50_s --trainer.max_epochs 12",
         markup=False,

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from ._images import in_mode, named_image, upright
-from ._listing import few, images_below, is_hidden
+from ._listing import class_folders, few, images_below, images_by_class
 from ._looks import look_at_files
 from .embedded import Digits
 from .torchvision_sets import FashionMNIST
@@ -23,6 +23,9 @@ Array = np.ndarray[Any, Any]
 BUILT_IN: dict[str, type[Digits | FashionMNIST]] = {"digits": Digits, "fashion_mnist": FashionMNIST}
 
 Background = Callable[[np.random.Generator], Array]  # draws one, (side, side, 3), 0-255
+Read = Callable[[Path], Image.Image]
+
+_FAINTEST = 26  # of 255, the highest opacity of an object that can just be seen
 
 
 class Objects(Protocol):
@@ -52,7 +55,7 @@ def class_names(objects: str) -> list[str]:
             f"objects must be {', '.join(BUILT_IN)} or a folder with a folder of transparent PNGs for each class; "
             f"{objects!r} is not a folder."
         )
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+    names = class_folders(folder)
     if not names:
         raise FileNotFoundError(
             f"{folder} holds no folders. Move its pictures to {folder}/<class>, one folder for each class."
@@ -60,14 +63,18 @@ def class_names(objects: str) -> list[str]:
     return names
 
 
-def read_objects(objects: str, val_share: float, max_size: int) -> dict[bool, Objects]:
+def read_objects(
+    objects: str, names: Sequence[str], val_share: float, min_size: int, max_size: int
+) -> dict[bool, Objects]:
     """Return the objects to train on (``True``) and those to validate on, after a look at every file.
 
-    ``max_size`` pixels is the longest side that will be asked for.
+    ``names`` are the classes; ``min_size`` and ``max_size`` the lengths in pixels of the longer side that will be asked
+    for.
 
     Raises:
         FileNotFoundError: if there are no objects, or a class has none.
-        OSError, ValueError: for the first file that is damaged, or of which nothing or everything is transparent.
+        ValueError: if a link puts a picture in two classes.
+        OSError, ValueError: for the first file that is damaged, opaque or barely visible.
     """
     if objects in BUILT_IN:
         source = BUILT_IN[objects]()
@@ -79,21 +86,15 @@ def read_objects(objects: str, val_share: float, max_size: int) -> dict[bool, Ob
                 "tiedconv.data.FashionMNIST(download=True).prepare_data() fetches them into ./data."
             ) from error
         return {train: _GreyImages(source.split(train)) for train in (True, False)}
-    names, folder = class_names(objects), Path(objects)
-    of_class: dict[str, list[Path]] = {name: [] for name in names}
-    outside: list[Path] = []
-    paths = images_below(folder, "write_scenes")
-    for path in paths:
-        of_class.get(path.parts[len(folder.parts)], outside).append(path)
-    if outside:
+    folder = Path(objects)
+    of_class = {name: _distinct(found) for name, found in images_by_class(folder, names, "write_scenes").items()}
+    paths = [path for found in of_class.values() for path in found]
+    if shared := sorted({*paths} - {*_distinct(paths)}):
         raise ValueError(
-            f"pictures in no folder of a class: {few(outside)}, {len(outside)} in all. Move each to {folder}/<class> "
-            "or take it out."
+            f"pictures that links put in two classes: {few(shared)}, {len(shared)} in all. Remove the links that are "
+            "wrong."
         )
-    for name, found in of_class.items():
-        if not found:
-            raise FileNotFoundError(f"{folder / name} holds no picture. Put some in or remove the folder.")
-    look_at_files(folder, list(map(str, paths)), partial(_check_cut_out, paths), ["cut-outs"])
+    _look_at(paths, partial(_check_cut_out, min_size=min_size), ["cut-outs", min_size])
     single = [name for name, found in of_class.items() if len(found) == 1]
     if single and val_share:
         warnings.warn(
@@ -105,7 +106,21 @@ def read_objects(objects: str, val_share: float, max_size: int) -> dict[bool, Ob
     for label, name in enumerate(names):
         for train, part in _divided(folder / name, of_class[name], val_share).items():
             splits[train] += [(path, label) for path in part]
-    return {train: _CutOutFiles(part, max_size) for train, part in splits.items()}
+    read = lru_cache(maxsize=128)(partial(_read_cut_out, longest=2 * max_size))  # turned before it gets its size
+    return {train: _CutOutFiles(part, read) for train, part in splits.items()}
+
+
+def _distinct(paths: Sequence[Path]) -> list[Path]:
+    """Return the first name of each file: others are links to it, which could be in the other split."""
+    return sorted({os.path.realpath(path): path for path in reversed(paths)}.values())
+
+
+def _look_at(paths: Sequence[Path], check: Callable[[Path], None], about: Sequence[Any]) -> None:
+    def look(index: int) -> str:
+        check(paths[index])
+        return ""
+
+    look_at_files(Path(), list(map(str, paths)), look, about)
 
 
 def _divided(folder: Path, paths: Sequence[Path], val_share: float) -> dict[bool, Sequence[Path]]:
@@ -144,16 +159,15 @@ class _GreyImages:
 
 
 class _CutOutFiles:
-    def __init__(self, files: Sequence[tuple[Path, int]], max_size: int) -> None:
+    def __init__(self, files: Sequence[tuple[Path, int]], read: Read) -> None:
         self.paths = [path for path, _ in files]
         self.labels = [label for _, label in files]
-        self.max_size = max_size
+        self.read = read
 
     def cut_out(self, index: int, size: int, rng: np.random.Generator) -> Image.Image:
-        return _read_cut_out(self.paths[index], 2 * self.max_size)  # turned before it gets its size
+        return self.read(self.paths[index])
 
 
-@lru_cache(maxsize=128)
 def _read_cut_out(path: Path, longest: int) -> Image.Image:
     """Return the part of an image that is not transparent, its longer side at most ``longest`` pixels."""
     with named_image(path), Image.open(path) as file:
@@ -170,18 +184,22 @@ def trimmed(image: Image.Image) -> Image.Image:
     return image.crop(alpha.point(lambda value: 255 * (value > faint)).getbbox())
 
 
-def _check_cut_out(paths: Sequence[Path], index: int) -> str:
-    path = paths[index]
+def _check_cut_out(path: Path, min_size: int) -> None:
     with named_image(path), Image.open(path) as file:
-        least, most = file.convert("RGBA").getchannel("A").getextrema()
-    if least == 255:
+        image = file.convert("RGBA")
+    if image.getchannel("A").getextrema()[0] == 255:
         raise ValueError(
             f"{path} has no transparent pixel: what is around the object would be pasted too. Cut the object out and "
             "save it as PNG, or take the file out."
         )
-    if most == 0:
-        raise ValueError(f"{path} is transparent everywhere. Replace the file or take it out.")
-    return ""
+    image = trimmed(image)
+    image.thumbnail((min_size, min_size))
+    opacity = int(np.asarray(image.getchannel("A")).max())
+    if opacity < _FAINTEST:
+        raise ValueError(
+            f"{path} is barely visible: at {min_size} pixels its highest opacity is {opacity} of 255, and {_FAINTEST} "
+            "is needed. Take the file out, remove stray pixels from it, or set min_size higher."
+        )
 
 
 def read_backgrounds(folder: str | None, side: int, val_share: float) -> dict[bool, Background]:
@@ -198,18 +216,28 @@ def read_backgrounds(folder: str | None, side: int, val_share: float) -> dict[bo
     """
     if folder is None:
         return dict.fromkeys((True, False), partial(_texture, side))
-    paths = images_below(Path(folder), "write_scenes") if Path(folder).is_dir() else []
+    paths = _distinct(images_below(Path(folder), "write_scenes")) if Path(folder).is_dir() else []
     if not paths:
         raise FileNotFoundError(f"backgrounds must be a folder of photographs; there are none in {folder}.")
-    look_at_files(Path(folder), list(map(str, paths)), partial(_check_photograph, paths, side), ["backgrounds", side])
-    return {train: partial(_piece, part, side) for train, part in _divided(Path(folder), paths, val_share).items()}
+    _look_at(paths, partial(_check_photograph, side=side), ["backgrounds", side])
+    if len(paths) == 1 and val_share:
+        warnings.warn(
+            f"write_scenes: {folder} has a single photograph, which is in both splits. Add photographs, or validation "
+            "does not tell whether objects are found on others.",
+            stacklevel=3,
+        )
+    read = lru_cache(maxsize=64)(partial(_read_photograph, side=side))  # of some megabytes each
+    return {
+        train: partial(_piece, read, part, side) for train, part in _divided(Path(folder), paths, val_share).items()
+    }
 
 
-def _check_photograph(paths: Sequence[Path], side: int, index: int) -> str:
-    path = paths[index]
+def _check_photograph(path: Path, side: int) -> None:
     with named_image(path), Image.open(path) as file:
         width, height = file.size
-        if file.format == "PNG":
+        if file.mode[0] in "IF":
+            in_mode(file, "RGB")  # refuses some
+        elif file.format == "PNG":
             file.verify()  # its sums, which takes no decoding
         else:
             file.draft("RGB", (64, 64))  # a JPEG is decoded quickly, to its end
@@ -219,10 +247,8 @@ def _check_photograph(paths: Sequence[Path], side: int, index: int) -> str:
             f"{path} is {width} x {height} pixels, too small for scenes of {side} x {side}. Take it out, or set "
             f"image_size to at most {min(width, height)}."
         )
-    return ""
 
 
-@lru_cache(maxsize=64)  # of some megabytes each
 def _read_photograph(path: Path, side: int) -> Image.Image:
     """Return a photograph with little more pixels than scenes need."""
     with named_image(path), Image.open(path) as file:
@@ -234,9 +260,9 @@ def _read_photograph(path: Path, side: int) -> Image.Image:
     return photo
 
 
-def _piece(paths: Sequence[Path], side: int, rng: np.random.Generator) -> Array:
+def _piece(read: Read, paths: Sequence[Path], side: int, rng: np.random.Generator) -> Array:
     """Return a square piece of a photograph (side, side, 3), 0-255, at most as sharp as the photograph."""
-    photo = _read_photograph(paths[int(rng.integers(len(paths)))], side)
+    photo = read(paths[int(rng.integers(len(paths)))])
     taken = rng.uniform(side, min(photo.size))
     left, top = (rng.uniform(0, length - taken) for length in photo.size)
     piece = photo.resize((side, side), Image.Resampling.BICUBIC, (left, top, left + taken, top + taken))

@@ -4,7 +4,8 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -16,7 +17,7 @@ from .._checks import named
 from .._coco import encode_mask
 from .._files import write_whole
 from ._compose import compose, draw_objects, outlines
-from ._cut_outs import Background, Objects, class_names, read_backgrounds, read_objects
+from ._cut_outs import BUILT_IN, Background, Objects, class_names, read_backgrounds, read_objects
 from ._listing import is_hidden
 from .coco import Coco
 
@@ -35,7 +36,7 @@ class SceneOptions:
     Attributes:
         objects: what is pasted: scikit-learn's handwritten ``"digits"``, ``"fashion_mnist"``, or a folder with a folder
             of cut-outs for each class, pictures with a transparent background (PNG, WebP). The names of the folders
-            are those of the classes; folders in them belong to the same class.
+            are those of the classes; folders in them belong to the same class. Links to the same file count once.
         backgrounds: folder of photographs, of which random pieces are the backgrounds. Default: a texture.
         image_size: side of the scenes in pixels.
         train_images, val_images: scenes in the two splits. They are made of the training and of the validation images
@@ -55,6 +56,10 @@ class SceneOptions:
         file_type: of the images: ``"png"``, or the smaller ``"jpg"``.
         mask_format: ``"rle"``, or ``"polygons"`` for tools that read nothing else; these fill holes.
         seed: decides everything that is drawn.
+
+    Raises:
+        TypeError: if a number is not of its type.
+        ValueError: if one is out of its range, or a name is empty.
     """
 
     objects: str = "digits"
@@ -77,18 +82,29 @@ class SceneOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, low in {"train_images": 1, "val_images": 1, "min_objects": 1, "seed": 0}.items():
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, field.type))):
+                number = "an int" if field.type is int else "a number"
+                raise TypeError(f"SceneOptions: {field.name} must be {number}, got {value!r}.")
+            if value == "":
+                raise ValueError(f"SceneOptions: {field.name} must not be empty. Name a folder, or leave it out.")
+        for name in ("objects", "backgrounds"):
+            folder = getattr(self, name)
+            if folder is not None:
+                object.__setattr__(self, name, str(Path(folder)))  # one spelling, and JSON has no paths
+        for name, low in {"train_images": 1, "val_images": 1, "min_objects": 1, "min_size": 12, "seed": 0}.items():
             if getattr(self, name) < low:
                 raise ValueError(f"SceneOptions: {name} must be at least {low}, got {getattr(self, name)}.")
-        if not self.min_objects <= self.max_objects <= 100:
-            raise ValueError(
-                f"SceneOptions: max_objects must be from min_objects={self.min_objects} to 100, got {self.max_objects}."
-            )
-        if not 12 <= self.min_size <= self.max_size <= self.image_size:
-            raise ValueError(
-                f"SceneOptions: expected 12 <= min_size <= max_size <= image_size, got min_size={self.min_size}, "
-                f"max_size={self.max_size}, image_size={self.image_size}."
-            )
+        if self.max_objects > 100:
+            raise ValueError(f"SceneOptions: max_objects must be at most 100, got {self.max_objects}.")
+        for less, more in (("min_objects", "max_objects"), ("min_size", "max_size"), ("max_size", "image_size")):
+            least, most = getattr(self, less), getattr(self, more)
+            if least > most:
+                raise ValueError(
+                    f"SceneOptions: {less} = {least} is more than {more} = {most}. Set {less} to at most {most}, or "
+                    f"{more} to at least {least}."
+                )
         for name, holds, allowed in (
             ("val_share", 0 <= self.val_share < 1, "in [0, 1)"),
             ("rotation", 0 <= self.rotation <= 180, "from 0 to 180 degrees"),
@@ -163,7 +179,7 @@ class OcclusionScenes(Coco):
 
 
 def write_scenes(
-    root: Path,
+    root: str | Path,
     options: SceneOptions = SceneOptions(),
     workers: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -185,28 +201,41 @@ def write_scenes(
         progress: is called with the number of scenes that are finished, from 0 on, and of all.
 
     Raises:
-        ValueError: if ``root`` is not empty, or if an object is opaque or a photograph too small, with the file.
+        ValueError: if ``root`` is not empty, cannot be written to or lies in one of the folders that are read; if an
+            object is opaque or barely visible, or a photograph too small, with the file.
         OSError: if a picture is damaged, with the file.
         FileNotFoundError: if objects or backgrounds are missing, with the way to get them.
     """
     if workers is not None and workers < 1:
         raise ValueError(f"write_scenes: workers must be at least 1, got {workers}.")
+    if root == "":
+        raise ValueError("write_scenes: the name of the folder for the scenes is empty. Choose one.")
+    root = Path(root)
+    for source in (options.objects, options.backgrounds):
+        if source and source not in BUILT_IN and root.resolve().is_relative_to(Path(source).resolve()):
+            raise ValueError(
+                f"write_scenes: {root} lies in {source}, from which pictures are read. Choose a folder outside."
+            )
     started = root / _STARTED
-    if started.exists():
-        _check_options(started, options)
-    elif root.exists() and (there := sorted(path.name for path in root.iterdir() if not is_hidden(path.name))):
-        raise ValueError(
-            f"write_scenes: {root} is not empty, it holds {there[0]}. Choose another folder for the scenes, or remove "
-            "what is there."
-        )
+    with _writing_to(root):
+        if started.exists():
+            _check_options(started, options)
+        elif root.exists() and (there := sorted(path.name for path in root.iterdir() if not is_hidden(path.name))):
+            raise ValueError(
+                f"write_scenes: {root} is not empty, it holds {there[0]}. Choose another folder for the scenes, or "
+                "remove what is there."
+            )
     total, done = options.train_images + options.val_images, 0
     progress(done, total)  # before a look at many files
     with named("write_scenes"):
-        objects = read_objects(options.objects, options.val_share, options.max_size)
+        names = class_names(options.objects)
+        objects = read_objects(options.objects, names, options.val_share, options.min_size, options.max_size)
         backgrounds = read_backgrounds(options.backgrounds, options.image_size, options.val_share)
-    (root / "annotations").mkdir(parents=True, exist_ok=True)
-    write_whole(started, json.dumps(asdict(options), indent=1))
-    categories = [{"id": i, "name": name} for i, name in enumerate(class_names(options.objects), start=1)]
+    with _writing_to(root):
+        root.mkdir(parents=True, exist_ok=True)
+        write_whole(started, json.dumps(asdict(options), indent=1))
+        (root / "annotations").mkdir(exist_ok=True)
+    categories = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
     for part, count in (("train", options.train_images), ("val", options.val_images)):
         (root / part).mkdir(exist_ok=True)
         train = part == "train"
@@ -256,6 +285,17 @@ def _in_threads(function: Callable[[int], T], count: int, workers: int | None) -
         yield from pool.map(function, range(count))
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _writing_to(root: Path) -> Iterator[None]:
+    """Say what to do where a folder cannot be made or read."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"write_scenes: cannot write to {root}: {error.strerror}. Choose another folder for the scenes."
+        ) from error
 
 
 def _check_options(file: Path, options: SceneOptions) -> None:
