@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from PIL import Image
 from torch import Tensor, nn
 
@@ -127,9 +128,7 @@ class Detectors(Adapter):
     def _measure(self, results: list[ModelResult], folders: Folders) -> list[ModelResult]:
         """Add throughput on one batch of training images, in float32, with the weights of the first seed."""
         device = default_device()
-        images, targets = next(iter(self.data.train_dataloader()))
-        images = [image.to(device) for image in images]
-        targets = [{k: v.to(device) if isinstance(v, Tensor) else v for k, v in target.items()} for target in targets]
+        images, targets = move_data_to_device(next(iter(self.data.train_dataloader())), device)
         models = {}
         for spec in self.models:
             task = self.task(spec).to(device)

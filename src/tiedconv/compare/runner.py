@@ -91,12 +91,10 @@ def compare(
         classes=list(data.classes),
         **facts,
     )
-    folders = {spec.label: [output / "runs" / spec.label / f"seed-{seed}" for seed in seeds] for spec in models}
-    steps = [(place, seed, spec) for place, seed in enumerate(seeds) for spec in models]
-    unfinished = {folder for places in folders.values() for folder in places if not (folder / _RESULT).exists()}
-    for number, (place, seed, spec) in enumerate(steps, start=1):
+    steps = [(seed, spec, output / "runs" / spec.label / f"seed-{seed}") for seed in seeds for spec in models]
+    unfinished = {folder for *_, folder in steps if not (folder / _RESULT).exists()}
+    for number, (seed, spec, folder) in enumerate(steps, start=1):
         log(f"[{number}/{len(steps)}] {spec.label}, seed {seed}")
-        folder = folders[spec.label][place]
         run = train_run(adapter, spec, seed, folder)
         results[spec.label].runs.append(run)  # the comparison has the same results
         reached = run.metrics[comparison.metric]
@@ -109,6 +107,7 @@ def compare(
             usual = statistics.fmean(run.seconds for result in results.values() for run in result.runs)
             line += f", about {timedelta(seconds=round(usual * len(unfinished)))} left for {len(unfinished)} more"
         log(f"      {line}")
+    folders = {spec.label: [folder for _, other, folder in steps if other is spec] for spec in models}
     for measured in adapter.complete(comparison, folders, log):
         comparison = measured
         _write(comparison, output)
