@@ -62,9 +62,9 @@ def interval(ours: Sequence[float], theirs: Sequence[float], images: int = 0) ->
     if not sum(squares):
         return None
     freedom = sum(squares) ** 2 / sum(s**2 / (len(v) - 1) for s, v in zip(squares, (ours, theirs), strict=True))
-    half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(sum(squares))
     difference = statistics.fmean(ours) - statistics.fmean(theirs)
-    return difference - half, difference + half
+    low, high = stats.t.interval(0.95, freedom, difference, math.sqrt(sum(squares)))
+    return float(low), float(high)
 
 
 def _line(comparison: Comparison, model: ModelResult, base: ModelResult) -> str:
