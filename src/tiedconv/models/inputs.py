@@ -1,7 +1,7 @@
 """The images that a model of timm or torchvision is made for."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -88,8 +88,8 @@ def check_images(model: nn.Module, config: Mapping[str, Any]) -> None:
         return  # its training did not say
     if names != list(config["label_names"]):
         raise ValueError(
-            f"the network tells {', '.join(names[:5])} ... apart, the data "
-            f"{', '.join(config['label_names'][:5])} .... Give the data that it was trained on."
+            f"the network was trained on the classes {some(names)}, the data have {some(config['label_names'])}. Give "
+            "the data that it was trained on."
         )
     before: Any = model.pretrained_cfg
     for name in ("input_size", "crop_pct", "mean", "std"):
@@ -100,9 +100,14 @@ def check_images(model: nn.Module, config: Mapping[str, Any]) -> None:
 
 
 def label_names(model: nn.Module) -> list[str]:
-    """Return the names of the classes that a model tells apart, if it says them."""
+    """Return the names of a model's classes; empty if it does not know them."""
     config: Any = getattr(model, "pretrained_cfg", None) or {}
     return list(config.get("label_names") or [])
+
+
+def some(names: Sequence[str]) -> str:
+    """List the first few names: ``a, b, c, d and 6 more``."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def as_seen(model: nn.Module, images: Tensor) -> Tensor:
@@ -115,6 +120,6 @@ def as_seen(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def for_channels(config: dict[str, Any], channels: int) -> dict[str, Any]:
-    """Return timm's data configuration, with statistics averaged over the colours unless there are ``channels``."""
+    """Return timm's data configuration; where its mean and std are not one number per channel, they are averaged."""
     found = {key: config[key] for key in ("mean", "std") if config.get(key)}
     return {**config, **{k: v if len(v) == channels else (sum(v) / len(v),) * channels for k, v in found.items()}}

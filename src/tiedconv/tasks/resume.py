@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from .._files import part_of, printable, write_whole
 from ..data.base import global_seed
+from ..models.inputs import some
 from ..models.weights import describe_difference, explained_damage
 from ._faults import check_finite
 
@@ -216,8 +217,8 @@ def _check_same_data(checkpoint: Mapping[str, Any], trainer: L.Trainer, *, fitti
     here = _describe_data(trainer)
     if there["classes"] and here["classes"] and there["classes"] != here["classes"]:
         raise ValueError(
-            f"The checkpoint is of other data: its classes are {_some(there['classes'])}, those of the data "
-            f"{_some(here['classes'])}. Give the data that it was trained on."
+            f"The checkpoint is of other data: its classes are {some(there['classes'])}, those of the data "
+            f"{some(here['classes'])}. Give the data that it was trained on."
         )
     difference = differing(there, here)
     if not fitting or not difference:
@@ -228,7 +229,3 @@ def _check_same_data(checkpoint: Mapping[str, Any], trainer: L.Trainer, *, fitti
             f"The checkpoint is from the middle of an epoch, with {difference}: images would be left out or "
             "come twice. Give the same, or a checkpoint from the end of an epoch."
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
