@@ -1,5 +1,6 @@
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,6 +53,19 @@ def test_lightnings_subcommands_have_help_with_an_example(name, capsys):
 def few_rows(monkeypatch):
     """Count two of the published networks, not all."""
     monkeypatch.setattr(figures, "compare_with_paper", lambda: compare_with_paper(PUBLISHED[:2]))
+
+
+def test_a_warning_is_one_line_without_code(monkeypatch, capsys):
+    def warning(*_):
+        warnings.warn("photos/notes.txt is left out.", stacklevel=1)
+        return compare_with_paper(PUBLISHED[:1])
+
+    monkeypatch.setattr(figures, "compare_with_paper", warning)
+    monkeypatch.setattr(sys, "argv", ["tiedconv", "figures"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        main()
+    assert capsys.readouterr().err == "warning: photos/notes.txt is left out.\n"
 
 
 def test_flags_need_no_value(few_rows, capsys):

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from importlib import import_module
 from inspect import cleandoc, signature
 from json import dumps
 from types import NoneType, UnionType
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple, TextIO, get_args, get_origin
 
 from .. import __version__
 from .._extras import MissingExtraError, naming_extra
@@ -110,6 +111,8 @@ _AFTER_INTERRUPT = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``tiedconv`` with ``arguments``, by default those of the process; errors are a message and exit code 1."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None and "TIEDCONV_TRACEBACK" not in os.environ:
+        warnings.showwarning = _show_warning
     if not given or given[0] in ("-h", "--help"):
         print(_overview())
         return
@@ -150,6 +153,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         kind = "" if isinstance(error, (ValueError, RuntimeError, OSError)) else f"{type(error).__name__}: "
         text = plain(str(error)).removeprefix(f"{name.split()[0]}: ")  # which library functions put there too
         sys.exit(f"tiedconv {name}: {kind}{text}\n(TIEDCONV_TRACEBACK=1 shows where it was raised)")
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning without the line of code that gives it: the message says what to do, as that of an error."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _call(name: str, arguments: list[str]) -> None:
