@@ -430,7 +430,7 @@ ERRORS: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
         r"tie_: .* missing 1 required positional argument: 'input2'\. Nothing .* models that take one tensor; tie_\(",
     ),
     "inputs that were not given": (
-        lambda: nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4)),
+        lambda: nn.Sequential(nn.Conv1d(4, 4, 1), nn.Linear(4, 4)),
         {},
         ValueError,
         "cannot tell the output layers of Sequential.* does not run on the input assumed.* Give example_inputs, or say",

@@ -58,7 +58,7 @@ def prepare(
     if engine == "eager":
         return model
     deployed = deploy(model).to(memory_format=memory_format)
-    # Not deployed.compile(), for which torch 2.9 freezes nothing.
+    # Not deployed.compile(), which does nothing in torch 2.9 where the model is one of torch's own modules.
     run = torch.compile(deployed, dynamic=False) if engine == "compiled" else _export(engine, deployed, images)
     with torch.inference_mode():
         expected, output = model(images), run(images)

@@ -63,9 +63,7 @@ def _peak_memory(
     before = _resident("VmRSS")
     model = build().to(device, dtype).to(memory_format=memory_format).train()
     images = torch.randn(shape, device=device, dtype=dtype).contiguous(memory_format=memory_format)
-    if compiled:
-        model.compile(dynamic=False)
-    step = train_step(model, images)
+    step = train_step(model, images, compiled=compiled)
     step()
     step()  # the optimiser's state exists from the first step on, the peak is in the second
     if device.type == "cuda":

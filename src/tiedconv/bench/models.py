@@ -235,9 +235,7 @@ def _step(row: ModelRow, options: ModelOptions) -> Callable[[], object]:
                 parameter.normal_(std=0.1)
     model = model.to(options.device, dtype).to(memory_format=memory_format).train(row.quantity == "train")
     if row.quantity == "train":
-        if row.engine == "compiled":
-            model.compile(dynamic=False)
-        return train_step(model, images)
+        return train_step(model, images, compiled=row.engine == "compiled")
     return inference(prepare(row.engine, model, images, memory_format), images)
 
 
