@@ -1,4 +1,5 @@
 import re
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -37,6 +38,21 @@ def test_epochs_and_minutes_get_a_line_each_where_no_terminal_is(training, tmp_p
     for pattern, line in zip(expected, lines, strict=True):
         assert re.fullmatch(pattern, line), line
     assert lines[-1].startswith("test,")
+
+
+def test_the_time_of_a_step_is_that_since_the_last_line_without_validations(monkeypatch, capsys):
+    clock = iter([0, 50, 100, 500, 560])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    bar = PlainProgress()
+    for step in range(3):
+        bar._print_step("step", step, 10)
+    bar.on_validation_start(None, None)
+    for step in (3, 4):
+        bar._print_step("step", step, 10)
+    assert capsys.readouterr().err.splitlines() == [
+        "step 3 of 10, 50 s per step, 6 min left",
+        "step 5 of 10, 60 s per step, 5 min left",
+    ]
 
 
 def test_what_backward_keeps_is_counted_once():

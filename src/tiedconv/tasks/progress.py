@@ -30,8 +30,8 @@ class PlainProgress(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self._start = self._last = self._began = 0.0
-        self._first_epoch = self._done_before = 0
+        self._began, self._first_epoch = 0.0, 0
+        self._last: tuple[float, int] | None = None  # when the last line was, and at which step
 
     def disable(self) -> None:
         """Do nothing: the first process alone prints anyway."""
@@ -43,15 +43,15 @@ class PlainProgress(ProgressBar):
         self._first_epoch = trainer.current_epoch
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        loop = trainer.fit_loop
-        self._begin(loop.batch_idx + 1 if loop.restarted_mid_epoch else 0)
+        self._last = None
+
+    on_validation_start = on_test_start = on_predict_start = on_train_epoch_start
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._is_due():
-            what = f"epoch {trainer.current_epoch + 1}, step"
-            self._print_step(what, batch_idx + 1, self.total_train_batches, f", loss {outputs['loss'].item():.4g}")
+        what = f"epoch {trainer.current_epoch + 1}, step"
+        self._print_step(what, batch_idx, self.total_train_batches, outputs["loss"])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epoch, last = trainer.current_epoch + 1, trainer.max_epochs
@@ -62,35 +62,25 @@ class PlainProgress(ProgressBar):
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in trainer.callback_metrics.items())
         self._print(f"epoch {epoch}{f' of {last}' if last and last > 0 else ''}: {metrics}{left}")
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._begin()
-
-    on_test_start = on_predict_start = on_validation_start
-
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *given: Any
     ) -> None:
-        if self._is_due():
-            others = {"test": trainer.num_test_batches, "predict": trainer.num_predict_batches}
-            what = "test" if trainer.testing else "predict" if trainer.predicting else "validate"
-            self._print_step(f"{what}, batch", batch_idx + 1, others.get(what, trainer.num_val_batches)[0])
+        others = {"test": trainer.num_test_batches, "predict": trainer.num_predict_batches}
+        what = "test" if trainer.testing else "predict" if trainer.predicting else "validate"
+        self._print_step(f"{what}, batch", batch_idx, others.get(what, trainer.num_val_batches)[0])
 
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end  # type: ignore[assignment]  # with less written out
 
-    def _begin(self, done: int = 0) -> None:
-        self._start = self._last = time.monotonic()
-        self._done_before = done
-
-    def _is_due(self) -> bool:
-        if time.monotonic() - self._last < _EVERY:
-            return False
-        self._last = time.monotonic()
-        return True
-
-    def _print_step(self, what: str, done: int, total: float, more: str = "") -> None:
-        seconds = (self._last - self._start) / max(1, done - self._done_before)
-        left = f", {_duration(seconds * (total - done))} left" if total < float("inf") else ""
-        self._print(f"{what} {done} of {total}{more}, {seconds:.2g} s per step{left}")
+    def _print_step(self, what: str, batch_idx: int, total: float, loss: Tensor | None = None) -> None:
+        now = time.monotonic()
+        since, before = self._last = self._last or (now, batch_idx)  # from the first on, which waits for workers
+        if now - since < _EVERY:
+            return
+        self._last = now, batch_idx
+        seconds = (now - since) / max(1, batch_idx - before)
+        left = f", {_duration(seconds * (total - batch_idx - 1))} left" if total < float("inf") else ""
+        more = "" if loss is None else f", loss {loss.item():.4g}"
+        self._print(f"{what} {batch_idx + 1} of {total}{more}, {seconds:.2g} s per step{left}")
 
     @rank_zero_only
     def _print(self, line: str) -> None:
