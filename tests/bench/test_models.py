@@ -97,7 +97,7 @@ def test_different_engines_rest_between_calls(monkeypatch):
 def test_models_and_images_have_the_format_dtype_and_mode_asked_for(monkeypatch):
     seen = []
 
-    def step(model, images):
+    def step(model, images, *, compiled=False):
         seen.append((tuple(images.shape), images.dtype, model[0].weight.dtype, model.training))
         assert images.is_contiguous(memory_format=torch.channels_last)
         assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
