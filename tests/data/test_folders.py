@@ -1,3 +1,4 @@
+import os
 import random
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch.testing import assert_close
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from tiedconv.data import ImageFolder, ImageNet, StreamedImages, write_shards
+from tiedconv.data import ImageFolder, ImageNet, StreamedImages, _looks, write_shards
 from tiedconv.data._images import in_mode
 from tiedconv.data.base import ImageFiles
 
@@ -305,3 +306,18 @@ def test_files_that_are_not_images_are_found_before_the_first_epoch(tmp_path):
     message = r"val/dog/1\.jpg cannot be read as an image: .* out\. 1 more of the 4 images cannot be used"
     with pytest.raises(OSError, match=message):
         data.setup("fit")
+
+
+def test_a_changed_folder_of_many_images_is_looked_at_again(tmp_path, monkeypatch):
+    """Also by a path that starts where the command runs."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(_looks, "_MANY", 1)
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path / "cats")
+    ImageFolder("cats", image_size=16).split(train=False)
+    changed = tmp_path / "cats" / "val" / "dog" / "0.jpg"
+    changed.unlink()
+    changed.write_bytes(b"")
+    os.utime(changed.parent, ns=(0, 0))  # whatever the clock's steps are
+    with pytest.raises(OSError, match=r"^cats/val/dog/0\.jpg cannot be read as an image"):
+        ImageFolder("cats", image_size=16).split(train=False)

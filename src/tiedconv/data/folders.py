@@ -115,7 +115,7 @@ class ImageFolder(ClassificationData):
             found = images_by_class(folder, self.classes, type(self).__name__)
         samples = [(str(path), label) for label, paths in enumerate(found.values()) for path in paths]
         files = [path for path, _ in samples]
-        look_at_files(folder, files, partial(_check_file, files))
+        look_at_files(Path(), files, partial(_check_file, files))
         return _Photographs(samples, self.transform(train))
 
 
