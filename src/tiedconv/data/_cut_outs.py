@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
@@ -28,17 +28,16 @@ Read = Callable[[Path], Image.Image]
 _FAINTEST = 26  # of 255, the highest opacity of an object that can just be seen
 
 
-class Objects(Protocol):
+class Objects(NamedTuple):
     """The objects of one split.
 
     Attributes:
         labels: the class of each, from 0 on.
+        cut_out: returns the object of an index in RGBA; where it is drawn and not read, in ``size`` x ``size`` pixels.
     """
 
     labels: list[int]
-
-    def cut_out(self, index: int, size: int, rng: np.random.Generator) -> Image.Image:
-        """Return an object in RGBA; where it is drawn and not read, in ``size`` x ``size`` pixels."""
+    cut_out: Callable[[int, int, np.random.Generator], Image.Image]
 
 
 def class_names(objects: str) -> list[str]:
@@ -85,7 +84,7 @@ def read_objects(
                 f"the images of {objects} are missing. On Debian: apt-get install dataset-fashion-mnist. Elsewhere "
                 "tiedconv.data.FashionMNIST(download=True).prepare_data() fetches them into ./data."
             ) from error
-        return {train: _GreyImages(source.split(train)) for train in (True, False)}
+        return {train: _grey_objects(source.split(train)) for train in (True, False)}
     folder = Path(objects)
     of_class = {name: _distinct(found) for name, found in images_by_class(folder, names, "write_scenes").items()}
     paths = [path for found in of_class.values() for path in found]
@@ -94,7 +93,7 @@ def read_objects(
             f"pictures that links put in two classes: {few(shared)}, {len(shared)} in all. Remove the links that are "
             "wrong."
         )
-    _look_at(paths, partial(_check_cut_out, min_size=min_size), ["cut-outs", min_size])
+    _look_at(paths, partial(_check_cut_out, min_size), ["cut-outs", min_size])
     single = [name for name, found in of_class.items() if len(found) == 1]
     if single and val_share:
         warnings.warn(
@@ -102,12 +101,14 @@ def read_objects(
             "Add cut-outs, or validation does not tell whether others of such a class are found.",
             stacklevel=3,
         )
-    splits: dict[bool, list[tuple[Path, int]]] = {True: [], False: []}
-    for label, name in enumerate(names):
-        for train, part in _divided(folder / name, of_class[name], val_share).items():
-            splits[train] += [(path, label) for path in part]
-    read = lru_cache(maxsize=128)(partial(_read_cut_out, longest=2 * max_size))  # turned before it gets its size
-    return {train: _CutOutFiles(part, read) for train, part in splits.items()}
+    read = lru_cache(maxsize=128)(partial(_read_cut_out, 2 * max_size))  # turned before it gets its size
+    divided = [_divided(folder / name, found, val_share) for name, found in of_class.items()]
+    splits = {}
+    for train in (True, False):
+        labels = [label for label, parts in enumerate(divided) for _ in parts[train]]
+        files = [path for parts in divided for path in parts[train]]
+        splits[train] = Objects(labels, partial(_cut_out_of_file, read, files))
+    return splits
 
 
 def _distinct(paths: Sequence[Path]) -> list[Path]:
@@ -135,40 +136,32 @@ def _divided(folder: Path, paths: Sequence[Path], val_share: float) -> dict[bool
     return {True: sorted(order[count:]), False: sorted(order[:count])}
 
 
-class _GreyImages:
-    """Bright drawings on black, as the digits and the clothes are."""
-
-    def __init__(self, split: Any) -> None:
-        is_torchvisions = hasattr(split, "targets")
-        self.images: Array = split.data.numpy() if is_torchvisions else split.images  # before any transform
-        self.labels: list[int] = split.targets.tolist() if is_torchvisions else split.labels
-
-    def cut_out(self, index: int, size: int, rng: np.random.Generator) -> Image.Image:
-        """Enlarge an image, cut it out along its widened outline and colour it in two colours."""
-        image = Image.fromarray(self.images[index])
-        padded = ImageOps.expand(image, max(1, image.width // 14))  # room for the rim
-        grey = padded.resize((size, size), Image.Resampling.BICUBIC)
-        rim = 2 * max(1, size // 20) + 1
-        mask = grey.point(lambda value: 255 * (value > 60)).filter(ImageFilter.MaxFilter(rim))
-        ink = np.asarray(grey, dtype=np.float32)[..., None] / 255
-        dark, light = rng.uniform(0, 110, 3), rng.uniform(145, 255, 3)
-        paper, pen = (dark, light) if rng.random() < 0.5 else (light, dark)
-        coloured = Image.fromarray((paper + (pen - paper) * ink).round().astype(np.uint8))
-        coloured.putalpha(mask)
-        return coloured
+def _grey_objects(split: Any) -> Objects:
+    is_torchvisions = hasattr(split, "targets")
+    images: Array = split.data.numpy() if is_torchvisions else split.images  # before any transform
+    return Objects(split.targets.tolist() if is_torchvisions else split.labels, partial(_cut_out_of_grey, images))
 
 
-class _CutOutFiles:
-    def __init__(self, files: Sequence[tuple[Path, int]], read: Read) -> None:
-        self.paths = [path for path, _ in files]
-        self.labels = [label for _, label in files]
-        self.read = read
+def _cut_out_of_grey(images: Array, index: int, size: int, rng: np.random.Generator) -> Image.Image:
+    """Enlarge a bright drawing on black, cut it out along its widened outline and colour it in two colours."""
+    image = Image.fromarray(images[index])
+    padded = ImageOps.expand(image, max(1, image.width // 14))  # room for the rim
+    grey = padded.resize((size, size), Image.Resampling.BICUBIC)
+    rim = 2 * max(1, size // 20) + 1
+    mask = grey.point(lambda value: 255 * (value > 60)).filter(ImageFilter.MaxFilter(rim))
+    ink = np.asarray(grey, dtype=np.float32)[..., None] / 255
+    dark, light = rng.uniform(0, 110, 3), rng.uniform(145, 255, 3)
+    paper, pen = (dark, light) if rng.random() < 0.5 else (light, dark)
+    coloured = Image.fromarray((paper + (pen - paper) * ink).round().astype(np.uint8))
+    coloured.putalpha(mask)
+    return coloured
 
-    def cut_out(self, index: int, size: int, rng: np.random.Generator) -> Image.Image:
-        return self.read(self.paths[index])
+
+def _cut_out_of_file(read: Read, paths: Sequence[Path], index: int, size: int, rng: np.random.Generator) -> Image.Image:
+    return read(paths[index])
 
 
-def _read_cut_out(path: Path, longest: int) -> Image.Image:
+def _read_cut_out(longest: int, path: Path) -> Image.Image:
     """Return the part of an image that is not transparent, its longer side at most ``longest`` pixels."""
     with named_image(path), Image.open(path) as file:
         image = upright(file).convert("RGBA")
@@ -184,7 +177,7 @@ def trimmed(image: Image.Image) -> Image.Image:
     return image.crop(alpha.point(lambda value: 255 * (value > faint)).getbbox())
 
 
-def _check_cut_out(path: Path, min_size: int) -> None:
+def _check_cut_out(min_size: int, path: Path) -> None:
     with named_image(path), Image.open(path) as file:
         image = file.convert("RGBA")
     if image.getchannel("A").getextrema()[0] == 255:
@@ -219,20 +212,20 @@ def read_backgrounds(folder: str | None, side: int, val_share: float) -> dict[bo
     paths = _distinct(images_below(Path(folder), "write_scenes")) if Path(folder).is_dir() else []
     if not paths:
         raise FileNotFoundError(f"backgrounds must be a folder of photographs; there are none in {folder}.")
-    _look_at(paths, partial(_check_photograph, side=side), ["backgrounds", side])
+    _look_at(paths, partial(_check_photograph, side), ["backgrounds", side])
     if len(paths) == 1 and val_share:
         warnings.warn(
             f"write_scenes: {folder} has a single photograph, which is in both splits. Add photographs, or validation "
             "does not tell whether objects are found on others.",
             stacklevel=3,
         )
-    read = lru_cache(maxsize=64)(partial(_read_photograph, side=side))  # of some megabytes each
+    read = lru_cache(maxsize=64)(partial(_read_photograph, side))  # of some megabytes each
     return {
         train: partial(_piece, read, part, side) for train, part in _divided(Path(folder), paths, val_share).items()
     }
 
 
-def _check_photograph(path: Path, side: int) -> None:
+def _check_photograph(side: int, path: Path) -> None:
     with named_image(path), Image.open(path) as file:
         width, height = file.size
         if file.mode[0] in "IF":
@@ -249,7 +242,7 @@ def _check_photograph(path: Path, side: int) -> None:
         )
 
 
-def _read_photograph(path: Path, side: int) -> Image.Image:
+def _read_photograph(side: int, path: Path) -> Image.Image:
     """Return a photograph with little more pixels than scenes need."""
     with named_image(path), Image.open(path) as file:
         file.draft("RGB", (2 * side, 2 * side))

@@ -59,7 +59,7 @@ class SceneOptions:
 
     Raises:
         TypeError: if a number is not of its type.
-        ValueError: if one is out of its range, or a name is empty.
+        ValueError: if one is out of its range, or a folder has no name.
     """
 
     objects: str = "digits"
@@ -87,17 +87,17 @@ class SceneOptions:
             if field.type in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, field.type))):
                 number = "an int" if field.type is int else "a number"
                 raise TypeError(f"SceneOptions: {field.name} must be {number}, got {value!r}.")
-            if value == "":
-                raise ValueError(f"SceneOptions: {field.name} must not be empty. Name a folder, or leave it out.")
-        for name in ("objects", "backgrounds"):
-            folder = getattr(self, name)
-            if folder is not None:
-                object.__setattr__(self, name, str(Path(folder)))  # one spelling, and JSON has no paths
+        for name, folder in (("objects", self.objects), ("backgrounds", self.backgrounds)):
+            if folder is None and name == "backgrounds":
+                continue
+            if folder == "" or not isinstance(folder, (str, Path)):
+                raise ValueError(
+                    f"SceneOptions: {name} must be a folder, got {folder!r}. Name one, or leave {name} out."
+                )
+            object.__setattr__(self, name, str(Path(folder)))  # one spelling, and JSON has no paths
         for name, low in {"train_images": 1, "val_images": 1, "min_objects": 1, "min_size": 12, "seed": 0}.items():
             if getattr(self, name) < low:
                 raise ValueError(f"SceneOptions: {name} must be at least {low}, got {getattr(self, name)}.")
-        if self.max_objects > 100:
-            raise ValueError(f"SceneOptions: max_objects must be at most 100, got {self.max_objects}.")
         for less, more in (("min_objects", "max_objects"), ("min_size", "max_size"), ("max_size", "image_size")):
             least, most = getattr(self, less), getattr(self, more)
             if least > most:
@@ -106,6 +106,7 @@ class SceneOptions:
                     f"{more} to at least {least}."
                 )
         for name, holds, allowed in (
+            ("max_objects", self.max_objects <= 100, "at most 100"),
             ("val_share", 0 <= self.val_share < 1, "in [0, 1)"),
             ("rotation", 0 <= self.rotation <= 180, "from 0 to 180 degrees"),
             ("flip", 0 <= self.flip <= 1, "from 0 to 1"),
@@ -211,20 +212,12 @@ def write_scenes(
     if root == "":
         raise ValueError("write_scenes: the name of the folder for the scenes is empty. Choose one.")
     root = Path(root)
-    for source in (options.objects, options.backgrounds):
-        if source and source not in BUILT_IN and root.resolve().is_relative_to(Path(source).resolve()):
-            raise ValueError(
-                f"write_scenes: {root} lies in {source}, from which pictures are read. Choose a folder outside."
-            )
     started = root / _STARTED
     with _writing_to(root):
         if started.exists():
             _check_options(started, options)
-        elif root.exists() and (there := sorted(path.name for path in root.iterdir() if not is_hidden(path.name))):
-            raise ValueError(
-                f"write_scenes: {root} is not empty, it holds {there[0]}. Choose another folder for the scenes, or "
-                "remove what is there."
-            )
+        else:
+            _check_place(root, options)
     total, done = options.train_images + options.val_images, 0
     progress(done, total)  # before a look at many files
     with named("write_scenes"):
@@ -285,6 +278,19 @@ def _in_threads(function: Callable[[int], T], count: int, workers: int | None) -
         yield from pool.map(function, range(count))
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _check_place(root: Path, options: SceneOptions) -> None:
+    for source in (options.objects, options.backgrounds):
+        if source and source not in BUILT_IN and root.resolve().is_relative_to(Path(source).resolve()):
+            raise ValueError(
+                f"write_scenes: {root} lies in {source}, from which pictures are read. Choose a folder outside."
+            )
+    if root.exists() and (there := sorted(path.name for path in root.iterdir() if not is_hidden(path.name))):
+        raise ValueError(
+            f"write_scenes: {root} is not empty, it holds {there[0]}. Choose another folder for the scenes, or remove "
+            "what is there."
+        )
 
 
 @contextmanager
