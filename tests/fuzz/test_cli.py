@@ -21,7 +21,7 @@ LINES = {
     "export": "--model tiedresnet_tiny --output out/m.onnx --checkpoint missing.ckpt --num_classes 3 --batch_size 2",
     "tie": "--model tiedresnet_tiny --checkpoint missing.ckpt --blocks 2 --layers body --init project --output out",
     "scenes": "--objects missing --backgrounds missing --images 2 --val_images 1 --image_size 64 --output out",
-    "bench operators": "--blocks 2,4 --batch 1 --memory_formats contiguous --device nowhere --rounds 2 --json out/a.json",
+    "bench operators": "--blocks 2,4 --batch 1 --memory_formats contiguous --device nowhere --json out/a.json",
     "bench models": "--models resnet_tyni --engines eager --quantities latency --device nowhere --rounds 2 --batch 1",
     "analyze gradcam": "--models tiedresnet_tiny --images missing.jpg --checkpoints missing.ckpt --output out",
     "analyze summary": "--models tiedresnet_tiny --images missing --checkpoints missing.ckpt --limit 3 --output out",
