@@ -15,8 +15,8 @@ from tests.report import test_similarity_report as of_similarity
 
 from tiedconv.compare.report import write_report
 from tiedconv.report import page, plots
-from tiedconv.report.occlusion_report import write_occlusion_report
-from tiedconv.report.similarity_report import write_similarity_report
+from tiedconv.report.occlusion_report import write_occlusion
+from tiedconv.report.similarity_report import write_similarity
 
 EVIL = [
     "<img src=x onerror=alert(1)>", "</title><script>alert(1)</script>", '"><svg onload=alert(1)>', "' onmouseover='x",
@@ -76,22 +76,25 @@ def write_detectors(path: Path, title: str, label: str, fact: str, name: str) ->
     write_report(replace(of_detectors.make_comparison(*models), **changes), path)
 
 
-def write_occlusion(path: Path, title: str, label: str, fact: str, name: str) -> None:
+def write_occluded(path: Path, title: str, label: str, fact: str, name: str) -> None:
     report = of_occlusion.report(20, 30, 10, label=label)
-    write_occlusion_report(report, path, command=fact, blocks={title: {name: fact}})
+    write_occlusion(report, path.parent, command=fact, blocks={title: {name: fact}})
+    (path.parent / "report.html").rename(path)
 
 
-def write_similarity(path: Path, title: str, label: str, fact: str, name: str) -> None:
-    models = [of_similarity.model(x, 0.1, 0.6, random=True) for x in (label, f"{label} 2")]
-    models = [replace(m, layers=[replace(layer, layer=f"{name}{layer.layer}") for layer in m.layers]) for m in models]
-    write_similarity_report(models, path, command=fact, blocks={title: {name: fact}})
+def write_alike(path: Path, title: str, label: str, fact: str, name: str) -> None:
+    layers = [replace(layer, layer=f"{name}{layer.layer}") for layer in of_similarity.layers(0.1, 0.6)]
+    labels = (label, f"{label} 2")
+    origin = page.Origin(fact, dict.fromkeys(labels, "random"), {title: name})
+    write_similarity(dict.fromkeys(labels, layers), path.parent, origin)
+    (path.parent / "report.html").rename(path)
 
 
 REPORTS = {
     "classifiers": write_classifiers,
     "detectors": write_detectors,
-    "occlusion": write_occlusion,
-    "similarity": write_similarity,
+    "occlusion": write_occluded,
+    "similarity": write_alike,
 }
 
 
