@@ -263,7 +263,7 @@ def test_nan_loss_stops_the_training_and_keeps_the_checkpoint(fit, monkeypatch, 
         return step(self, given, batch_idx) * (float("nan") if batch_idx == batch else 1)
 
     monkeypatch.setattr(ClassificationTask, "training_step", bad)
-    with pytest.raises(SystemExit, match=r"diverged in epoch 1: .*nan.*Lower the learning rate"):
+    with pytest.raises(SystemExit, match=r"diverged in epoch 2: .*nan.*Lower the learning rate"):
         fit("--ckpt_path=last", max_epochs=2, limit_train_batches=2)
     last(epoch=0)
     assert len(list(Path("kept").iterdir())) == 2
@@ -276,7 +276,7 @@ def test_weights_that_the_last_step_ruins_are_not_kept(fit, monkeypatch):
         torch.nn.init.constant_(next(self.parameters()), float("nan"))
 
     monkeypatch.setattr(ClassificationTask, "on_validation_start", ruin)
-    with pytest.raises(SystemExit, match=r"diverged in epoch 1: "):
+    with pytest.raises(SystemExit, match=r"diverged in epoch 2: "):
         fit("--ckpt_path=last", max_epochs=2)
     last(epoch=0)
 
@@ -290,7 +290,7 @@ def test_long_epochs_of_nan_are_not_waited_for(fit, monkeypatch):
         return step(self, given, batch_idx) * float("inf")
 
     monkeypatch.setattr(ClassificationTask, "training_step", bad)
-    with pytest.raises(SystemExit, match=r"diverged in epoch 0: train/loss"):
+    with pytest.raises(SystemExit, match=r"diverged in epoch 1: train/loss"):
         fit(limit_train_batches=20, log_every_n_steps=5)
     assert steps == [0, 1, 2, 3, 4]
     assert not list(Path("kept").iterdir())
@@ -300,7 +300,7 @@ def test_compare_stops_at_nan_too(tmp_path, monkeypatch):
     monkeypatch.setattr(
         ClassificationTask, "on_before_zero_grad", lambda self, _: self.model.fc.bias.data.fill_(torch.nan)
     )
-    with pytest.raises(SystemExit, match=r"tiedconv compare: The training diverged in epoch 0"):
+    with pytest.raises(SystemExit, match=r"tiedconv compare: The training diverged in epoch 1"):
         main(["compare", "--models=resnet_tiny", "--data=Digits", "--data.image_size=8", f"--output={tmp_path}"])
     assert not list(tmp_path.rglob("*.ckpt"))
 
@@ -324,7 +324,7 @@ def test_nan_of_a_detector_stops_it(tmp_path, monkeypatch):
     }
     Path("command.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.setattr(DetectionTask, "validation_step", lambda *_: None)
-    with pytest.raises(SystemExit, match=r"diverged in epoch 0: train/loss"):
+    with pytest.raises(SystemExit, match=r"diverged in epoch 1: train/loss"):
         main(["fit", "--config", "command.yaml"])
     assert not list(Path("kept").iterdir())
 

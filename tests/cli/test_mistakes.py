@@ -33,6 +33,10 @@ FOLDER = "--data ImageFolder --data.root photos"
         (f"fit {FOLDER} --lr 0.1", "there is no option --lr. Did you mean --model.optimization.lr?"),
         (f"fit {FOLDER} --epochs 3", "no option --epochs. Did you mean --trainer.max_epochs or --trainer.min_epochs?"),
         (f"fit {FOLDER} --data.batchsize 3", "there is no option --data.batchsize. Did you mean --data.batch_size?"),
+        (
+            "fit --data Coco --data.workers 0",
+            "Coco: there is no option --data.workers. Did you mean --data.num_workers?",
+        ),
         (f"fit {FOLDER} --trainr.devices 1", "there is no option --trainr.devices. Did you mean --trainer.devices?"),
         (f"fit {FOLDER} --data.batch_size many", "tiedconv fit: --data.batch_size: expected int, got many"),
         (f"fit {FOLDER} --trainer.max_epochs x", "tiedconv fit: --trainer.max_epochs: expected int, got x"),

@@ -54,7 +54,7 @@ def test_with_data_accuracy_is_printed_for_every_stage(tmp_path, checkpoint, cap
     [
         (["--finetune", "1"], "finetune and init=data need images. Give --data"),
         (["--init", "data"], "finetune and init=data need images. Give --data"),
-        (["--blocks", "7"], r"none of the 30 convolution and linear layers can be tied"),
+        (["--blocks", "7"], r"none of the 30 convolution and linear layers of torch.nn can be tied"),
     ],
 )
 def test_what_cannot_be_done_is_said(tmp_path, arguments, message):

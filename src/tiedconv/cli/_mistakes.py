@@ -38,7 +38,12 @@ def options_of(function: Callable[..., Any]) -> list[str]:
     names = []
     for name, parameter in inspect.signature(function).parameters.items():
         nested = is_dataclass(parameter.annotation)
-        names += [f"{name}.{field}" for field in options_of(parameter.annotation)] if nested else [name]
+        if parameter.kind is parameter.VAR_KEYWORD and isinstance(function, type):  # passed on to the base class
+            names += [option for option in options_of(function.__mro__[1]) if option not in names]
+        elif nested:
+            names += [f"{name}.{field}" for field in options_of(parameter.annotation)]
+        else:
+            names.append(name)
     return names
 
 

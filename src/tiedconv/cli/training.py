@@ -95,6 +95,10 @@ class TrainingCLI(LightningCLI):
             if isinstance(callback, LastCheckpoint) and callback.best_model_path and self.trainer.is_global_zero:
                 print(f"Checkpoint:  {callback.best_model_path}")
 
+    def after_test(self) -> None:
+        if self.trainer.is_global_zero and self.trainer.log_dir:
+            print(f"Results:     {self.trainer.log_dir}")
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         if self._get(self.config_init, "trainer.logger") in (None, True):
             root = self._get(self.config_init, "trainer.default_root_dir")

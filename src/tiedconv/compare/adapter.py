@@ -26,7 +26,7 @@ class Adapter(ABC):
     Attributes:
         metrics: what the table of results shows; the models are compared by the first.
         settings: what a run's results depend on besides model, data and budget.
-        logged: what is kept of each epoch, as in :class:`History`.
+        logged: what is kept of each epoch, as in :class:`tiedconv.compare.training.History`.
         trainer_options: more for Lightning's trainer.
     """
 
@@ -49,11 +49,14 @@ class Adapter(ABC):
 
     @abstractmethod
     def evaluate(self, task: Any, folder: Path) -> tuple[dict[str, float | None], dict[str, Any]]:
-        """Return metrics and details of a trained model, as in :class:`Run`. May write more into the run's folder."""
+        """Return metrics and details of a trained model, as in :class:`tiedconv.compare.results.Run`.
+
+        May write more into the run's folder.
+        """
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """Return more fields of :class:`Comparison`: ``samples``, ``conditions`` on data and detector, and others."""
+        """Return more fields of :class:`tiedconv.compare.results.Comparison`, such as ``samples``."""
 
     @abstractmethod
     def complete(self, comparison: Comparison, folders: Folders, log: Log) -> Iterator[Comparison]:

@@ -69,13 +69,16 @@ def quiet_lightning(*, advice: bool) -> Iterator[None]:
 def check_finite(losses: Mapping[str, float], epoch: int) -> None:
     """Raise RuntimeError if a training has diverged: if one of ``losses`` is not finite.
 
+    ``epoch`` counts from 0, as Lightning does, and the message from 1, as the lines of progress do.
+
     Example:
         >>> check_finite({"train/loss": 0.5}, epoch=3)
     """
     if all(map(math.isfinite, losses.values())):
         return
+    listed = ", ".join(f"{name} {value}" for name, value in losses.items())
     raise RuntimeError(
-        f"The training diverged in epoch {epoch}: {', '.join(f'{name} {value}' for name, value in losses.items())}. "
+        f"The training diverged in epoch {epoch + 1}: {listed}. "
         "Earlier checkpoints are kept. Lower the learning rate, warm up or clip gradients, in a new folder."
     )
 

@@ -41,7 +41,7 @@ class DetectionTask(Task):
             :func:`tiedconv.detection.build_detector`.
         widths: channels above the backbone.
         options: torchvision's options of the detector, such as ``{"min_size": 640}``.
-        optimization: optimiser and schedule.
+        optimization: optimiser and schedule. The default is for batches of 2 to 4 images.
         channels_last: run the backbone in channels_last memory format.
         min_score: detections below this score, 0-1, are left out by ``tiedconv predict``.
 
@@ -68,7 +68,7 @@ class DetectionTask(Task):
         anchor_sizes: list[float] | None = None,
         backbone_kwargs: dict[str, Any] | None = None,
         options: dict[str, Any] | None = None,
-        optimization: Optimization = Optimization(lr=0.02, schedule="multistep", milestones=(16, 22)),
+        optimization: Optimization = Optimization(lr=0.005, schedule="cosine", warmup_epochs=0.5),
         channels_last: bool = False,
         min_score: float = 0.5,
     ) -> None:

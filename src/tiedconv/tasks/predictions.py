@@ -79,6 +79,8 @@ class PredictionWriter(BasePredictionWriter):
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         print(f"Predictions: {self.path}")
+        if (pictures := self.path.with_suffix("")).is_dir():
+            print(f"Pictures:    {pictures}")
         trainer.strategy.barrier()  # the error of one process ends the others
         if self.failed:
             raise OSError(
