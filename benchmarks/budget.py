@@ -307,15 +307,14 @@ def draw(output: Path, epochs: int, share: float, pixels: int) -> Path:
     panels = {
         "parameters": lambda arm: costs(arm, pixels)["params"],
         "multiply-adds per image": lambda arm: costs(arm, pixels)["macs"],
-        "ms per image in ONNX Runtime, one thread": lambda arm: latency[arm.name]["ms"],
+        "ms per image in ONNX Runtime, one thread": lambda arm: latency.get(arm.name, {}).get("ms"),
     }
     figure = style.new_figure(13, 4.4)
     for ax, (xlabel, cost) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        is_time = xlabel.startswith("ms")
         points = {
-            arm.name: (cost(arm), [value / 100 for value in top1[arm.name].values()])
+            arm.name: (x, [value / 100 for value in top1[arm.name].values()])
             for arm in ARMS.values()
-            if arm.name in top1 and (not is_time or arm.name in latency)
+            if arm.name in top1 and (x := cost(arm)) is not None
         }
         plot_tradeoff(points, ax, xlabel=xlabel, ylabel="top-1")
     path = output / "budget.svg"

@@ -32,6 +32,11 @@ def describe_machine(device: torch.device | str = "cpu", packages: Sequence[str]
     }
 
 
+def default_device() -> torch.device:
+    """Return the first GPU if there is one, else the CPU; Lightning trains one model there too."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def keep_freed_memory() -> bool:
     """Make the C library keep the memory that this process frees, and return whether it could be done, as in glibc.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from .machine import default_device
 from .steps import train_step
 
 _STATUS = Path("/proc/self/status")
@@ -39,7 +40,7 @@ def train_step_peak_memory(
     Returns:
         None on systems that keep no record of it: without a GPU, all but Linux.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(device or default_device())
     if device.type == "cpu" and not _STATUS.exists():
         return None
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:

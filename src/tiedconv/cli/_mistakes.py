@@ -33,17 +33,22 @@ def explain(command: str, text: str, known: Sequence[str]) -> str:
     return (f"--{key}: " if key else "") + _in_one_line(plain(text))
 
 
+def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a function or class by name; of a class that passes options on, also its base's."""
+    found = dict(inspect.signature(function).parameters)
+    passed_on = next((name for name, parameter in found.items() if parameter.kind is parameter.VAR_KEYWORD), None)
+    if passed_on is not None and isinstance(function, type):
+        del found[passed_on]
+        found = {**found, **parameters_of(function.__mro__[1]), **found}
+    return found
+
+
 def options_of(function: Callable[..., Any]) -> list[str]:
     """Return the options of a function or class, those of a dataclass as ``option.field``."""
     names = []
-    for name, parameter in inspect.signature(function).parameters.items():
+    for name, parameter in parameters_of(function).items():
         nested = is_dataclass(parameter.annotation)
-        if parameter.kind is parameter.VAR_KEYWORD and isinstance(function, type):  # passed on to the base class
-            names += [option for option in options_of(function.__mro__[1]) if option not in names]
-        elif nested:
-            names += [f"{name}.{field}" for field in options_of(parameter.annotation)]
-        else:
-            names.append(name)
+        names += [f"{name}.{field}" for field in options_of(parameter.annotation)] if nested else [name]
     return names
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .._extras import require
 from .._files import check_writable, printable
 from ..analysis import GradCam, LayerSimilarity, LayerSummary, evenly_spaced, filter_similarity, grad_cam, summarize
-from ..compare.adapter import default_device
+from ..bench.machine import default_device
 from ..data.base import ImageFiles
 from ..models import build_model
 from ..models.inputs import as_seen, eval_transform, input_size, label_names

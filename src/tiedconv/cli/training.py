@@ -1,6 +1,5 @@
 """``tiedconv fit | validate | test | predict``: Lightning's command line on our tasks and data."""
 
-import inspect
 import pydoc
 import sys
 import warnings
@@ -23,7 +22,7 @@ from ..models.weights import read_images
 from ..tasks import Task, keep_checkpoints_whole, quiet_lightning
 from ..tasks.progress import Outlook, progress_bar
 from ..tasks.resume import LastCheckpoint
-from ._mistakes import no_class
+from ._mistakes import no_class, parameters_of
 
 _DIGITS = "--config configs/digits/train.yaml"
 _LAST = "--ckpt_path runs/fit/version_0/checkpoints/last.ckpt"
@@ -129,17 +128,15 @@ def _adopt_images(data: Any, checkpoint: Path, arguments: Sequence[str]) -> None
         return  # loading it will say what is wrong
     if trained is None:
         return
-    classes = reversed(pydoc.locate(data.class_path).__mro__)  # type: ignore[attr-defined]  # it is a class
-    defaults = {name: p for one in classes for name, p in inspect.signature(one.__init__).parameters.items()}
+    parameters = parameters_of(pydoc.locate(data.class_path))  # type: ignore[arg-type]  # it is a class
     _, height, width = trained["input_size"]
     for name, value in (("image_size", height if height == width else None), ("crop_pct", trained.get("crop_pct"))):
         given = data.init_args.get(name)
         if value is None or given in (None, value):
             continue
         typed = any(argument.partition("=")[0] == f"--data.{name}" for argument in arguments)
-        if (
-            given == defaults[name].default and not typed
-        ):  # in a config file it cannot be distinguished from the default
+        # In a config file, the default cannot be distinguished from what was given.
+        if given == parameters[name].default and not typed:
             data.init_args[name] = value
             print(f"--data.{name} is {value}, as in the training.")
         else:

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-
 from ..analysis import evenly_spaced
 from ..data import ImageData
 from ..tasks import Task
@@ -81,8 +79,3 @@ def as_facts(options: Mapping[str, Any]) -> dict[str, str]:
         elif value is not None:
             shown[option.replace("_", " ")] = str(value)
     return shown
-
-
-def default_device() -> torch.device:
-    """Return the first GPU if there is one, else the CPU; Lightning trains one model there too."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -15,6 +15,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from ..analysis.similarity import filter_similarity
 from ..bench import throughput, train_step_peak_memory
+from ..bench.machine import default_device
 from ..bench.timer import rates
 from ..data import ClassificationData
 from ..export import deploy, open_onnx, to_onnx
@@ -22,7 +23,7 @@ from ..metrics.counts import count
 from ..models import build_model
 from ..report.page import encoded
 from ..tasks import ClassificationTask
-from .adapter import Adapter, Folders, Log, data_facts, default_device
+from .adapter import Adapter, Folders, Log, data_facts
 from .results import Comparison, ModelResult, Sample
 from .training import OF_CLASSIFIERS, Budget, ModelSpec
 

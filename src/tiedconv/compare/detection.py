@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .._extras import require
 from .._files import write_whole
 from ..analysis.occlusion import analyze_occlusion
+from ..bench.machine import default_device
 from ..bench.steps import inference
 from ..bench.timer import rates
 from ..data import DetectionData
@@ -26,7 +27,7 @@ from ..report.drawing import draw_detections
 from ..report.page import encoded
 from ..tasks import DetectionTask
 from ..tasks.detection import coco_results
-from .adapter import Adapter, Folders, Log, as_facts, data_facts, default_device
+from .adapter import Adapter, Folders, Log, as_facts, data_facts
 from .results import Comparison, ModelResult, Sample, read_kept
 from .training import Budget, ModelSpec
 

@@ -11,12 +11,12 @@ import lightning as L
 
 from .._extras import require
 from .._files import write_whole
-from ..bench import describe_machine
+from ..bench.machine import default_device, describe_machine
 from ..data import ClassificationData, DetectionData
 from ..models import check_model
 from ..report.occlusion_plots import draw_occlusion
 from ._finding import NOTHING
-from .adapter import Adapter, Log, as_facts, default_device
+from .adapter import Adapter, Log, as_facts
 from .classification import Classifiers
 from .detection import Detector, Detectors
 from .report import write_report

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from .._checks import first_line
 from ..nn import TiedConv2d, TiedLinear
 
 _FETCHING = ("pretrained", "checkpoint_path", "weights", "weights_backbone")  # of timm's and torchvision's models
@@ -144,8 +145,7 @@ def explained_damage(path: Path, advice: str) -> Iterator[None]:
             f"those could run any code, so it is read with weights_only=True. {advice}"
         ) from error
     except Exception as error:  # for a damaged file torch and safetensors raise whatever comes
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{path} cannot be read: {reason}. Is the file whole? {advice}") from error
+        raise ValueError(f"{path} cannot be read: {first_line(error)}. Is the file whole? {advice}") from error
 
 
 def _read(path: Path, *, mmap: bool = False) -> Any:

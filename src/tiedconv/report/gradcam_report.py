@@ -50,15 +50,8 @@ def write_gradcam(
         page.section(name, page.grid(_pictures(cams, images, i, name, classes), column=220))
         for i, name in enumerate(photos)
     ]
-    page.write_page(
-        folder / "report.html",
-        "Where the models look",
-        f"{_LEAD} {origin.random_note()}",
-        [(label, _line(cam)) for label, cam in cams.items()],
-        sections,
-        command=origin.command,
-        blocks=origin.blocks(),
-    )
+    lines = [(label, _line(cam)) for label, cam in cams.items()]
+    origin.write_page(folder, "Where the models look", _LEAD, lines, sections)
 
 
 def _numbers(cam: GradCam, photos: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:

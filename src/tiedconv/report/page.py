@@ -83,6 +83,13 @@ class Origin:
         versions = {"tiedconv": __version__, "torch": torch.__version__}
         return {"Weights": self.weights, "Conditions": {**self.settings, **versions}}
 
+    def write_page(
+        self, folder: Path, title: str, lead: str, lines: Sequence[tuple[str, str]], sections: Sequence[str]
+    ) -> None:
+        """Write ``report.html`` by :func:`write_page`, with where it comes from, and a note on random weights."""
+        lead = f"{lead} {self.random_note()}"
+        write_page(folder / "report.html", title, lead, lines, sections, command=self.command, blocks=self.blocks())
+
     def numbers(self, models: Mapping[str, Mapping[str, Any]]) -> str:
         """Return it as JSON, with what was found in each model."""
         found = [{"label": label, "weights": self.weights[label], **entry} for label, entry in models.items()]

@@ -9,7 +9,7 @@ from typing import Any
 from .._files import write_whole
 from ..analysis.similarity import Histogram, LayerSimilarity
 from . import style
-from .page import Origin, grid, name, plot, quiet_about_glyphs, section, table, thousands, write_page
+from .page import Origin, grid, name, plot, quiet_about_glyphs, section, table, thousands
 from .plots import plot_similarity
 from .similarity_plots import draw_matrices, draw_similarity, layer_name, plot_matrix, plot_means
 
@@ -72,15 +72,7 @@ def write_similarity(models: Found, folder: Path, origin: Origin) -> None:
             ),
         ]
     lead, lines = similarity_finding(models)
-    write_page(
-        folder / "report.html",
-        "Filter similarity",
-        f"{lead} {origin.random_note()}",
-        lines,
-        sections,
-        command=origin.command,
-        blocks=origin.blocks(),
-    )
+    origin.write_page(folder, "Filter similarity", lead, lines, sections)
 
 
 def similarity_finding(models: Found) -> tuple[str, list[tuple[str, str]]]:

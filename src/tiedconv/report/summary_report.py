@@ -59,15 +59,8 @@ def write_summary(summaries: Mapping[str, Sequence[LayerSummary]], folder: Path,
     for index, (label, layers) in enumerate(summaries.items()):
         content = page.table(label, head, map(_row, layers))
         sections.append(page.section(label, content, "" if index else f"{NOTE} {_MORE}"))
-    page.write_page(
-        folder / "report.html",
-        "What the layers do",
-        f"{_LEAD} {origin.random_note()}",
-        [(label, _line(layers)) for label, layers in summaries.items()],
-        sections,
-        command=origin.command,
-        blocks=origin.blocks(),
-    )
+    lines = [(label, _line(layers)) for label, layers in summaries.items()]
+    origin.write_page(folder, "What the layers do", _LEAD, lines, sections)
 
 
 def summary_cells(layer: LayerSummary) -> list[str]:

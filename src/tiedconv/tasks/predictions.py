@@ -78,15 +78,17 @@ class PredictionWriter(BasePredictionWriter):
             self.done += len(sources)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        print(f"Predictions: {self.path}")
-        if (pictures := self.path.with_suffix("")).is_dir():
-            print(f"Pictures:    {pictures}")
+        self.print_paths()
         trainer.strategy.barrier()  # the error of one process ends the others
         if self.failed:
             raise OSError(
                 f"{len(self.failed)} of {self.done + len(self.failed)} images have no prediction, see "
                 f"{self.failed_path}. The first: {self.failed[0]}"
             )
+
+    def print_paths(self) -> None:
+        """Print where the predictions are."""
+        print(f"Predictions: {self.path}")
 
 
 class ClassWriter(PredictionWriter):
@@ -119,15 +121,20 @@ class DetectionWriter(PredictionWriter):
     end = b"\n]"
 
     def begin(self, classes: Sequence[str]) -> None:
-        self.path.with_suffix("").mkdir(exist_ok=True)
+        self.pictures = self.path.with_suffix("")
+        self.pictures.mkdir(exist_ok=True)
         self.path.write_bytes(b"[" + self.end)
+
+    def print_paths(self) -> None:
+        super().print_paths()
+        print(f"Pictures:    {self.pictures}")
 
     def write(self, classes: Sequence[str], images: Sequence[Any], prediction: dict[str, Any]) -> None:
         entries: list[str] = []
         for image, source, found in zip(images, prediction["source"], prediction["detections"], strict=True):
             # Numbered, as images of one name may come from several folders; cut, as a name is at most 255 bytes long.
             name = f"{self.done + len(entries):05d}-{Path(source).stem[:60]}.png"
-            picture = self.path.with_suffix("") / name
+            picture = self.pictures / name
             draw_detections(image, found, classes, min_score=0).save(picture)
             columns = zip(found["labels"].tolist(), found["scores"].tolist(), found["boxes"].tolist(), strict=True)
             entry = {
