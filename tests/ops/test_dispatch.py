@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.ops.strategies import lay_out
 
-from tiedconv.ops import algorithms
+from tiedconv.ops import algorithms, tied_conv2d
 from tiedconv.ops.algorithms import ConvArgs
 from tiedconv.ops.dispatch import FEW_POSITIONS, FEWER_POSITIONS, MANY_CHANNELS, MANY_POSITIONS, VECTOR, choose
 
@@ -55,6 +55,21 @@ def test_filters_are_not_repeated_for_small_maps_of_many_channels(channels, bloc
     x = lay_out(torch.zeros(1, channels, side, side), LAST)
     weight = torch.zeros(channels // blocks, channels // blocks, 3, 3, requires_grad=True)
     assert choose(x, weight, ConvArgs((1, 1), (1, 1), (1, 1), 1, blocks)) is path
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_compiled_calls_in_channels_last_memory_are_grouped_on_cpus(kernel):
+    chosen = []
+
+    def backend(graph, _):
+        chosen.extend(node.target for node in graph.graph.nodes if node.op == "call_function" and "conv" in str(node))
+        return graph.forward
+
+    torch.compiler.reset()
+    x, weight = lay_out(torch.randn(2, 256, 14, 14), LAST), torch.randn(64, 64, kernel, kernel)
+    compiled = torch.compile(tied_conv2d, backend=backend, fullgraph=True)
+    torch.testing.assert_close(compiled(x, weight, blocks=4), tied_conv2d(x, weight, blocks=4))
+    assert chosen == [torch.conv2d]
 
 
 @pytest.mark.parametrize(("width", "dilation"), [(4, 1), (7, (1, 2))])

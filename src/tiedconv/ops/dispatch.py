@@ -6,6 +6,7 @@ of its sweep, forward alone and with backward, it is within a tenth of the faste
 
 import math
 
+import torch
 from torch import Tensor
 
 from . import algorithms, layout
@@ -27,6 +28,7 @@ def choose(x: Tensor, weight: Tensor, args: ConvArgs) -> Algorithm:
 
     - Groups, or one block: the grouped convolution.
     - NCHW memory: ``view``, which copies nothing. For very thin blocks on large CPU maps ``grouped``.
+    - channels_last in ``torch.compile`` on the CPU: ``grouped``. Compiled 3-D convolutions and matrix products copy.
     - channels_last, pointwise: ``depth``, which copies nothing either. For volumes, and off the CPU, ``matmul``.
     - channels_last, other kernels: ``grouped``, whose blocks stay where they are, where ``view`` copies input and
       output. The exception is many channels on small maps, where repeating the filters costs more: ``depth`` for four
@@ -38,6 +40,8 @@ def choose(x: Tensor, weight: Tensor, args: ConvArgs) -> Algorithm:
     rows, columns = weight.shape[:2]
     if not layout.is_channels_last(x):
         return algorithms.grouped if on_cpu and columns < VECTOR and positions > MANY_POSITIONS else algorithms.view
+    if on_cpu and torch.compiler.is_compiling():
+        return algorithms.grouped
     if args.is_pointwise(weight):
         return algorithms.depth if on_cpu and x.dim() == 4 else algorithms.matmul
     if not on_cpu:
