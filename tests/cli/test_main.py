@@ -38,7 +38,9 @@ def test_every_function_has_help_with_an_example(name, capsys):
     with pytest.raises(SystemExit) as stop:
         main([*name.split(), "--help"])
     assert stop.value.code == 0
-    assert f"example:\n  tiedconv {name}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"example:\n  tiedconv {name}" in printed
+    assert "default: " in printed
 
 
 @pytest.mark.parametrize("name", ["fit", "validate", "test", "predict"])

@@ -18,7 +18,7 @@ def list_(filter: str = "*") -> None:
     Raises:
         ValueError: if no name matches.
     """
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), caption="counted with 1,000 classes")
     table.add_column("model", no_wrap=True)
     for header in ("params", "MACs", "input"):
         table.add_column(header, justify="right", no_wrap=True)
@@ -26,7 +26,7 @@ def list_(filter: str = "*") -> None:
     if not names:
         raise ValueError(f"no model matches {filter!r}. `tiedconv list` without a filter prints all.")
     for name in names:
-        model = create_model(name, device="meta")
+        model = create_model(name, num_classes=1000, device="meta")
         cfg: Any = model.default_cfg
         size = cfg["input_size"]
         counts = count(model, size)

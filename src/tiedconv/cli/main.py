@@ -169,13 +169,17 @@ def _show_warning(
 
 def _call(name: str, arguments: list[str]) -> None:
     """Parse the arguments of a function of ours and call it."""
-    from jsonargparse import ArgumentParser  # here, so that a missing package is an error with advice
+    # Here, so that a missing package is an error with advice.
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+    class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+        """Keeps the lines of the description, and adds types and defaults."""
 
     command, function = _COMMANDS[name], _function(name)
     parser = ArgumentParser(
         prog=f"tiedconv {name}",
         description=f"{cleandoc(function.__doc__ or '').partition('Args:')[0]}example:\n  {command.example}",
-        formatter_class=RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         exit_on_error=False,  # it would print its usage, a page long
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
