@@ -49,7 +49,7 @@ def test_weights_of_torchvision_are_loaded_only_if_asked_for(monkeypatch: pytest
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet_tyni", r"^no model is called 'resnet_tyni'\. `tiedconv list` prints"),
+        ("resnet_tyni", r"^no model is called 'resnet_tyni'\. Did you mean resnet_tiny\? `tiedconv list` prints"),
         ("torchvision/resnet_tiny", "^torchvision has no classifier 'resnet_tiny'"),
         ("torchvision/fasterrcnn_resnet50_fpn", "^torchvision has no classifier 'fasterrcnn_resnet50_fpn'"),
     ],

@@ -200,7 +200,7 @@ def test_unknown_model_and_bad_options():
     with pytest.raises(ValueError, match="no model is called 'resnet_tyni'"):
         ClassificationTask("resnet_tyni")
     with pytest.raises(ValueError, match=r"at least 2 classes, got 1. Give data with more"):
-        ClassificationTask(num_classes=1)
+        ClassificationTask("resnet_tiny", num_classes=1)
     with pytest.raises(ValueError, match=r"label_smoothing must be in \[0, 1\), got 1.0"):
         ClassificationTask("resnet_tiny", label_smoothing=1.0)
     with pytest.raises(ValueError, match="lr must be positive, got 0"):

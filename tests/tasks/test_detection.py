@@ -358,7 +358,7 @@ def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_pa
     ("options", "message"),
     [
         ({"detector": "yolo"}, r"build_detector: name must be one of retinanet, .*, got 'yolo'\."),
-        ({"backbone": "resnet_tyni"}, r"no model is called 'resnet_tyni'\. `tiedconv list` prints"),
+        ({"backbone": "resnet_tyni"}, r"no model is called 'resnet_tyni'\. Did you mean resnet_tiny\?"),
         ({"min_score": 1.5}, r"DetectionTask: min_score must be in 0-1, got 1\.5\."),
         ({"min_score": -0.5}, r"DetectionTask: min_score must be in 0-1, got -0\.5\."),
         ({"num_classes": 1}, r"build_detector: num_classes counts the background and must be at least 2, got 1\."),

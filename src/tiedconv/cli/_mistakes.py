@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 
@@ -89,6 +90,8 @@ def no_class(key: str, given: str) -> str:
             f"--model is for a task, and {given!r} is not one. A network is --model.model {given}, the backbone of a "
             f"detector --model.backbone {given}; --model can be left out."
         )
+    if key == "data" and Path(given).is_dir():
+        return f"--data {given!r} is a folder. Name also what it holds, such as --data ImageFolder --data.root {given}."
     from .. import data  # here: this module is imported without the extra `train`, too
 
     modules = [name for name in data.__all__ if hasattr(getattr(data, name), "predict_dataloader")]

@@ -96,7 +96,11 @@ def check_model_name(name: str) -> None:
     """Raise ValueError unless timm knows a model of that name."""
     _check_text(name)
     if not is_model(name):
-        raise ValueError(f"no model is called {name!r}. `tiedconv list` prints the tied ones, timm.list_models() all.")
+        near = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0.8)
+        question = f"Did you mean {near[0]}? " if near else ""
+        raise ValueError(
+            f"no model is called {name!r}. {question}`tiedconv list` prints the tied ones, timm.list_models() all."
+        )
 
 
 def _check_text(name: object) -> None:

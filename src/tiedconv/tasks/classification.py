@@ -43,7 +43,7 @@ class ClassificationTask(Task):
 
     def __init__(
         self,
-        model: str = "tiedresnet50",
+        model: str,
         num_classes: int = 1000,
         in_chans: int = 3,
         model_kwargs: dict[str, Any] | None = None,
