@@ -59,7 +59,7 @@ class PlainProgress(ProgressBar):
         if last is not None and last > epoch:
             seconds = (time.monotonic() - self._began) / (epoch - self._first_epoch) * (last - epoch)
             left = f", {_duration(seconds)} left"
-        metrics = ", ".join(f"{name} {value:.4g}" for name, value in trainer.callback_metrics.items())
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in trainer.progress_bar_metrics.items())
         self._print(f"epoch {epoch}{f' of {last}' if last and last > 0 else ''}: {metrics}{left}")
 
     def on_validation_batch_end(
