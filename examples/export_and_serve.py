@@ -160,6 +160,7 @@ def main() -> None:
                 f"{ratio.median:8.2f} ±{ratio.spread:.2f} {error:18.0e}"
             )
 
+    print(f"The files are in {args.output}.")
     if args.port is not None:
         fastest = min(milliseconds, key=milliseconds.__getitem__)
         with Server(args.port, fastest, ready) as server, suppress(KeyboardInterrupt):
