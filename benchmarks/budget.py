@@ -335,7 +335,8 @@ def report(output: Path, epochs: int, share: float, pixels: int) -> str:
         values = list(top1.get(arm.name, {}).values())
         cost, measured = costs(arm, pixels), latency.get(arm.name)
         cells = [arm.name, f"{cost['params']:,}", f"{cost['macs'] / 1e6:.2f}"]
-        cells += [f"{statistics.fmean(values):.2f}" if values else "", str(len(values))]
+        spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        cells += [f"{statistics.fmean(values):.2f}{spread}" if values else "", str(len(values))]
         cells += (
             [
                 f"{measured['ms']:.3f} ± {measured['spread_ms']:.3f}",
@@ -346,12 +347,17 @@ def report(output: Path, epochs: int, share: float, pixels: int) -> str:
             else [""] * 3
         )
         lines.append(f"| {' | '.join(cells)} |")
-    controls = [arm.name for arm in ARMS.values() if arm.is_control]
-    lines += ["", f"| points above | {' | '.join(controls)} | tying pays |", "|---" * (len(controls) + 2) + "|"]
+    controls = [arm.name for arm in ARMS.values() if arm.is_control and arm.name in top1]
+    lines += ["", f"| points above | {' | '.join(controls)} | beats them all |", "|---" * (len(controls) + 2) + "|"]
     for arm in ARMS.values():
         if arm.is_tied and arm.name in top1:
-            intervals = [paired(top1[arm.name], top1.get(name, {})) for name in controls]
-            cells = [f"{mean:+.2f} ({low:+.2f} to {high:+.2f})" for mean, low, high in intervals]
+            intervals = [paired(top1[arm.name], top1[name]) for name in controls]
+            cells = [
+                ""
+                if math.isnan(mean)
+                else f"{mean:+.2f}" + ("" if math.isnan(low) else f" ({low:+.2f} to {high:+.2f})")
+                for mean, low, high in intervals
+            ]
             lines.append(f"| {arm.name} | {' | '.join(cells)} | {verdict(intervals)} |")
     return "\n".join(lines)
 
