@@ -317,6 +317,8 @@ def draw(output: Path, epochs: int, share: float, pixels: int) -> Path:
             if arm.name in top1 and (x := cost(arm)) is not None
         }
         plot_tradeoff(points, ax, xlabel=xlabel, ylabel="top-1")
+        if ax is not figure.axes[0] and (repeated := ax.get_legend()):
+            repeated.remove()
     path = output / "budget.svg"
     figure.savefig(path)
     return path

@@ -76,6 +76,7 @@ ARMS = {
     for arm in (
         Arm("untied", (10, 20, 41)),
         Arm("tied2", (20, 40, 80), blocks=2, times_macs=2),
+        Arm("tied2-scatter", (20, 40, 80), blocks=2, scatter=True, times_macs=2),
         Arm("tied2-shuffle", (20, 40, 80), blocks=2, shuffle=True, times_macs=2),
         Arm("tied2-shuffle-scatter", (20, 40, 80), blocks=2, shuffle=True, scatter=True, times_macs=2),
         Arm("grouped4-shuffle", (20, 40, 80), groups=4, shuffle=True),
