@@ -1,6 +1,6 @@
 """How alike the filters of a layer are: cosine similarity of their guided-backpropagation patterns (Figs. 1, 9)."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +83,6 @@ def filter_similarity(
     *,
     max_channels: int | None = 64,
     batch_size: int = 4,
-    progress: Callable[[int], None] | None = None,
 ) -> list[LayerSimilarity]:
     r"""Compare the filters of each layer by what they respond to in the images (paper, Figs. 1 and 9).
 
@@ -103,7 +102,6 @@ def filter_similarity(
         max_channels: examine at most so many channels per layer, evenly spaced over all of them. None: every channel.
         batch_size: how many images go through the model at once. The memory is that of the model's activations on
             them and of ``batch_size`` times ``max_channels`` images, whatever the number of images.
-        progress: called with the number of images done since the last call.
 
     Shape:
         - images, or each batch: :math:`(N, C, H, W)`, :math:`N` at least 1.
@@ -139,8 +137,6 @@ def filter_similarity(
             entry = sums.setdefault(layer, _Sums(channels))
             for rows in patterns:
                 entry.add(rows)
-        if progress:
-            progress(len(batch))
     if not sums:
         raise ValueError("there is no image, images yields no batch. Pass at least one.")
     return [sums[layer].result(layer) for layer in expected]
