@@ -166,10 +166,6 @@ DETECTORS = {  # heads, by the last part of their names
 }
 
 
-@pytest.mark.skipif(
-    torchvision.__version__ < "0.25",
-    reason="torchvision 0.24 leads gradients from a mask head to the boxes, whose layer is then not the last",
-)
 @pytest.mark.parametrize("name", DETECTORS)
 def test_body_leaves_out_every_head_of_a_detector(name):
     sizes = {"min_size": 64, "max_size": 64, "widths": Widths(fpn=8, box=8, mask=8, mask_convs=1)}

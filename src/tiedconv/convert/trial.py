@@ -190,7 +190,7 @@ class _Flow:
             if node not in seen:
                 seen.add(node)
                 # Of a pooling of regions only its maps: in evaluation its boxes still hang on the head that gave them.
-                edges = node.next_functions[:1] if "_roi_" in node.name() else node.next_functions
+                edges = node.next_functions[:1] if "roi" in node.name().lower() else node.next_functions
                 waiting.extend(before for before, _ in edges)
         return frozenset(name for name, nodes in self._results.items() if not seen.issuperset(nodes))
 
