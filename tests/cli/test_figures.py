@@ -57,4 +57,5 @@ def test_list_prints_names_with_counts(monkeypatch: pytest.MonkeyPatch, capsys: 
         ["model", "params", "MACs", "input"],
         ["resnet_tiny", "1.39", "M", "12", "M", "3x32x32"],
         ["tiedresnet_tiny", "1.34", "M", "14", "M", "3x32x32"],
+        ["counted", "with", "1,000", "classes"],
     ]
