@@ -354,13 +354,7 @@ def report(output: Path, epochs: int, share: float, pixels: int) -> str:
     for arm in ARMS.values():
         if arm.is_tied and arm.name in top1:
             intervals = [paired(top1[arm.name], top1[name]) for name in controls]
-            cells = [
-                ""
-                if math.isnan(mean)
-                else f"{mean:+.2f}" + ("" if math.isnan(low) else f" ({low:+.2f} to {high:+.2f})")
-                for mean, low, high in intervals
-            ]
-            lines.append(f"| {arm.name} | {' | '.join(cells)} | {verdict(intervals)} |")
+            lines.append(f"| {arm.name} | {' | '.join(map(in_words, intervals))} | {verdict(intervals)} |")
     return "\n".join(lines)
 
 
@@ -374,6 +368,14 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> tuple[floa
         return mean, math.nan, math.nan
     half = stats.t.ppf(0.975, len(differences) - 1) * statistics.stdev(differences) / math.sqrt(len(differences))
     return mean, mean - half, mean + half
+
+
+def in_words(interval: tuple[float, float, float]) -> str:
+    """Write what :func:`paired` returns, without what is unknown."""
+    mean, low, high = interval
+    if math.isnan(mean):
+        return ""
+    return f"{mean:+.2f}" if math.isnan(low) else f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def verdict(intervals: Sequence[tuple[float, float, float]]) -> str:
