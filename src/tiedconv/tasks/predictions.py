@@ -120,8 +120,12 @@ class DetectionWriter(PredictionWriter):
     suffix = ".json"
     end = b"\n]"
 
+    @property
+    def pictures(self) -> Path:
+        """The folder of drawn images."""
+        return self.path.with_suffix("")
+
     def begin(self, classes: Sequence[str]) -> None:
-        self.pictures = self.path.with_suffix("")
         self.pictures.mkdir(exist_ok=True)
         self.path.write_bytes(b"[" + self.end)
 
