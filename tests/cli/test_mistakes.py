@@ -10,6 +10,7 @@ FOLDER = "--data ImageFolder --data.root photos"
     ("line", "message"),
     [
         ("fitt", "tiedconv: 'fitt' is not a subcommand. Did you mean 'fit'?"),
+        ("train --epochs 3", "tiedconv: 'train' is not a subcommand. Did you mean 'fit'?"),
         ("fit", "tiedconv fit: fit needs --data and --model."),
         ("fit --data", "tiedconv fit: --data: expected one argument"),
         ("fit --data ImageFolder --model.model a", "tiedconv fit: ImageFolder needs --data.root."),

@@ -96,6 +96,7 @@ _TRAINING = {
     "test": "evaluate a checkpoint on the test images",
     "predict": "write a checkpoint's predictions for your own images",
 }
+_SYNONYMS = {"train": "fit", "eval": "validate", "evaluate": "validate", "benchmark": "bench models", "convert": "tie"}
 _ROWS_ARE_KEPT = "The rows measured so far are in the file of --json, if it was given."
 _AFTER_INTERRUPT = {
     "bench operators": _ROWS_ARE_KEPT,
@@ -125,7 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(_overview(f"{given[0]} "))
         return
     if name not in _COMMANDS and name not in _TRAINING:
-        near = get_close_matches(name, [*_COMMANDS, *_TRAINING])
+        synonym = _SYNONYMS.get(given[0])
+        near = [synonym] if synonym else get_close_matches(name, [*_COMMANDS, *_TRAINING])
         advice = f"Did you mean {near[0]!r}? " if near else ""
         sys.exit(f"tiedconv: {name!r} is not a subcommand. {advice}`tiedconv --help` lists all.")
     try:
