@@ -13,12 +13,12 @@ def break_symmetry_(model: nn.Module, spread: float = 0.3) -> int:
     """Scatter the scales of the norms behind tied layers, so that blocks differ from the start.
 
     The blocks of a tied layer are exact copies, and norms that all start at one hardly tell them apart. Each scale is
-    multiplied by a number drawn evenly from ``1 - spread`` to ``1 + spread``. Not in the paper. Call it before
-    training, on random weights.
+    multiplied by a number drawn evenly from ``1 - spread`` to ``1 + spread``. Not in the paper. Call it once, before
+    training, on random weights; every further call multiplies again. What it gave is in the guide "Few parameters".
 
     A norm is behind a tied layer if it is the next module in ``model.modules()`` with a scale per output channel of the
     layer, and no other convolution or linear layer is between them. Scales that are zero, such as those at the end of
-    timm's residual branches, stay zero.
+    timm's residual branches, stay zero: build such a model with ``zero_init_last=False`` to reach them too.
 
     Args:
         model: changed in place.
