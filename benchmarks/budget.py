@@ -49,6 +49,13 @@ BATCH_SIZE = 128
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)  # of the training images, red, green, blue
 
 
+Accuracies = dict[str, dict[int, float]]
+"""Top-1 in per cent by arm and seed."""
+
+Latencies = dict[str, dict[str, float]]
+"""Times and sizes of files by arm."""
+
+
 class Images:
     """Labelled images as bytes (N, height, width, 3), decoded once and kept as a file of numpy's."""
 
@@ -65,15 +72,21 @@ class Images:
     @classmethod
     def load(cls, folder: Path, cache: Path, side: int) -> "Images":
         """Read a folder of images per class: the middle of each, scaled to ``side`` pixels."""
+        source = str(folder.resolve())
+        if not folder.is_dir():
+            raise SystemExit(f"{folder} is missing. --root needs train/<class>/*.jpg and val/<class>/*.jpg.")
         if not cache.exists():
-            images = ImageFolder(str(folder), v2.Compose([v2.Resize(side), v2.CenterCrop(side)]))
+            images = ImageFolder(source, v2.Compose([v2.Resize(side), v2.CenterCrop(side)]))
             file = io.BytesIO()
             pixels = np.stack([np.asarray(image) for image, _ in images])
-            np.savez(file, pixels=pixels, labels=np.array(images.targets))
+            np.savez(file, pixels=pixels, labels=np.array(images.targets), source=np.array(source))
             write_whole(cache, file.getvalue())
         with np.load(cache) as arrays:
-            if arrays["pixels"].shape[1] != side:
-                raise SystemExit(f"{cache} holds images of another size. Give another --output.")
+            if arrays["pixels"].shape[1] != side or arrays["source"].item() != source:
+                raise SystemExit(
+                    f"{cache} holds images of {arrays['source']} with {arrays['pixels'].shape[1]} pixels. "
+                    "Give another --output."
+                )
             return cls(torch.from_numpy(arrays["pixels"]), torch.from_numpy(arrays["labels"]))
 
     def share(self, share: float) -> "Images":
@@ -256,7 +269,7 @@ def measure_latency(arms: Sequence[Arm], output: Path, rounds: int, pixels: int)
     The exporter computes what does not depend on the image, so that files of arms with `scale` or `private` hold the
     filters of all blocks even if they are not deployed.
     """
-    measured: dict[str, dict[str, float]] = {}
+    measured: Latencies = {}
     functions = {}
     with TemporaryDirectory() as folder:
         for arm in arms:
@@ -282,28 +295,27 @@ def with_random_norms(model: nn.Module) -> nn.Module:
     return model
 
 
-def accuracies(output: Path, epochs: int, share: float) -> dict[str, dict[int, float]]:
-    """Return top-1 in per cent by arm and seed."""
-    top1: dict[str, dict[int, float]] = {}
+def accuracies(output: Path, epochs: int, share: float, seeds: Sequence[int]) -> Accuracies:
+    """Read the results of trainings alike."""
+    top1: Accuracies = {}
     for result in read_results(output, is_sweep=False):
-        if result["epochs"] == epochs and result.get("share", 1.0) == share:
-            seeds = top1.setdefault(result["arm"], {})
-            if result["seed"] in seeds:
+        if result["epochs"] == epochs and result.get("share", 1.0) == share and result["seed"] in seeds:
+            values = top1.setdefault(result["arm"], {})
+            if result["seed"] in values:
                 raise SystemExit(f"{output} holds {result['arm']} at several learning rates. Move away all but one.")
-            seeds[result["seed"]] = 100 * result["top1"]
+            values[result["seed"]] = 100 * result["top1"]
     return top1
 
 
-def read_latency(output: Path) -> dict[str, dict[str, float]]:
+def read_latency(output: Path) -> Latencies:
     """Return what ``--latency`` wrote, by arm."""
     file = output / "latency.json"
-    measured: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.exists() else {}
+    measured: Latencies = json.loads(file.read_text()) if file.exists() else {}
     return measured
 
 
-def draw(output: Path, epochs: int, share: float, pixels: int) -> Path:
+def draw(path: Path, arms: Sequence[Arm], top1: Accuracies, latency: Latencies, pixels: int) -> None:
     """Draw accuracy against parameters, multiply-adds and, where measured, the deployed network's time."""
-    top1, latency = accuracies(output, epochs, share), read_latency(output)
     panels = {
         "parameters": lambda arm: costs(arm, pixels)["params"],
         "multiply-adds per image": lambda arm: costs(arm, pixels)["macs"],
@@ -313,27 +325,22 @@ def draw(output: Path, epochs: int, share: float, pixels: int) -> Path:
     for ax, (xlabel, cost) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         points = {
             arm.name: (x, [value / 100 for value in top1[arm.name].values()])
-            for arm in ARMS.values()
+            for arm in arms
             if arm.name in top1 and (x := cost(arm)) is not None
         }
         plot_tradeoff(points, ax, xlabel=xlabel, ylabel="top-1")
         if ax is not figure.axes[0] and (repeated := ax.get_legend()):
             repeated.remove()
-    path = output / "budget.svg"
     figure.savefig(path)
-    return path
 
 
-def report(output: Path, epochs: int, share: float, pixels: int) -> str:
+def report(arms: Sequence[Arm], top1: Accuracies, latency: Latencies, pixels: int) -> str:
     """Return Markdown: what each arm costs and reaches, and the paired differences of tied to untied arms."""
-    top1, latency = accuracies(output, epochs, share), read_latency(output)
     lines = [
         "| arm | params | MACs, M | top-1, % | seeds | ONNX Runtime, ms | file, kB | deployed file, kB |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for arm in ARMS.values():
-        if arm.name not in top1 and arm.name not in latency:
-            continue
+    for arm in arms:
         values = list(top1.get(arm.name, {}).values())
         cost, measured = costs(arm, pixels), latency.get(arm.name)
         cells = [arm.name, f"{cost['params']:,}", f"{cost['macs'] / 1e6:.2f}"]
@@ -349,9 +356,9 @@ def report(output: Path, epochs: int, share: float, pixels: int) -> str:
             else [""] * 3
         )
         lines.append(f"| {' | '.join(cells)} |")
-    controls = [arm.name for arm in ARMS.values() if arm.is_control and arm.name in top1]
+    controls = [arm.name for arm in arms if arm.is_control and arm.name in top1]
     lines += ["", f"| points above | {' | '.join(controls)} | beats them all |", "|---" * (len(controls) + 2) + "|"]
-    for arm in ARMS.values():
+    for arm in arms:
         if arm.is_tied and arm.name in top1:
             intervals = [paired(top1[arm.name], top1[name]) for name in controls]
             lines.append(f"| {arm.name} | {' | '.join(map(in_words, intervals))} | {verdict(intervals)} |")
@@ -402,7 +409,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "list": "print the arms",
         "sweep": "try learning rates",
         "train": "train the arms",
-        "latency": "time the deployed networks",
+        "latency": "time the deployed networks in turns, in place of earlier times",
         "report": "print the results as Markdown, and draw them",
     }.items():
         parser.add_argument(f"--{step}", action="store_true", help=what)
@@ -418,14 +425,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=300, help="of --latency")
     given = parser.parse_args(arguments)
+    if not (given.list or given.sweep or given.train or given.latency or given.report):
+        parser.error("give at least one of --list, --sweep, --train, --latency and --report")
     if (given.sweep or given.train) and not given.root:
         parser.error("--sweep and --train need --root")
     torch.set_num_threads(given.threads)
     check_budgets()
-    given.output.mkdir(parents=True, exist_ok=True)
     arms = [ARMS[name] for name in given.arms]
     if given.list:
         print(table(given.pixels))
+    if given.sweep or given.train or given.latency:
+        given.output.mkdir(parents=True, exist_ok=True)
     if given.sweep or given.train:
         training, test = (
             Images.load(given.root / split, given.output / f"{split}.npz", given.pixels) for split in ("train", "val")
@@ -442,9 +452,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.latency:
         measure_latency(arms, given.output, given.rounds, given.pixels)
     if given.report:
-        results = (given.output, given.epochs, given.share, given.pixels)
-        print(report(*results))
-        print(f"\nDrawn: {draw(*results)}")
+        top1 = accuracies(given.output, given.epochs, given.share, given.seeds)
+        latency = read_latency(given.output)
+        arms = [arm for arm in arms if arm.name in top1 or arm.name in latency]
+        if not arms:
+            parser.error(f"--report: {given.output} holds no results of these arms, seeds, epochs and share.")
+        print(report(arms, top1, latency, given.pixels))
+        plot = given.output / "budget.svg"
+        draw(plot, arms, top1, latency, given.pixels)
+        print(f"\nDrawn: {plot}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -117,6 +118,11 @@ def test_training_takes_the_rate_of_the_sweep_and_the_report_names_every_arm(roo
     run("--report", *common)
     text = capsys.readouterr().out
     assert all(f"| {name} | 57," in text for name in arms)
+    run("--report", "--output", tmp_path, "--epochs", 1, "--arms", "untied")
+    assert "tied2" not in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run("--report", *common, "--seeds", 1)
+    assert "holds no results of these arms, seeds" in capsys.readouterr().err
     (path,) = tmp_path.glob("untied-seed0-*.json")
     (tmp_path / "untied-seed0-lr9-epochs1.json").write_text(path.read_text())
     with pytest.raises(SystemExit, match="untied at several learning rates"):
@@ -139,8 +145,12 @@ def test_larger_images_and_a_share_of_them_are_trained_and_reported_apart(root, 
     assert json.loads(path.read_text())["macs"] == budget.costs(budget.ARMS["untied"], 64)["macs"]
     run("--report", *common)
     assert "| untied | 57,130 | 9.0" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match=r"train\.npz holds images of another size"):
+    with pytest.raises(SystemExit, match=r"train\.npz holds images of .* with 64 pixels"):
         run("--root", root, "--train", "--lr", 0.1, "--output", tmp_path)
+    with pytest.raises(SystemExit, match="Give another --output"):
+        run("--root", shutil.copytree(root, tmp_path / "others"), "--train", "--lr", 0.1, *common)
+    with pytest.raises(SystemExit, match="nowhere/train is missing"):
+        run("--root", tmp_path / "nowhere", "--train", "--lr", 0.1, *common)
 
 
 def test_latency_is_that_of_the_deployed_network_and_stands_in_the_report(tmp_path, monkeypatch, capsys):
