@@ -2,6 +2,7 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 import tiedconv  # noqa: F401  # registers its models
 from tiedconv.nn import SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedLinear
@@ -56,6 +57,15 @@ def test_scales_that_start_at_zero_stay_there():
         break_symmetry_(model)
     assert not model[1].weight.any()
     assert changed(nn.Sequential(*model, TiedConv2d(4, 4, 1, blocks=2), nn.BatchNorm2d(4))) == ["3.weight"]
+    with pytest.raises(ValueError, match="no norm with a scale"):
+        break_symmetry_(nn.Sequential(*model, nn.BatchNorm2d(4)))  # the second norm is behind the first one
+
+
+def test_scales_that_are_computed_from_others_are_not_counted():
+    model = nn.Sequential(TiedConv2d(4, 4, 1, blocks=2), nn.BatchNorm2d(4))
+    parametrize.register_parametrization(model[1], "weight", nn.Softplus())
+    with pytest.raises(ValueError, match="no norm with a scale"):
+        break_symmetry_(model)
 
 
 def test_a_network_is_scattered_behind_its_tied_layers_alone():

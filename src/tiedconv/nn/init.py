@@ -16,9 +16,10 @@ def break_symmetry_(model: nn.Module, spread: float = 0.3) -> int:
     multiplied by a number drawn evenly from ``1 - spread`` to ``1 + spread``. Not in the paper. Call it once, before
     training, on random weights; every further call multiplies again. What it gave is in the guide "Few parameters".
 
-    A norm is behind a tied layer if it is the next module in ``model.modules()`` with a scale per output channel of the
-    layer, and no other convolution or linear layer is between them. Scales that are zero, such as those at the end of
-    timm's residual branches, stay zero: build such a model with ``zero_init_last=False`` to reach them too.
+    A norm is behind a tied layer if it is the next module in ``model.modules()`` whose parameter ``weight`` has as many
+    numbers as the layer has output channels, and no other convolution or linear layer is between them. It may be
+    applied to a sum of the layer's output and a shortcut. Scales that are zero, such as those at the end of timm's
+    residual branches, stay zero: build such a model with ``zero_init_last=False`` to reach them too.
 
     Args:
         model: changed in place.
@@ -51,12 +52,14 @@ def break_symmetry_(model: nn.Module, spread: float = 0.3) -> int:
         elif isinstance(module, (_ConvNd, nn.Linear)):
             waiting = 0  # the next norm is behind this one
         elif waiting and "Norm" in type(module).__name__:
-            scale = getattr(module, "weight", None)
-            if isinstance(scale, torch.Tensor) and scale.shape == (waiting,) and scale.any():
+            scale = dict(module.named_parameters(recurse=False)).get("weight")
+            if scale is None or scale.shape != (waiting,):
+                continue
+            waiting = 0
+            if scale.any():
                 with torch.no_grad():
                     scale *= torch.empty_like(scale).uniform_(1 - spread, 1 + spread)
                 changed += 1
-                waiting = 0
     if not changed:
         raise ValueError(
             "break_symmetry_: the model has no norm with a scale per channel behind a tied layer of at least 2 blocks. "
