@@ -58,7 +58,7 @@ def break_symmetry_(model: nn.Module, spread: float = 0.3) -> int:
             waiting = 0
             if scale.any():
                 with torch.no_grad():
-                    scale *= torch.empty_like(scale).uniform_(1 - spread, 1 + spread)
+                    scale.mul_(torch.empty_like(scale).uniform_(1 - spread, 1 + spread))
                 changed += 1
     if not changed:
         raise ValueError(
