@@ -22,21 +22,19 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from budget_images import Images, check_images
 from budget_networks import ARMS, PIXELS, Arm, build, check_budgets, costs, deployed
 from scipy import stats
 from torch import Tensor, nn
-from torchvision.datasets import ImageFolder
-from torchvision.transforms import v2
 
 from tiedconv._files import write_whole
 from tiedconv.bench.timer import interleaved
@@ -46,85 +44,12 @@ from tiedconv.report.plots import plot_tradeoff
 
 LEARNING_RATES = (0.1, 0.2, 0.4, 0.8)
 BATCH_SIZE = 128
-MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)  # of the training images, red, green, blue
-
 
 Accuracies = dict[str, dict[int, float]]
 """Top-1 in per cent by arm and seed."""
 
 Latencies = dict[str, dict[str, float]]
 """Times and sizes of files by arm."""
-
-
-class Images:
-    """Labelled images as bytes (N, height, width, 3), decoded once and kept as a file of numpy's."""
-
-    def __init__(self, pixels: Tensor, labels: Tensor) -> None:
-        self.pixels = pixels
-        self.labels = labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: slice | Tensor) -> "Images":
-        return Images(self.pixels[index], self.labels[index])
-
-    @classmethod
-    def load(cls, folder: Path, cache: Path, side: int) -> "Images":
-        """Read a folder of images per class: the middle of each, scaled to ``side`` pixels."""
-        source = str(folder.resolve())
-        if not folder.is_dir():
-            raise SystemExit(f"{folder} is missing. --root needs train/<class>/*.jpg and val/<class>/*.jpg.")
-        if not cache.exists():
-            images = ImageFolder(source, v2.Compose([v2.Resize(side), v2.CenterCrop(side)]))
-            file = io.BytesIO()
-            pixels = np.stack([np.asarray(image) for image, _ in images])
-            np.savez(file, pixels=pixels, labels=np.array(images.targets), source=np.array(source))
-            write_whole(cache, file.getvalue())
-        with np.load(cache) as arrays:
-            if arrays["pixels"].shape[1] != side or arrays["source"].item() != source:
-                raise SystemExit(
-                    f"{cache} holds images of {arrays['source']} with {arrays['pixels'].shape[1]} pixels. "
-                    "Give another --output."
-                )
-            return cls(torch.from_numpy(arrays["pixels"]), torch.from_numpy(arrays["labels"]))
-
-    def share(self, share: float) -> "Images":
-        """Return this share of each class, always the same images."""
-        generator = torch.Generator().manual_seed(0)
-        chosen = []
-        for label in self.labels.unique():
-            indices = torch.nonzero(self.labels == label).flatten()
-            order = torch.randperm(len(indices), generator=generator)
-            chosen.append(indices[order[: max(1, round(share * len(indices)))]])
-        return self[torch.cat(chosen).sort().values]
-
-    def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images and labels: in order as they are, or shuffled, cropped and flipped at random."""
-        if generator is None:
-            yield from (
-                (normalised(x), y) for x, y in zip(self.pixels.split(size), self.labels.split(size), strict=True)
-            )
-            return
-        for chosen in torch.randperm(len(self), generator=generator).split(size):
-            yield normalised(augmented(self.pixels[chosen], generator)), self.labels[chosen]
-
-
-def augmented(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Move each image by up to an eighth of its side over black, and mirror half of them."""
-    n, height, width, _ = pixels.shape
-    border = height // 8
-    down, right = torch.randint(2 * border + 1, (2, n, 1), generator=generator)
-    mirrored = torch.rand(n, 1, generator=generator) < 0.5
-    rows = down + torch.arange(height)
-    columns = right + torch.where(mirrored, torch.arange(width).flip(0), torch.arange(width))
-    padded = F.pad(pixels, (0, 0, border, border, border, border))
-    return padded[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
-
-
-def normalised(pixels: Tensor) -> Tensor:
-    """Turn bytes (N, height, width, 3) into floats (N, 3, height, width) in channels_last memory."""
-    return ((pixels - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -152,7 +77,7 @@ def train(run: Run, training: Images, test: Images, output: Path) -> None:
     if result.exists():
         return
     torch.manual_seed(run.seed)
-    model = build(run.arm, num_classes=int(training.labels.max()) + 1)
+    model = build(run.arm)
     optimizer = torch.optim.SGD(model.parameters(), lr=run.lr, momentum=0.9, nesterov=True, weight_decay=1e-4)
     steps = run.epochs * math.ceil(len(training) / BATCH_SIZE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, run.lr, total_steps=steps, cycle_momentum=False)
@@ -437,6 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.sweep or given.train or given.latency:
         given.output.mkdir(parents=True, exist_ok=True)
     if given.sweep or given.train:
+        check_images(given.root)
         training, test = (
             Images.load(given.root / split, given.output / f"{split}.npz", given.pixels) for split in ("train", "val")
         )

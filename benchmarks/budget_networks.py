@@ -18,6 +18,8 @@ from tiedconv.nn import TiedConv2d
 PIXELS = 32
 """Side of the images by which budgets are counted."""
 
+CLASSES = 10
+
 PARAMS = 57_400
 """What every arm may have, but for the ceiling, which may have twice as many."""
 
@@ -180,7 +182,7 @@ def scattered(*shape: int) -> Tensor:
     return torch.empty(shape).uniform_(1 - SPREAD, 1 + SPREAD)
 
 
-def build(arm: Arm, num_classes: int = 10) -> nn.Sequential:
+def build(arm: Arm) -> nn.Sequential:
     channels = 2 * arm.widths[0]
     layers: list[nn.Module] = [
         nn.Conv2d(3, channels, 3, 2, 1, bias=False),
@@ -191,7 +193,7 @@ def build(arm: Arm, num_classes: int = 10) -> nn.Sequential:
         layers.append(Bottleneck(arm, channels, width, stride=2 if stage else 1))
         channels = 2 * width
         layers.append(Bottleneck(arm, channels, width, stride=1))
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes)]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, CLASSES)]
     return nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-budget, networks = import_module("budget"), import_module("budget_networks")
+budget, images, networks = (import_module(name) for name in ("budget", "budget_images", "budget_networks"))
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +20,10 @@ def root(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
-        for label in range(2):
+        for label in range(10):
             (folder / split / str(label)).mkdir(parents=True)
-            for i in range(6):
-                pixels = rng.integers(0, 128, (32, 32, 3), dtype=np.uint8) + np.uint8(100 * label)
+            for i in range(2):
+                pixels = rng.integers(0, 128, (32, 32, 3), dtype=np.uint8) + np.uint8(12 * label)
                 Image.fromarray(pixels).save(folder / split / str(label) / f"{i}.png")
     return folder
 
@@ -73,7 +73,7 @@ def test_augmented_images_are_mirrored_windows_of_the_padded_image():
     padded = torch.nn.functional.pad(pixels[0], (0, 0, 4, 4, 4, 4))
     windows = [padded[i : i + 32, j : j + 32] for i in range(9) for j in range(9)]
     windows += [window.flip(1) for window in windows]
-    found = budget.augmented(pixels.expand(200, -1, -1, -1), torch.Generator().manual_seed(0))
+    found = images.augmented(pixels.expand(200, -1, -1, -1), torch.Generator().manual_seed(0))
     indices = [next(i for i, w in enumerate(windows) if torch.equal(w, image)) for image in found]
     assert len(set(indices)) > 100
     assert min(indices) < 81 <= max(indices)
@@ -130,11 +130,11 @@ def test_training_takes_the_rate_of_the_sweep_and_the_report_names_every_arm(roo
 
 
 def test_a_share_has_the_same_part_of_every_class():
-    images = budget.Images(torch.arange(60).view(60, 1, 1, 1), torch.tensor([0, 1, 1] * 20))
-    share = images.share(0.1)
+    whole = images.Images(torch.arange(60).view(60, 1, 1, 1), torch.tensor([0, 1, 1] * 20))
+    share = whole.share(0.1)
     assert share.labels.bincount().tolist() == [2, 4]
-    assert torch.equal(share.pixels, images.share(0.1).pixels)
-    assert torch.equal(images.labels[share.pixels.flatten()], share.labels)
+    assert torch.equal(share.pixels, whole.share(0.1).pixels)
+    assert torch.equal(whole.labels[share.pixels.flatten()], share.labels)
 
 
 def test_larger_images_and_a_share_of_them_are_trained_and_reported_apart(root, tmp_path, capsys):
@@ -149,8 +149,16 @@ def test_larger_images_and_a_share_of_them_are_trained_and_reported_apart(root, 
         run("--root", root, "--train", "--lr", 0.1, "--output", tmp_path)
     with pytest.raises(SystemExit, match="Give another --output"):
         run("--root", shutil.copytree(root, tmp_path / "others"), "--train", "--lr", 0.1, *common)
-    with pytest.raises(SystemExit, match="nowhere/train is missing"):
-        run("--root", tmp_path / "nowhere", "--train", "--lr", 0.1, *common)
+
+
+def test_splits_that_are_missing_or_have_other_classes_are_refused(root, tmp_path):
+    other = shutil.copytree(root, tmp_path / "images")
+    shutil.rmtree(other / "val" / "3")
+    with pytest.raises(SystemExit, match="has 10 in train, 9 in val"):
+        run("--root", other, "--train", "--lr", 0.1, "--output", tmp_path)
+    shutil.rmtree(other / "val")
+    with pytest.raises(SystemExit, match="val is missing"):
+        run("--root", other, "--train", "--lr", 0.1, "--output", tmp_path)
 
 
 def test_latency_is_that_of_the_deployed_network_and_stands_in_the_report(tmp_path, monkeypatch, capsys):
