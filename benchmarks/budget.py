@@ -172,13 +172,14 @@ def sweep(training: Images, epochs: int, output: Path) -> None:
             train(Run(ARMS[name], 0, lr, epochs, is_sweep=True), training[rest], training[held_out], output)
 
 
-def best_learning_rates(output: Path) -> dict[bool, float]:
+def best_learning_rates(output: Path, epochs: int) -> dict[bool, float]:
     """Return the best rate of the sweep for untied (False) and tied arms (True)."""
     rates = {}
     for is_tied in (False, True):
-        results = [r for r in read_results(output, is_sweep=True) if ARMS[r["arm"]].is_tied == is_tied]
-        if not results:
-            raise SystemExit(f"{output} holds no sweep. Add --sweep, or give --lr.")
+        sweeps = [r for r in read_results(output, is_sweep=True) if r["epochs"] == epochs]
+        results = [r for r in sweeps if ARMS[r["arm"]].is_tied == is_tied]
+        if {result["lr"] for result in results} != set(LEARNING_RATES):
+            raise SystemExit(f"{output} holds no whole sweep of {epochs} epochs. Add --sweep, or give --lr.")
         rates[is_tied] = max(results, key=lambda result: result["top1"])["lr"]
     return rates
 
@@ -223,12 +224,12 @@ def with_random_norms(model: nn.Module) -> nn.Module:
 def accuracies(output: Path, epochs: int, share: float, seeds: Sequence[int]) -> Accuracies:
     """Read the results of trainings alike."""
     top1: Accuracies = {}
+    rates: dict[str, float] = {}
     for result in read_results(output, is_sweep=False):
         if result["epochs"] == epochs and result.get("share", 1.0) == share and result["seed"] in seeds:
-            values = top1.setdefault(result["arm"], {})
-            if result["seed"] in values:
+            if rates.setdefault(result["arm"], result["lr"]) != result["lr"]:
                 raise SystemExit(f"{output} holds {result['arm']} at several learning rates. Move away all but one.")
-            values[result["seed"]] = 100 * result["top1"]
+            top1.setdefault(result["arm"], {})[result["seed"]] = 100 * result["top1"]
     return top1
 
 
@@ -281,11 +282,11 @@ def report(arms: Sequence[Arm], top1: Accuracies, latency: Latencies, pixels: in
             else [""] * 3
         )
         lines.append(f"| {' | '.join(cells)} |")
-    controls = [arm.name for arm in arms if arm.is_control and arm.name in top1]
+    controls = [arm.name for arm in ARMS.values() if arm.is_control]  # all of them, or there is no verdict
     lines += ["", f"| points above | {' | '.join(controls)} | beats them all |", "|---" * (len(controls) + 2) + "|"]
     for arm in arms:
         if arm.is_tied and arm.name in top1:
-            intervals = [paired(top1[arm.name], top1[name]) for name in controls]
+            intervals = [paired(top1[arm.name], top1.get(name, {})) for name in controls]
             lines.append(f"| {arm.name} | {' | '.join(map(in_words, intervals))} | {verdict(intervals)} |")
     return "\n".join(lines)
 
@@ -352,6 +353,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if not (given.list or given.sweep or given.train or given.latency or given.report):
         parser.error("give at least one of --list, --sweep, --train, --latency and --report")
+    if not 0 < given.share <= 1:
+        parser.error(f"--share must be in (0, 1], got {given.share:g}")
     if (given.sweep or given.train) and not given.root:
         parser.error("--sweep and --train need --root")
     torch.set_num_threads(given.threads)
@@ -369,7 +372,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given.sweep:
             sweep(training, given.sweep_epochs, given.output)
         if given.train:
-            rates = dict.fromkeys((False, True), given.lr) if given.lr else best_learning_rates(given.output)
+            rates = (
+                dict.fromkeys((False, True), given.lr)
+                if given.lr
+                else best_learning_rates(given.output, given.sweep_epochs)
+            )
             chosen = training.share(given.share) if given.share < 1 else training
             for seed in given.seeds:
                 for arm in arms:

@@ -108,10 +108,10 @@ def test_training_takes_the_rate_of_the_sweep_and_the_report_names_every_arm(roo
     monkeypatch.setattr(budget, "LEARNING_RATES", (0.1, 0.0))
     arms = ("untied", "tied2-shuffle")
     common = ("--output", tmp_path, "--epochs", 1, "--arms", *arms)
-    with pytest.raises(SystemExit, match="holds no sweep"):
+    with pytest.raises(SystemExit, match="holds no whole sweep of 5 epochs"):
         run("--root", root, "--train", *common)
     run("--root", root, "--sweep", "--sweep-epochs", 1, "--train", "--seeds", 0, *common)
-    rates = budget.best_learning_rates(tmp_path)
+    rates = budget.best_learning_rates(tmp_path, 1)
     for name in arms:
         assert (tmp_path / f"{name}-seed0-lr{rates[budget.ARMS[name].is_tied]:g}-epochs1.json").exists()
     capsys.readouterr()
@@ -124,7 +124,8 @@ def test_training_takes_the_rate_of_the_sweep_and_the_report_names_every_arm(roo
         run("--report", *common, "--seeds", 1)
     assert "holds no results of these arms, seeds" in capsys.readouterr().err
     (path,) = tmp_path.glob("untied-seed0-*.json")
-    (tmp_path / "untied-seed0-lr9-epochs1.json").write_text(path.read_text())
+    other = {**json.loads(path.read_text()), "lr": 9, "seed": 1}
+    (tmp_path / "untied-seed1-lr9-epochs1.json").write_text(json.dumps(other))
     with pytest.raises(SystemExit, match="untied at several learning rates"):
         run("--report", *common)
 

@@ -157,6 +157,8 @@ def test_labels_name_folders():
 def test_budget_needs_an_epoch():
     with pytest.raises(ValueError, match="epochs must be at least 1, got 0"):
         Budget(epochs=0)
+    with pytest.raises(ValueError, match=r"precision must be one of 32-true, bf16-mixed, 16-mixed, got '64-true'"):
+        Budget(precision="64-true")
 
 
 def test_network_without_feature_maps_is_trained_without_the_similarity(tmp_path):

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-import tiedconv  # noqa: F401  # registers its models
+import tiedconv
 from tiedconv.nn import SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedLinear
 from tiedconv.nn.init import break_symmetry_
 
@@ -59,6 +59,22 @@ def test_scales_that_start_at_zero_stay_there():
     assert changed(nn.Sequential(*model, TiedConv2d(4, 4, 1, blocks=2), nn.BatchNorm2d(4))) == ["3.weight"]
     with pytest.raises(ValueError, match="no norm with a scale"):
         break_symmetry_(nn.Sequential(*model, nn.BatchNorm2d(4)))  # the second norm is behind the first one
+
+
+def test_scales_that_differ_already_are_refused_and_nothing_is_changed():
+    model = nn.Sequential(TiedConv2d(4, 4, 1, blocks=2), nn.BatchNorm2d(4))
+    break_symmetry_(model)
+    twice = nn.Sequential(TiedConv2d(4, 4, 1, blocks=2), nn.BatchNorm2d(4), *model)
+    with pytest.raises(ValueError, match="scales of 3 differ already"):
+        break_symmetry_(twice)
+    assert twice[1].weight.eq(1).all()
+
+
+def test_a_norm_of_the_residual_stream_is_not_behind_a_layer_of_a_branch():
+    model = timm.create_model("vit_tiny_patch16_224", depth=2, num_classes=2)
+    tiedconv.tie_(model, blocks=2)
+    with pytest.raises(ValueError, match="no norm with a scale"):
+        break_symmetry_(model)
 
 
 def test_scales_that_are_computed_from_others_are_not_counted():

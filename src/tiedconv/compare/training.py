@@ -19,6 +19,7 @@ from .results import read_kept
 OF_CLASSIFIERS = {"train_loss": "train/loss", "val_loss": "val/loss", "top1": "val/top1"}
 """What a :class:`History` keeps of each epoch of a classifier."""
 
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # others have weights that float32 images do not fit
 _IRRELEVANT = ("num_workers", "predict_path")  # options of the data that change no result
 
 
@@ -34,7 +35,7 @@ class Budget:
         cutmix: for classifiers: parameter of timm's CutMix; 0 switches it off. It needs an even batch size.
         channels_last: train in channels_last memory format; a detector's backbone.
         compile: for classifiers: compile the model by ``torch.compile``.
-        precision: Lightning's name of the arithmetic, such as ``"32-true"`` or ``"bf16-mixed"``.
+        precision: Lightning's name of the arithmetic: ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``.
     """
 
     epochs: int = 10
@@ -49,6 +50,8 @@ class Budget:
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise ValueError(f"Budget: epochs must be at least 1, got {self.epochs}.")
+        if self.precision not in _PRECISIONS:
+            raise ValueError(f"Budget: precision must be one of {', '.join(_PRECISIONS)}, got {self.precision!r}.")
 
     def task_options(self) -> dict[str, Any]:
         """The part that :class:`tiedconv.tasks.ClassificationTask` takes."""

@@ -14,12 +14,13 @@ def break_symmetry_(model: nn.Module, spread: float = 0.3) -> int:
 
     The blocks of a tied layer are exact copies, and norms that all start at one hardly tell them apart. Each scale is
     multiplied by a number drawn evenly from ``1 - spread`` to ``1 + spread``. Not in the paper. Call it once, before
-    training, on random weights; every further call multiplies again. What it gave is in the guide "Few parameters".
+    training, on random weights, and before the model is wrapped for several processes. What it gave: see the guide
+    "Few parameters".
 
-    A norm is behind a tied layer if it is the next module in ``model.modules()`` whose parameter ``weight`` has as many
-    numbers as the layer has output channels, and no other convolution or linear layer is between them. It may be
-    applied to a sum of the layer's output and a shortcut. Scales that are zero, such as those at the end of timm's
-    residual branches, stay zero: build such a model with ``zero_init_last=False`` to reach them too.
+    A norm is behind a tied layer if it follows it in the same parent module, its parameter ``weight`` has as many
+    numbers as the layer has output channels, and no other convolution or linear layer is between them. Scales that are
+    zero, such as those at the end of timm's residual branches, stay zero: build such a model with
+    ``zero_init_last=False`` to reach them too.
 
     Args:
         model: changed in place.
@@ -29,7 +30,8 @@ def break_symmetry_(model: nn.Module, spread: float = 0.3) -> int:
         The number of norms that were changed.
 
     Raises:
-        ValueError: if ``spread`` is not in (0, 1], or there is no norm behind a tied layer.
+        ValueError: if ``spread`` is not in (0, 1], there is no norm behind a tied layer, or the scales of one differ
+            already, as those of a trained model.
 
     Example:
         >>> from tiedconv.nn import TiedConv2d
@@ -41,28 +43,35 @@ def break_symmetry_(model: nn.Module, spread: float = 0.3) -> int:
     """
     if not 0 < spread <= 1:
         raise ValueError(f"break_symmetry_: spread must be in (0, 1], got {spread}.")
-    changed = waiting = 0
-    for module in model.modules():
+    chosen: list[nn.Parameter] = []
+    waiting, home = 0, ""
+    for name, module in model.named_modules():
+        parent = name.rpartition(".")[0]
         if isinstance(module, (TiedConv1d, TiedConv2d, TiedConv3d)):
-            waiting = module.out_channels if module.blocks > 1 else 0
+            waiting, home = module.out_channels if module.blocks > 1 else 0, parent
         elif isinstance(module, TiedLinear):
-            waiting = module.out_features if module.blocks > 1 else 0
+            waiting, home = module.out_features if module.blocks > 1 else 0, parent
         elif isinstance(module, SplitTiedConv2d):
-            waiting = module.out_channels if max(module.blocks) > 1 else 0
+            waiting, home = module.out_channels if max(module.blocks) > 1 else 0, parent
         elif isinstance(module, (_ConvNd, nn.Linear)):
             waiting = 0  # the next norm is behind this one
-        elif waiting and "Norm" in type(module).__name__:
+        elif waiting and parent == home and "Norm" in type(module).__name__:
             scale = dict(module.named_parameters(recurse=False)).get("weight")
             if scale is None or scale.shape != (waiting,):
                 continue
             waiting = 0
-            if scale.any():
-                with torch.no_grad():
-                    scale.mul_(torch.empty_like(scale).uniform_(1 - spread, 1 + spread))
-                changed += 1
-    if not changed:
+            if scale.ne(scale[0]).any():
+                raise ValueError(
+                    f"break_symmetry_: the scales of {name} differ already. Call it once, on a network before training."
+                )
+            if scale.any() and all(scale is not other for other in chosen):
+                chosen.append(scale)
+    if not chosen:
         raise ValueError(
             "break_symmetry_: the model has no norm with a scale per channel behind a tied layer of at least 2 blocks. "
             "Tie the model first, or leave it out."
         )
-    return changed
+    with torch.no_grad():
+        for scale in chosen:
+            scale.mul_(torch.empty_like(scale).uniform_(1 - spread, 1 + spread))
+    return len(chosen)
