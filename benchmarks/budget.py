@@ -221,7 +221,7 @@ def with_random_norms(model: nn.Module) -> nn.Module:
     return model
 
 
-def accuracies(output: Path, epochs: int, share: float, seeds: Sequence[int]) -> Accuracies:
+def accuracies(output: Path, epochs: int, share: float, seeds: Sequence[int], pixels: int) -> Accuracies:
     """Read the results of trainings alike."""
     top1: Accuracies = {}
     rates: dict[str, float] = {}
@@ -229,6 +229,10 @@ def accuracies(output: Path, epochs: int, share: float, seeds: Sequence[int]) ->
         if result["epochs"] == epochs and result.get("share", 1.0) == share and result["seed"] in seeds:
             if rates.setdefault(result["arm"], result["lr"]) != result["lr"]:
                 raise SystemExit(f"{output} holds {result['arm']} at several learning rates. Move away all but one.")
+            if result["macs"] != costs(ARMS[result["arm"]], pixels)["macs"]:
+                raise SystemExit(
+                    f"{output} holds {result['arm']} trained on images of another size. Give its --pixels."
+                )
             top1.setdefault(result["arm"], {})[result["seed"]] = 100 * result["top1"]
     return top1
 
@@ -385,7 +389,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.latency:
         measure_latency(arms, given.output, given.rounds, given.pixels)
     if given.report:
-        top1 = accuracies(given.output, given.epochs, given.share, given.seeds)
+        top1 = accuracies(given.output, given.epochs, given.share, given.seeds, given.pixels)
         latency = read_latency(given.output)
         arms = [arm for arm in arms if arm.name in top1 or arm.name in latency]
         if not arms:

@@ -146,6 +146,8 @@ def test_larger_images_and_a_share_of_them_are_trained_and_reported_apart(root, 
     assert json.loads(path.read_text())["macs"] == budget.costs(budget.ARMS["untied"], 64)["macs"]
     run("--report", *common)
     assert "| untied | 57,130 | 9.0" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="untied of images of another size"):
+        run("--report", *common, "--pixels", 32)
     with pytest.raises(SystemExit, match=r"train\.npz holds images of .* with 64 pixels"):
         run("--root", root, "--train", "--lr", 0.1, "--output", tmp_path)
     with pytest.raises(SystemExit, match="Give another --output"):

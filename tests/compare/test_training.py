@@ -60,6 +60,8 @@ def test_finished_run_is_read_and_not_trained_again(tmp_path, monkeypatch):
     run = train(tmp_path)
     monkeypatch.setattr(ClassificationTask, "training_step", lambda *_: pytest.fail("trained again"))
     assert train(tmp_path) == run
+    with pytest.raises(ValueError, match=r"result\.json is of seed 0\. Rename its folder to seed-0"):
+        train(tmp_path, seed=1)
 
 
 def test_interrupted_run_ends_with_the_numbers_of_an_uninterrupted_one(tmp_path, die_in_epoch_2):

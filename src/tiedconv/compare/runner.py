@@ -119,7 +119,10 @@ def train_run(adapter: Adapter, spec: ModelSpec, seed: int, folder: Path) -> Run
     check_same_run(folder, {**describe_run(spec, adapter.data, adapter.budget), **adapter.settings})
     result = folder / _RESULT
     if result.exists():
-        return read_run(result)
+        run = read_run(result)
+        if run.seed != seed:
+            raise ValueError(f"{result} is of seed {run.seed}. Rename its folder to seed-{run.seed}.")
+        return run
     L.seed_everything(seed, verbose=False)
     task = adapter.task(spec)
     history = History(adapter.logged)
