@@ -230,9 +230,7 @@ def accuracies(output: Path, epochs: int, share: float, seeds: Sequence[int], pi
             if rates.setdefault(result["arm"], result["lr"]) != result["lr"]:
                 raise SystemExit(f"{output} holds {result['arm']} at several learning rates. Move away all but one.")
             if result["macs"] != costs(ARMS[result["arm"]], pixels)["macs"]:
-                raise SystemExit(
-                    f"{output} holds {result['arm']} trained on images of another size. Give its --pixels."
-                )
+                raise SystemExit(f"{output} holds {result['arm']} of images of another size. Give its --pixels.")
             top1.setdefault(result["arm"], {})[result["seed"]] = 100 * result["top1"]
     return top1
 
