@@ -174,9 +174,9 @@ def sweep(training: Images, epochs: int, output: Path) -> None:
 
 def best_learning_rates(output: Path, epochs: int) -> dict[bool, float]:
     """Return the best rate of the sweep for untied (False) and tied arms (True)."""
+    sweeps = [r for r in read_results(output, is_sweep=True) if r["epochs"] == epochs]
     rates = {}
     for is_tied in (False, True):
-        sweeps = [r for r in read_results(output, is_sweep=True) if r["epochs"] == epochs]
         results = [r for r in sweeps if ARMS[r["arm"]].is_tied == is_tied]
         if {result["lr"] for result in results} != set(LEARNING_RATES):
             raise SystemExit(f"{output} holds no whole sweep of {epochs} epochs. Add --sweep, or give --lr.")

@@ -97,7 +97,7 @@ def train(task: Task, data: ImageData, budget: Budget, folder: Path, history: "H
     with quiet_lightning(advice=False):
         trainer = L.Trainer(
             max_epochs=budget.epochs,
-            precision=budget.precision,  # type: ignore[arg-type]  # Lightning checks the name
+            precision=budget.precision,  # type: ignore[arg-type]  # Budget checks the name
             devices=1,
             logger=False,
             callbacks=[history, LastCheckpoint(folder, "checkpoint"), progress_bar(leave=False)],
