@@ -298,11 +298,10 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> tuple[floa
     differences = [ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()]
     if not differences:
         return math.nan, math.nan, math.nan
-    mean = statistics.fmean(differences)
     if len(differences) == 1:
-        return mean, math.nan, math.nan
-    half = stats.t.ppf(0.975, len(differences) - 1) * statistics.stdev(differences) / math.sqrt(len(differences))
-    return mean, mean - half, mean + half
+        return differences[0], math.nan, math.nan
+    low, high = stats.ttest_1samp(differences, 0).confidence_interval()
+    return statistics.fmean(differences), low, high
 
 
 def in_words(interval: tuple[float, float, float]) -> str:

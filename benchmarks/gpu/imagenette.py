@@ -1,6 +1,5 @@
 """ResNet-50 and its tied relatives trained from scratch on Imagenette, seed by seed."""
 
-import math
 import os
 import statistics
 from collections.abc import Mapping
@@ -89,5 +88,5 @@ def _interval(values: list[float]) -> str:
     mean = f"{statistics.fmean(values):+.2f}"
     if len(values) < 2:
         return mean
-    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean} ± {half:.2f}"
+    low, high = stats.ttest_1samp(values, 0).confidence_interval()
+    return f"{mean} ± {(high - low) / 2:.2f}"

@@ -8,6 +8,8 @@ from .conv import TiedConv1d, TiedConv2d, TiedConv3d
 from .linear import TiedLinear
 from .split import SplitTiedConv2d
 
+_Tied = (TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear, SplitTiedConv2d)
+
 
 def break_symmetry_(model: nn.Module, spread: float = 0.3) -> int:
     """Scatter the scales of the norms behind tied layers, so that blocks differ from the start.
@@ -47,12 +49,8 @@ def break_symmetry_(model: nn.Module, spread: float = 0.3) -> int:
     waiting, home = 0, ""
     for name, module in model.named_modules():
         parent = name.rpartition(".")[0]
-        if isinstance(module, (TiedConv1d, TiedConv2d, TiedConv3d)):
-            waiting, home = module.out_channels if module.blocks > 1 else 0, parent
-        elif isinstance(module, TiedLinear):
-            waiting, home = module.out_features if module.blocks > 1 else 0, parent
-        elif isinstance(module, SplitTiedConv2d):
-            waiting, home = module.out_channels if max(module.blocks) > 1 else 0, parent
+        if isinstance(module, _Tied):
+            waiting, home = _outputs(module), parent
         elif isinstance(module, (_ConvNd, nn.Linear)):
             waiting = 0  # the next norm is behind this one
         elif waiting and parent == home and "Norm" in type(module).__name__:
@@ -75,3 +73,11 @@ def break_symmetry_(model: nn.Module, spread: float = 0.3) -> int:
         for scale in chosen:
             scale.mul_(torch.empty_like(scale).uniform_(1 - spread, 1 + spread))
     return len(chosen)
+
+
+def _outputs(layer: TiedConv1d | TiedConv2d | TiedConv3d | TiedLinear | SplitTiedConv2d) -> int:
+    """Return how many output channels a tied layer has; 0 if it has one block only, so that nothing is shared."""
+    blocks = max(layer.blocks) if isinstance(layer, SplitTiedConv2d) else layer.blocks
+    if blocks == 1:
+        return 0
+    return layer.out_features if isinstance(layer, TiedLinear) else layer.out_channels
