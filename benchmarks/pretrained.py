@@ -59,7 +59,7 @@ class EnlargedFashion(FashionMNIST):
     def build(self, train: bool) -> Dataset[Any]:
         flip = [v2.RandomHorizontalFlip()] if train else []
         steps = [v2.Grayscale(3), v2.Resize(64), *flip, *to_normalised(MEAN, STD)]
-        return Subset(self.open(train, v2.Compose(steps)), range(self.images[0 if train else 1]))
+        return Subset(self._open(train, v2.Compose(steps)), range(self.images[0 if train else 1]))
 
 
 @dataclass(frozen=True)

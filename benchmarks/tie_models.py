@@ -227,7 +227,7 @@ def build(name: str) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.min() == parameter.max():  # a gate or scale of zero would hide what stands before it
-                parameter += 0.1 * torch.randn_like(parameter)
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
     return model
 
 
