@@ -167,8 +167,9 @@ def plain_pickle(code: Code) -> None:
 @pytest.mark.parametrize("write", [zip_archive, old_format, plain_pickle])
 def test_no_format_of_a_checkpoint_runs_anything(ran, write):
     write(Code(ran))
-    with pytest.raises(ValueError, match=r"evil.ckpt .*could run any code"):
+    with pytest.raises(ValueError, match=r"evil.ckpt .*could run any code") as error:
         read_checkpoint("evil.ckpt")
+    assert isinstance(error.value.__cause__, pickle.UnpicklingError)
     with pytest.raises(ValueError, match=r"evil.ckpt .*could run any code"):
         AtomicCheckpointIO().load_checkpoint("evil.ckpt", weights_only=True)
 

@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from fig3 import Row
 from torch import Tensor
 
 from tiedconv import ops
-from tiedconv.bench.timer import Timing, try_interleaved
+from tiedconv.bench.timer import try_interleaved
 from tiedconv.ops import algorithms, layout
 from tiedconv.ops.algorithms import CONV, ConvArgs
 from tiedconv.ops.dispatch import choose
@@ -54,15 +55,6 @@ class Other:
         return replace(self, channels=channels, space=tuple(4 for _ in self.space), batch=2)
 
 
-@dataclass(frozen=True)
-class OtherRow:
-    """Times of one case by the name of the way, the way that the library takes, and errors."""
-
-    chosen: str
-    timings: dict[str, Timing]
-    failed: dict[str, str]
-
-
 def other_cases() -> list[Other]:
     """Return all of them."""
     made = []
@@ -79,7 +71,7 @@ def other_cases() -> list[Other]:
     return made
 
 
-def time_other(case: Other, *, train: bool, dtype: torch.dtype, device: torch.device, rounds: int) -> OtherRow:
+def time_other(case: Other, *, train: bool, dtype: torch.dtype, device: torch.device, rounds: int) -> Row:
     """Time all ways to compute a case, in turns, forward alone or with backward.
 
     ``dense`` is the untied layer with as many channels, for splits a convolution with one group for each. A
@@ -91,7 +83,7 @@ def time_other(case: Other, *, train: bool, dtype: torch.dtype, device: torch.de
         x, weights, dense, ways, chosen = _ways(case, device, dtype)
         gradient = torch.randn_like(ways[chosen](x, *weights))
     except RuntimeError as error:  # no room
-        return OtherRow("-", {}, {"tensors": str(error)})
+        return Row("-", {}, {"tensors": str(error)})
 
     def call(way: Callable[..., Tensor], *own: Tensor) -> Callable[[], object]:
         if not train:
@@ -103,7 +95,7 @@ def time_other(case: Other, *, train: bool, dtype: torch.dtype, device: torch.de
     calls["dense"] = call(dense[0], dense[1])
     with torch.inference_mode(not train):
         timings, failed = try_interleaved(calls, rounds=rounds, device=device)
-    return OtherRow(chosen, timings, failed)
+    return Row(chosen, timings, failed)
 
 
 def _ways(

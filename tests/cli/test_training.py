@@ -46,14 +46,6 @@ def test_fit_validate_and_predict_on_the_users_own_images(tmp_path, monkeypatch,
     assert all(float(row["probability1"]) >= float(row["probability5"]) > 0 for row in found)
 
 
-def test_checkpoint_of_another_network_is_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    main(["fit", "--config", DIGITS, *QUICK, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"])
-    last = next(tmp_path.rglob("last.ckpt"))
-    with pytest.raises(SystemExit, match="The checkpoint is of another network: model = "):
-        main(["test", "--config", DIGITS, *QUICK, "--model.model=resnet_tiny", "--ckpt_path", str(last)])
-
-
 def test_last_checkpoint_is_the_last_epoch_and_not_the_best(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     still = "--model.optimization.lr=1e-12"  # no epoch is better than the first
@@ -69,20 +61,6 @@ def test_last_checkpoint_is_the_last_epoch_and_not_the_best(tmp_path, monkeypatc
 def test_evaluation_needs_weights(name):
     with pytest.raises(SystemExit, match=f"{name} needs trained weights. Give --ckpt_path"):
         main([name, "--config", DIGITS, *QUICK])
-
-
-class CodeInCheckpoint:
-    """Unpickling it runs a function."""
-
-    def __reduce__(self):
-        return pytest.fail, ("the checkpoint's code ran",)
-
-
-def test_checkpoint_cannot_run_code(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.save({"state_dict": CodeInCheckpoint()}, tmp_path / "evil.ckpt")
-    with pytest.raises(SystemExit, match=r"(?i)weights.only"):
-        main(["validate", "--config", DIGITS, *QUICK, "--ckpt_path", str(tmp_path / "evil.ckpt")])
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))

@@ -43,8 +43,3 @@ def test_mean_and_sample_deviation_over_seeds():
 
 def test_metrics_have_names():
     assert [metric_name(metric) for metric in ("top1", "box_AP", "mask_AP_S")] == ["top-1", "box AP", "mask AP_S"]
-
-
-def test_spread_is_median_and_quartiles():
-    assert Quartiles.of([5, 1, 4, 2, 3]) == Quartiles(3, 2, 4)
-    assert Quartiles.of([7]) == Quartiles(7, 7, 7)

@@ -1,4 +1,4 @@
-"""The report: its table, its values for JSON, and its totals against the counter of tiedconv.analysis."""
+"""The report: its table, its values for JSON, and its totals against counts of the whole model."""
 
 import json
 import re
@@ -20,7 +20,7 @@ def named() -> nn.Module:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "squeezenet1_1", "resnext50_32x4d", "googlenet"])
-def test_totals_are_those_of_an_independent_count(name):
+def test_totals_are_those_of_the_whole_model(name):
     arguments = {"init_weights": False} if name == "googlenet" else {}
     with torch.device("meta"):
         model = torchvision.models.get_model(name, **arguments)

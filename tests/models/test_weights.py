@@ -1,6 +1,5 @@
 import argparse
 import copy
-import pickle
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -213,20 +212,6 @@ def test_a_file_that_was_cut_off_is_refused(kind: str, net: nn.Module, tmp_path:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ValueError, match=rf"^{path} cannot be read: .* Is the file whole\?"):
         read_weights(path)
-
-
-def test_a_file_cannot_run_code(tmp_path: Path) -> None:
-    torch.save({"state_dict": Code()}, tmp_path / "net.pth")
-    with pytest.raises(ValueError, match="could run any code, so it is read with weights_only=True") as error:
-        read_weights(tmp_path / "net.pth")
-    assert isinstance(error.value.__cause__, pickle.UnpicklingError)
-
-
-class Code:
-    """Unpickling it runs a function."""
-
-    def __reduce__(self) -> Any:
-        return pytest.fail, ("the file's code ran",)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -89,20 +89,6 @@ def test_tied_conv_is_a_block_diagonal_dense_convolution(case):
     assert_close(TIED[dims](x, weight, bias, **case.geometry), expected, **EXACT)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("kernel", [1, 3])
-@pytest.mark.parametrize("blocks", [1, 2, 4])
-def test_without_groups_it_is_the_released_layer(blocks, kernel, layout):
-    x = lay_out(torch.randn(3, 8, 6, 5, dtype=torch.float64), layout)
-    weight, bias = (
-        t.double() for t in (torch.randn(12 // blocks, 8 // blocks, kernel, kernel), torch.randn(12 // blocks))
-    )
-    n, c, h, w = x.shape
-    released = F.conv2d(x.contiguous().view(n * blocks, c // blocks, h, w), weight, bias, padding=1, stride=2)
-    released = released.view(n, 12, *released.shape[2:])
-    assert_close(ops.tied_conv2d(x, weight, bias, stride=2, padding=1, blocks=blocks), released, **EXACT)
-
-
 def test_channels_are_group_major():
     x = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1)  # group 0: blocks 1, 2; group 1: blocks 3, 4
     weight = torch.tensor([10.0, 100.0]).view(2, 1, 1)  # one filter a group

@@ -1,12 +1,7 @@
 import re
 from html.parser import HTMLParser
-from importlib import resources
-
-import pytest
 
 from tiedconv.report import page, plots, style
-
-EVIL = '<b>a & "b"</b>$title'
 
 
 class Reader(HTMLParser):
@@ -54,27 +49,6 @@ def test_names_that_are_no_utf8_are_written_out(tmp_path):
     assert r"<title>caf\udce9</title>" in html
 
 
-@pytest.mark.parametrize("place", ["title", "lead", "label", "line", "section", "table", "name", "figure", "picture"])
-def test_plain_text_is_escaped_everywhere(place, tmp_path):
-    file = tmp_path / "r.html"
-
-    def given(where):
-        return EVIL if where == place else "plain"
-
-    sections = [
-        page.section(given("section"), page.table(given("table"), [(given("table"), given("table"))], []), "note"),
-        page.name(0, given("name")),
-        page.plot(axes(given("figure")), title=given("figure"), alt=given("figure")),
-        page.picture("AAAA", title=given("picture"), alt=given("picture"), caption=given("picture")),
-    ]
-    repeat = {"command": given("name"), "blocks": {given("name"): {given("name"): given("name")}}}
-    page.write_page(file, given("title"), given("lead"), [(given("label"), given("line"))], sections, **repeat)
-    html = file.read_text(encoding="utf-8")
-    reader = Reader(html)
-    assert "b" not in reader.tags
-    assert '"b"</b>' in reader.text
-
-
 def test_a_figure_of_several_axes_is_drawn_whole_and_follows_the_theme():
     figure = axes().figure
     figure.clear()
@@ -90,7 +64,3 @@ def test_a_figure_of_several_axes_is_drawn_whole_and_follows_the_theme():
 
 def test_numbers_are_grouped():
     assert page.thousands(1234567.4) == f"1{style.NARROW}234{style.NARROW}567"
-
-
-def test_the_template_is_part_of_the_package():
-    assert resources.files("tiedconv.report").joinpath("report.html.template").is_file()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..export import deploy
 from ..export.formats import ENGINES
+from ..export.program import difference
 
 Engine = Literal["eager", "compiled", "onnxruntime", "openvino"]
 IN_TORCH: tuple[Engine, ...] = ("eager", "compiled")
@@ -62,7 +63,7 @@ def prepare(
     run = torch.compile(deployed, dynamic=False) if engine == "compiled" else _export(engine, deployed, images)
     with torch.inference_mode():
         expected, output = model(images), run(images)
-    error = ((output - expected).abs().max() / expected.abs().max()).item()
+    _, error = difference(output, expected)
     if not error <= TOLERANCE[images.dtype]:
         raise RuntimeError(
             f"bench: the outputs of {engine} differ from the eager model's by {error:.1e} of the largest one, where "

@@ -70,7 +70,8 @@ def tie(
         network = build_model(model, checkpoint=checkpoint, **(model_kwargs or {})).eval()
         report = tie_(network, blocks, layers, init)
         console.print(str(report), markup=False, soft_wrap=True)
-        write_whole(_made(output) / "tying.json", json_format.dumps({"report": report.to_dict()}, indent=1))
+        output.mkdir(parents=True, exist_ok=True)
+        write_whole(output / "tying.json", json_format.dumps({"report": report.to_dict()}, indent=1))
         _save(network, model, output, console)
         return
     check_model(model)  # a training is resumed from a name, not from a folder
@@ -108,11 +109,6 @@ def _save(network: Any, name: str, output: Path, console: Console, **card: Any) 
     architecture = name if name.startswith(TORCHVISION) else None
     save_pretrained(network, output / "model", architecture=architecture, **card)
     console.print(f"Model:   {output / 'model'}\nNumbers: {output / 'tying.json'}", highlight=False, markup=False)
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _stages(stages: list[Stage]) -> Table:

@@ -99,15 +99,16 @@ class TrainingCLI(LightningCLI):
             print(f"Results:     {self.trainer.log_dir}")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        if self._get(self.config_init, "trainer.logger") in (None, True):
-            root = self._get(self.config_init, "trainer.default_root_dir")
+        given = self.config_init[self.subcommand].trainer
+        if given.logger in (None, True):
+            root = given.default_root_dir
             tensorboard = TensorBoardLogger(root, name=self.subcommand)
             # One folder for both: left to itself, each logger would take the next free version.
             # Every line is written at once, since a resume does not repeat lines that a kill lost.
             table = CSVLogger(root, self.subcommand, tensorboard.version, flush_logs_every_n_steps=1)
             kwargs["logger"] = [table, tensorboard]
-        callbacks = self._get(self.config_init, "trainer.callbacks") or []
-        if self._get(self.config_init, "trainer.enable_progress_bar") is not False and not any(
+        callbacks = given.callbacks or []
+        if given.enable_progress_bar is not False and not any(
             isinstance(callback, ProgressBar) for callback in callbacks
         ):
             callbacks = [*callbacks, progress_bar()]

@@ -41,9 +41,7 @@ def score(comparison: Comparison, model: ModelResult, metric: str = "", unit: st
 
 
 def images_error(comparison: Comparison) -> float:
-    """Return the largest binomial standard error of an accuracy, a fraction; 0 if the metric is not one."""
-    if not comparison.images:
-        return 0.0
+    """Return the largest binomial standard error of an accuracy, a fraction, for a metric that is one."""
     means = [mean for model in comparison.models if (mean := model.mean(comparison.metric)) is not None]
     return max((math.sqrt(p * (1 - p) / comparison.images) for p in means), default=0.0)
 

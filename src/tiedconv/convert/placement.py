@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized
 
-from ..nn import TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
-from .replace import TIED_LAYERS, is_listed, widths
+from ..nn import TIED_LAYERS, TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
+from .replace import is_listed, widths
 from .trial import Trial
 
 Blocks = int | Mapping[str, int] | Callable[[nn.Module, str], int]

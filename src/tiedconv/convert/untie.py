@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 from .._checks import named
 from .._meta import reparametrized
-from ..nn import SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
+from ..nn import TIED_LAYERS, SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
 from ..ops import layout
 from .placement import bound, parameter_owners
-from .replace import TIED_LAYERS, check_root, geometry, replace, take_over
+from .replace import check_root, geometry, replace, take_over
 
 Form = Literal["grouped", "dense"]
 
@@ -67,7 +67,7 @@ def untied(layer: Any, form: Form) -> nn.Module:
     if isinstance(layer, TiedLinear):
         return _linear(layer)
     if isinstance(layer, SplitTiedConv2d):
-        weight, groups = merged_splits(layer)
+        weight, groups = layout.side_by_side(*untied_splits(layer))
         least = 1
     else:
         weight = layout.repeat_for_groups(layer.weight, groups=layer.groups, blocks=layer.blocks)
@@ -77,16 +77,11 @@ def untied(layer: Any, form: Form) -> nn.Module:
     return conv_with(layer, weight, groups)
 
 
-def untied_splits(conv: SplitTiedConv2d) -> list[Tensor]:
-    """Return the weight of each split's ordinary convolution, which has the split's groups times blocks as groups."""
+def untied_splits(conv: SplitTiedConv2d) -> tuple[list[Tensor], list[int]]:
+    """Return the weight and the number of groups of each split's ordinary convolution."""
     splits = zip(conv.weights, conv.groups, conv.blocks, strict=True)
-    return [layout.repeat_for_groups(w, groups=g, blocks=b) for w, g, b in splits]
-
-
-def merged_splits(conv: SplitTiedConv2d) -> tuple[Tensor, int]:
-    """Return weight and groups of the one ordinary convolution that computes all splits; some weights are zero."""
-    groups = [g * b for g, b in zip(conv.groups, conv.blocks, strict=True)]
-    return layout.side_by_side(untied_splits(conv), groups)
+    weights = [layout.repeat_for_groups(w, groups=g, blocks=b) for w, g, b in splits]
+    return weights, [g * b for g, b in zip(conv.groups, conv.blocks, strict=True)]
 
 
 def conv_with(layer: Any, weight: Tensor, groups: int) -> nn.Module:

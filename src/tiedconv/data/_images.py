@@ -110,4 +110,4 @@ def _without_alpha(image: Image.Image) -> Image.Image:
 
 def _is_constant(image: Image.Image) -> bool:
     extrema: Any = image.getextrema()
-    return all(low == high for low, high in (extrema if image.im.bands > 1 else (extrema,)))
+    return all(low == high for low, high in (extrema if len(image.getbands()) > 1 else (extrema,)))

@@ -15,6 +15,7 @@ import torch
 from filelock import FileLock
 from torch.utils.data import Dataset
 
+from .._files import part_of
 from ._images import Transform, read_image
 from .folders import ImageFolder
 from .shards import PLACES, read_index
@@ -113,7 +114,7 @@ class _Shards(Dataset[tuple[torch.Tensor, int]]):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             if not _has_size(path, size):
-                part = path.with_name(f"{path.name}.part")
+                part = part_of(path)
                 files, remote = fsspec.core.url_to_fs(f"{self.address}/{name}")
                 files.get_file(remote, str(part))
                 _of_size(part, size, f"{self.address}/{name}").replace(path)

@@ -131,8 +131,6 @@ class FPNBackbone(nn.Module):
 
 def _pretrained(path: Path, name: str, model_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments with which ``timm.create_model`` starts from a classifier's weights."""
-    if not path.is_file():
-        raise FileNotFoundError(f"FPNBackbone: {path} does not exist. Give a classifier's checkpoint.")
     with torch.device("meta"):
         classifier = timm.create_model(name, **model_kwargs)
     with named("FPNBackbone"):

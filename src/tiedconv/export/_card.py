@@ -8,10 +8,9 @@ from timm.models._hub import generate_readme
 from torch import Tensor, nn
 
 from .._meta import on_meta
-from ..convert.replace import TIED_LAYERS
 from ..metrics.counts import count
 from ..models.inputs import native_input_size
-from ..nn import SplitTiedConv2d
+from ..nn import TIED_LAYERS, SplitTiedConv2d
 
 _UNTIED = "`{}`, a network without tied layers, saved by tiedconv."
 _TIED = (

@@ -81,9 +81,9 @@ def _ordinary(layer: Any) -> nn.Module:
     if isinstance(layer, TiedLinear):
         return _linear(layer)
     if isinstance(layer, SplitTiedConv2d) and layer.in_channels // len(layer.blocks) >= THIN_SPLIT:
-        groups = [g * b for g, b in zip(layer.groups, layer.blocks, strict=True)]
+        weights, groups = untied_splits(layer)
         if len(groups) / math.gcd(*groups) / sum(1 / count for count in groups) > MOST_WORK:
-            return Branches([conv_with(layer, w, g) for w, g in zip(untied_splits(layer), groups, strict=True)])
+            return Branches([conv_with(layer, w, g) for w, g in zip(weights, groups, strict=True)])
     return untied(layer, "grouped")
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from .. import _checks
 from ..convert import tie_
-from ..convert.replace import TIED_LAYERS
+from ..nn import TIED_LAYERS
 from ._factory import check_model_name
 from .inputs import for_channels, set_images
 from .saved import CONFIG, HUB, WEIGHTS, build_arguments, own_entry, read_config, saved_folder

@@ -5,4 +5,16 @@ from .conv import TiedConv1d, TiedConv2d, TiedConv3d
 from .linear import TiedLinear
 from .split import SplitTiedConv2d
 
-__all__ = ["SplitTiedConv2d", "TiedConv1d", "TiedConv2d", "TiedConv3d", "TiedGlobalContext", "TiedLinear", "TiedSE"]
+TIED_LAYERS = (TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear, SplitTiedConv2d)
+"""The layers that share weights between blocks, for ``isinstance``."""
+
+__all__ = [
+    "TIED_LAYERS",
+    "SplitTiedConv2d",
+    "TiedConv1d",
+    "TiedConv2d",
+    "TiedConv3d",
+    "TiedGlobalContext",
+    "TiedLinear",
+    "TiedSE",
+]

@@ -4,11 +4,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from .conv import TiedConv1d, TiedConv2d, TiedConv3d
-from .linear import TiedLinear
-from .split import SplitTiedConv2d
-
-_Tied = (TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear, SplitTiedConv2d)
+from . import TIED_LAYERS, SplitTiedConv2d, TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
 
 
 def break_symmetry_(model: nn.Module, spread: float = 0.3) -> int:
@@ -49,7 +45,7 @@ def break_symmetry_(model: nn.Module, spread: float = 0.3) -> int:
     waiting, home = 0, ""
     for name, module in model.named_modules():
         parent = name.rpartition(".")[0]
-        if isinstance(module, _Tied):
+        if isinstance(module, TIED_LAYERS):
             waiting, home = _outputs(module), parent
         elif isinstance(module, (_ConvNd, nn.Linear)):
             waiting = 0  # the next norm is behind this one

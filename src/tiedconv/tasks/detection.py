@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning import Callback
 from torch import Tensor
+from torchvision.ops import box_convert
 
 from .._coco import encode_mask
 from .._files import write_whole
@@ -200,8 +201,7 @@ def coco_results(image_id: int, detections: Mapping[str, Tensor], category_ids: 
         >>> coco_results(5, {**found, "scores": torch.tensor([0.5])}, [18])
         [{'image_id': 5, 'category_id': 18, 'bbox': [2.0, 3.0, 5.0, 6.0], 'score': 0.5}]
     """
-    boxes = detections["boxes"].float().cpu()
-    boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)
+    boxes = box_convert(detections["boxes"].float().cpu(), "xyxy", "xywh")
     columns = zip(boxes.tolist(), detections["labels"].tolist(), detections["scores"].tolist(), strict=True)
     results: list[dict[str, Any]] = [
         {"image_id": image_id, "category_id": category_ids[label - 1], "bbox": box, "score": score}
