@@ -58,7 +58,7 @@ def _table(comparison: Comparison) -> Table:
     columns = {
         "params": [f"{(model.detector_params or model.params) / 1e6:.2f} M" for model in models],
         "MACs": [_fixed(None if model.detector_params else model.macs / 1e6, 1, " M") for model in models],
-        f"{metric_name(metric)} %": [_score(model, metric) for model in models],
+        f"{metric_name(metric)} %": [_score(model, metric, comparison.digits) for model in models],
     }
     for place, b in enumerate(occlusion.bins if occlusion else ()):
         if occlusion and b.images:
@@ -80,9 +80,8 @@ def _table(comparison: Comparison) -> Table:
     return table
 
 
-def _score(model: ModelResult, metric: str) -> str:
+def _score(model: ModelResult, metric: str, digits: int) -> str:
     mean, sd = model.mean(metric), model.sd(metric)
-    digits = 2 if metric.startswith("top") else 1
     return "-" if mean is None else f"{100 * mean:.{digits}f}" + ("" if sd is None else f" ± {100 * sd:.{digits}f}")
 
 

@@ -35,9 +35,8 @@ def score(comparison: Comparison, model: ModelResult, metric: str = "", unit: st
     mean, sd = model.mean(metric or comparison.metric), model.sd(metric or comparison.metric)
     if mean is None:
         return NOTHING
-    digits = 2 if comparison.images >= 10_000 else 1  # where an image counts 0.01 points or less
-    spread = "" if sd is None else f"{NARROW}±{NARROW}{100 * sd:.{digits}f}"
-    return f"{100 * mean:.{digits}f}{spread}{unit}"
+    spread = "" if sd is None else f"{NARROW}±{NARROW}{100 * sd:.{comparison.digits}f}"
+    return f"{100 * mean:.{comparison.digits}f}{spread}{unit}"
 
 
 def images_error(comparison: Comparison) -> float:

@@ -126,6 +126,11 @@ class Comparison:
         """What the models are compared by."""
         return self.metrics[0]
 
+    @property
+    def digits(self) -> int:
+        """Decimals of a metric in per cent: two where an image counts 0.01 points or less."""
+        return 2 if self.images >= 10_000 else 1
+
 
 def metric_name(metric: str) -> str:
     """Return what the report calls a metric: ``"top-1"`` for ``"top1"``, ``"mask AP_S"`` for ``"mask_AP_S"``."""
