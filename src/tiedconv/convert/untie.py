@@ -67,7 +67,7 @@ def untied(layer: Any, form: Form) -> nn.Module:
     if isinstance(layer, TiedLinear):
         return _linear(layer)
     if isinstance(layer, SplitTiedConv2d):
-        weight, groups = layout.side_by_side(*untied_splits(layer))
+        weight, groups = layout.side_by_side(untied_splits(layer), split_groups(layer))
         least = 1
     else:
         weight = layout.repeat_for_groups(layer.weight, groups=layer.groups, blocks=layer.blocks)
@@ -77,11 +77,15 @@ def untied(layer: Any, form: Form) -> nn.Module:
     return conv_with(layer, weight, groups)
 
 
-def untied_splits(conv: SplitTiedConv2d) -> tuple[list[Tensor], list[int]]:
-    """Return the weight and the number of groups of each split's ordinary convolution."""
+def untied_splits(conv: SplitTiedConv2d) -> list[Tensor]:
+    """Return the weight of each split's ordinary convolution, whose groups are :func:`split_groups`."""
     splits = zip(conv.weights, conv.groups, conv.blocks, strict=True)
-    weights = [layout.repeat_for_groups(w, groups=g, blocks=b) for w, g, b in splits]
-    return weights, [g * b for g, b in zip(conv.groups, conv.blocks, strict=True)]
+    return [layout.repeat_for_groups(w, groups=g, blocks=b) for w, g, b in splits]
+
+
+def split_groups(conv: SplitTiedConv2d) -> list[int]:
+    """Return the number of groups of each split's ordinary convolution."""
+    return [g * b for g, b in zip(conv.groups, conv.blocks, strict=True)]
 
 
 def conv_with(layer: Any, weight: Tensor, groups: int) -> nn.Module:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .._checks import named
 from .._meta import copied
 from ..convert.replace import check_open, replace, take_over
-from ..convert.untie import conv_with, tied_layers, untied, untied_splits
+from ..convert.untie import conv_with, split_groups, tied_layers, untied, untied_splits
 from ..nn import SplitTiedConv2d, TiedLinear
 
 MOST_WORK = 1.5
@@ -81,9 +81,9 @@ def _ordinary(layer: Any) -> nn.Module:
     if isinstance(layer, TiedLinear):
         return _linear(layer)
     if isinstance(layer, SplitTiedConv2d) and layer.in_channels // len(layer.blocks) >= THIN_SPLIT:
-        weights, groups = untied_splits(layer)
+        groups = split_groups(layer)
         if len(groups) / math.gcd(*groups) / sum(1 / count for count in groups) > MOST_WORK:
-            return Branches([conv_with(layer, w, g) for w, g in zip(weights, groups, strict=True)])
+            return Branches([conv_with(layer, w, g) for w, g in zip(untied_splits(layer), groups, strict=True)])
     return untied(layer, "grouped")
 
 
