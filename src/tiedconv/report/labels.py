@@ -55,23 +55,10 @@ def legend(ax: "Axes", marks: Sequence[tuple[Any, str]], columns: int = 1) -> No
 
 
 def spread_out(positions: Sequence[float], gap: float) -> list[float]:
-    """Move positions apart to at least ``gap`` from each other, keeping their order and each group's centre."""
-    order = sorted(range(len(positions)), key=lambda i: positions[i])
-    groups: list[list[int]] = []
-    centres: list[float] = []
-
-    def reach(k: int) -> float:
-        return (len(groups[k]) - 1) * gap / 2
-
-    for i in order:
-        groups.append([i])
-        centres.append(positions[i])
-        while len(groups) > 1 and centres[-1] - reach(-1) < centres[-2] + reach(-2) + gap - 1e-12:
-            last, before = groups.pop(), groups.pop()
-            groups.append(before + last)
-            centres[-2:] = [sum(positions[j] for j in groups[-1]) / len(groups[-1])]
-    moved = [0.0] * len(positions)
-    for k, group in enumerate(groups):
-        for n, i in enumerate(group):
-            moved[i] = centres[k] - reach(k) + n * gap
-    return moved
+    """Move positions apart to at least ``gap`` from each other, as little as their order allows (least squares)."""
+    isotonic_regression = require("scipy.optimize", extra="analysis").isotonic_regression
+    order = np.argsort(positions, kind="stable")
+    steps = gap * np.arange(len(order))  # with these taken off, positions a gap apart are equal
+    moved = np.empty(len(order))
+    moved[order] = isotonic_regression(np.take(positions, order) - steps).x + steps
+    return moved.tolist()
