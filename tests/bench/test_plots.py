@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from tests.figures import written
 
 from tiedconv.bench import Quartiles, Timing, plots
 from tiedconv.bench.machine import describe_machine
@@ -28,13 +29,6 @@ def model(name, ratio=None, memory_format="contiguous", seconds=(0.5, 1.0), quan
     return ModelRow(
         quantity, "float32", name, engine, memory_format, 4, timing, ratio=ratio, error="" if seconds else "x"
     )
-
-
-def written(ax):
-    ax.figure.draw_without_rendering()
-    return [
-        text.get_text() for text in ax.figure.findobj(lambda artist: hasattr(artist, "get_text")) if text.get_text()
-    ]
 
 
 def test_operators_draw_speedup_ideal_and_released():

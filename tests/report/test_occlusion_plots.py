@@ -4,6 +4,7 @@ from itertools import pairwise
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from tests.figures import written
 
 from tiedconv.analysis.occlusion import Estimate, ModelOcclusion, OcclusionBin, OcclusionReport
 from tiedconv.report import style
@@ -26,11 +27,6 @@ def report(values, edges=(0, 0.2, 0.4, 1), spread=0.05):
     return OcclusionReport("mask", "boxes", 200 if spread else 0, 0, bins, models)
 
 
-def written(ax):
-    ax.figure.draw_without_rendering()
-    return {text.get_text() for text in ax.figure.findobj(lambda artist: hasattr(artist, "get_text"))}
-
-
 def test_lines_bars_and_counts():
     ax = plot_occlusion(report({"resnet": [0.5, 0.4, 0.2], "_tied": [0.5, 0.45, 0.3]}), "AP75")
     assert [list(line.get_ydata()) for line in ax.lines] == [[0.25, 0.2, 0.1], [0.25, 0.225, 0.15]]
@@ -38,7 +34,7 @@ def test_lines_bars_and_counts():
     bars = [segment[:, 1].tolist() for bar in ax.collections for segment in bar.get_segments()]
     assert bars[2] == pytest.approx([0.05, 0.2])
     assert len(bars) == 6
-    assert {"resnet", "_tied", "0–0.2\n1,200", "0.4–1\n3,600"} <= written(ax)
+    assert {"resnet", "_tied", "0–0.2\n1,200", "0.4–1\n3,600"} <= set(written(ax))
     assert any(text.startswith("Mask AP75, with 95") for text in written(ax))
 
 

@@ -7,18 +7,11 @@ import matplotlib
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from tests.figures import written
 
 from tiedconv.analysis import Histogram
 from tiedconv.report import plots, style
 from tiedconv.report.labels import spread_out
-
-
-def written(ax):
-    """Every text that a reader sees, after a full drawing."""
-    ax.figure.draw_without_rendering()
-    return [
-        text.get_text() for text in ax.figure.findobj(lambda artist: hasattr(artist, "get_text")) if text.get_text()
-    ]
 
 
 def test_curves_show_the_mean_of_the_runs_and_their_range():

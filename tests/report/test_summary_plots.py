@@ -1,6 +1,7 @@
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from tests.figures import written
 
 from tiedconv.analysis.summary import LayerSummary
 from tiedconv.report import style
@@ -12,11 +13,6 @@ def layers(shares, samples=1000, params=100):
         LayerSummary(f"{i}", "Conv2d", (1,), (1,), params * (i + 1), 1, (10, 4, 4), 1, 1, 0, 1, 0, 10 * share, samples)
         for i, share in enumerate(shares)
     ]
-
-
-def written(ax):
-    ax.figure.draw_without_rendering()
-    return {text.get_text() for text in ax.figure.findobj(lambda artist: hasattr(artist, "get_text"))}
 
 
 def test_a_point_a_layer_and_a_line_through_the_medians_of_tenths():
@@ -32,7 +28,7 @@ def test_a_point_a_layer_and_a_line_through_the_medians_of_tenths():
     assert len(line.get_ydata()) == 10
     assert list(other.get_ydata()) == pytest.approx([0.3, 0.3])
     assert [to_hex(line.get_color()) for line in ax.lines] == [style.series(0).colour, style.series(1).colour]
-    assert {"resnet", "_tied", "Effective rank, share of the channels"} <= written(ax)
+    assert {"resnet", "_tied", "Effective rank, share of the channels"} <= set(written(ax))
 
 
 def test_layers_that_the_images_bound_are_left_out_and_a_model_keeps_its_colour():
