@@ -57,6 +57,7 @@ def test_every_model_has_a_run_for_each_seed_with_its_metrics_and_pictures(compa
 def test_detections_are_kept_in_coco_s_format_and_give_the_reported_metrics(compared):
     folder, comparison = compared
     truth = json.loads((folder / "scenes" / "annotations" / "instances_val.json").read_text())
+    assert json.loads((folder / "out" / "annotations.json").read_text()) == truth
     for model in comparison.models:
         for one in model.runs:
             file = folder / "out" / "runs" / model.label / f"seed-{one.seed}" / "detections.json"

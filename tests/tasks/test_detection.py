@@ -19,7 +19,7 @@ from pycocotools.cocoeval import COCOeval
 from tiedconv.data import OcclusionScenes, SceneOptions
 from tiedconv.data.scenes import write_scenes
 from tiedconv.detection import DetectorName, Widths
-from tiedconv.metrics.coco import METRICS, coco_metrics
+from tiedconv.metrics.coco import METRICS, coco_metrics, read_annotations
 from tiedconv.tasks import ClassificationTask, DetectionTask, Optimization
 from tiedconv.tasks.detection import coco_results
 
@@ -187,9 +187,12 @@ def test_validation_logs_pycocotools_figures_of_the_images_it_saw(tmp_path, root
 
     results = json.loads(Path(trainer.log_dir, "results.json").read_text())
     assert {result["image_id"] for result in results} == images
+    annotations = read_annotations(Path(trainer.log_dir, "annotations.json"), "mask")
+    assert {image["id"] for image in annotations["images"]} == images
     for kind in ("box", "mask"):
         figures = [logged[f"val/{kind}_{name}"] for name in METRICS]
         assert figures == pytest.approx(reference(root, results, kind, images), abs=1e-6, nan_ok=True)
+        assert figures == pytest.approx(list(coco_metrics(annotations, results, kind).values()), abs=1e-6, nan_ok=True)
         assert 0 < figures[0] < 0.95
     assert len(logged) == 12
     assert not list(Path(trainer.log_dir).glob("*.part"))
@@ -228,13 +231,13 @@ def test_a_sanity_check_leaves_no_results(tmp_path, root):
 
     class Look(L.Callback):
         def on_train_start(self, trainer, module):
-            seen.append(Path(trainer.log_dir, "results.json").exists())
+            seen.append(list(Path(trainer.log_dir).glob("*.json")))
 
     trainer = make_trainer(
         tmp_path, callbacks=[Look()], logger=CSVLogger(tmp_path), num_sanity_val_steps=1, limit_train_batches=1
     )
     trainer.fit(make_task("faster_rcnn"), make_data(root))
-    assert seen == [False]
+    assert seen == [[]]
     assert Path(trainer.log_dir, "results.json").exists()
 
 

@@ -1,5 +1,6 @@
 """The whole comparison: every model with every seed, then timings, ``results.json`` and the report."""
 
+import json
 import shlex
 import statistics
 from collections.abc import Sequence
@@ -44,8 +45,9 @@ def compare(
     unfinished goes on after its last whole epoch: call again after an interruption, or with more seeds or models.
     Speed and memory are measured at the end of every call.
 
-    Of detectors, ``output`` also gets ``occlusion.png``, and each run's folder the detections on the validation images,
-    ``detections.json`` in COCO's format, which ``tiedconv analyze occlusion`` reads.
+    Of detectors, ``output`` also gets ``occlusion.png`` and the validation images' ``annotations.json``, and each run's
+    folder the detections on them, ``detections.json``. Both are in COCO's format, and ``tiedconv analyze occlusion``
+    reads them.
 
     Args:
         models: what to compare; labels must differ. The report sets the others against the first.
@@ -107,6 +109,8 @@ def compare(
             usual = statistics.fmean(run.seconds for result in results.values() for run in result.runs)
             line += f", about {timedelta(seconds=round(usual * len(unfinished)))} left for {len(unfinished)} more"
         log(f"      {line}")
+    if isinstance(data, DetectionData):
+        write_whole(output / "annotations.json", json.dumps(data.ground_truth()))
     folders = {spec.label: [folder for _, other, folder in steps if other is spec] for spec in models}
     for measured in adapter.complete(comparison, folders, log):
         comparison = measured

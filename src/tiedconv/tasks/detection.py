@@ -31,7 +31,7 @@ class DetectionTask(Task):
     Logs ``train/loss`` and every loss of the detector under ``train/``, ``lr``, and COCO's metrics on the validation
     images: ``val/box_AP``, ``val/box_AP50``, ``val/box_AP75``, ``val/box_AP_S``, ``_M`` and ``_L`` (fractions, 0-1),
     and the same as ``val/mask_...`` if the detector has masks. Every validation and test writes ``results.json``, the
-    detections in COCO's format, into the log folder.
+    detections in COCO's format, and ``annotations.json``, the objects of the same images, into the log folder.
 
     Args:
         detector: ``"retinanet"``, ``"faster_rcnn"``, ``"mask_rcnn"``, ``"cascade_rcnn"`` or ``"cascade_mask_rcnn"``.
@@ -161,11 +161,12 @@ class DetectionTask(Task):
         metrics: dict[Kind, dict[str, float]] = {}
         if self.trainer.is_global_zero:
             results = [result for part, _ in parts for result in part]
+            seen = {image for _, part in parts for image in part}
+            truth = _only(self.trainer.datamodule.ground_truth(), seen)  # type: ignore[attr-defined]
             if log_dir and not self.trainer.sanity_checking:
                 Path(log_dir).mkdir(parents=True, exist_ok=True)
                 write_whole(Path(log_dir, "results.json"), json.dumps(results))
-            seen = {image for _, part in parts for image in part}
-            truth = _only(self.trainer.datamodule.ground_truth(), seen)  # type: ignore[attr-defined]
+                write_whole(Path(log_dir, "annotations.json"), json.dumps(truth))
             metrics = {kind: coco_metrics(truth, results, kind) for kind in self.kinds}
         metrics = self.trainer.strategy.broadcast(metrics)
         for kind, values in metrics.items():
