@@ -1,8 +1,11 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from pycocotools import mask as reference
 
-from tiedconv._coco import check_data_set, check_ground_truth, decode_mask, encode_mask, read_json
+from tiedconv._coco import check_data_set, check_ground_truth, coco_json, decode_mask, encode_mask, read_json
 
 RNG = np.random.default_rng(0)
 MASKS = [RNG.random((7, 5)) < share for share in (0.0, 0.2, 0.5, 1.0)]
@@ -113,3 +116,8 @@ def test_the_area_of_a_box_that_reaches_beyond_its_image_is_taken():
 def test_json_of_windows_is_read(tmp_path, encoding):
     (tmp_path / "a.json").write_bytes('{\r\n"name": "Gerät"\r\n}\r\n'.encode(encoding))
     assert read_json(tmp_path / "a.json") == {"name": "Gerät"}
+
+
+def test_a_data_set_in_memory_is_written_with_numpy_s_numbers_and_bytes():
+    content = {"id": np.int64(3), "bbox": np.array([1.5, 2]), "counts": b"0ab", "path": Path("a/b")}
+    assert json.loads(coco_json(content)) == {"id": 3, "bbox": [1.5, 2.0], "counts": "0ab", "path": str(Path("a/b"))}

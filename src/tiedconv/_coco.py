@@ -67,6 +67,17 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"this is not JSON: {error}. Give a file in COCO's format.") from None
 
 
+def coco_json(content: Any) -> str:
+    """Return a data set in COCO's format as JSON, also one in memory: with numpy's numbers and pycocotools' bytes."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, bytes):
+            return value.decode()
+        return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
+
+    return json.dumps(content, default=plain)
+
+
 def check_ground_truth(content: Any, masks: str | None) -> None:
     """Check what metrics need of a data set in COCO's format.
 

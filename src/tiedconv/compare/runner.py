@@ -1,6 +1,5 @@
 """The whole comparison: every model with every seed, then timings, ``results.json`` and the report."""
 
-import json
 import shlex
 import statistics
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import lightning as L
 
+from .._coco import coco_json
 from .._extras import require
 from .._files import write_whole
 from ..bench.machine import default_device, describe_machine
@@ -110,7 +110,7 @@ def compare(
             line += f", about {timedelta(seconds=round(usual * len(unfinished)))} left for {len(unfinished)} more"
         log(f"      {line}")
     if isinstance(data, DetectionData):
-        write_whole(output / "annotations.json", json.dumps(data.ground_truth()))
+        write_whole(output / "annotations.json", coco_json(data.ground_truth()))
     folders = {spec.label: [folder for _, other, folder in steps if other is spec] for spec in models}
     for measured in adapter.complete(comparison, folders, log):
         comparison = measured

@@ -12,7 +12,7 @@ from lightning import Callback
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from .._coco import encode_mask
+from .._coco import coco_json, encode_mask
 from .._files import write_whole
 from ..data import DetectionData
 from ..detection import DetectorName, Widths, build_detector
@@ -166,7 +166,7 @@ class DetectionTask(Task):
             if log_dir and not self.trainer.sanity_checking:
                 Path(log_dir).mkdir(parents=True, exist_ok=True)
                 write_whole(Path(log_dir, "results.json"), json.dumps(results))
-                write_whole(Path(log_dir, "annotations.json"), json.dumps(truth))
+                write_whole(Path(log_dir, "annotations.json"), coco_json(truth))
             metrics = {kind: coco_metrics(truth, results, kind) for kind in self.kinds}
         metrics = self.trainer.strategy.broadcast(metrics)
         for kind, values in metrics.items():
