@@ -143,6 +143,15 @@ def test_masks_are_the_pixels_of_the_outline(coco, segmentation, expected):
     assert target["masks"].tolist() == [expected.tolist(), region(20, 1, 3, 2).tolist()]
 
 
+def test_masks_in_memory_may_be_bytes_as_pycocotools_gives_them(coco, monkeypatch):
+    written = content(thing(1, segmentation=compressed(TWO_PARTS)))
+    in_memory = copy.deepcopy(written)
+    in_memory["annotations"][0]["segmentation"]["counts"] = compressed(TWO_PARTS)["counts"].encode()
+    read = Coco.read
+    monkeypatch.setattr(Coco, "read", lambda self, train: read(self, train)._replace(annotations=in_memory))
+    assert coco(written).split(train=True)[0][1]["masks"].tolist() == [TWO_PARTS.tolist()]
+
+
 def test_without_masks_there_need_be_no_outlines(coco):
     without = thing(1)
     del without["segmentation"]

@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from .._checks import named
-from .._coco import Array, check_data_set, check_masks, decode_mask
+from .._coco import Array, check_data_set, check_masks, coco_json, decode_mask
 from ._annotated import Annotated, check_images, on_disk, open_image, size_of
 from ._images import Transform
 from ._listing import counted, few
@@ -313,7 +313,7 @@ class _Targets(Dataset[tuple[Tensor, Target]]):
         self.records = records
         # One string per image instead of hundreds of small objects: COCO's 860,000 annotations would take gigabytes,
         # and again in each loader process, which copies what it touches.
-        self.objects = [json.dumps(objects.get(r["id"], [])) for r in records]
+        self.objects = [coco_json(objects.get(r["id"], [])) for r in records]
 
     def __len__(self) -> int:
         return len(self.records)
