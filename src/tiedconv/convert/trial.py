@@ -162,7 +162,7 @@ class _Flow:
         self._results: dict[str, list[Any]] = {}
         self._taken: list[Any] = []
         for module in model.modules():
-            if not isinstance(module, torch.jit.ScriptModule) and module._parameters:
+            if not isinstance(module, torch.jit.ScriptModule) and list(module.parameters(recurse=False)):
                 module.register_forward_pre_hook(self._take, with_kwargs=True)
         for parameter in model.parameters():
             if parameter.is_floating_point() or parameter.is_complex():

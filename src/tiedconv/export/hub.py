@@ -13,16 +13,16 @@ from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from .._checks import named
+from ..convert.placement import TIED
 from ..models import build_model
 from ..models.named import TORCHVISION, tie_as_saved
 from ..models.saved import CONFIG, HUB, WEIGHTS, build_arguments
 from ..models.weights import describe_difference, sizes
-from ..nn import TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear
 from ._card import model_card
 from .program import whole
 
 _CARD = "README.md"
-_TIED = (TiedConv1d, TiedConv2d, TiedConv3d, TiedLinear)
+_TIED = tuple(TIED.values())
 
 
 def save_pretrained(

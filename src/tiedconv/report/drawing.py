@@ -41,7 +41,7 @@ def draw_detections(
     for i in order:  # after all boxes, so that none crosses a label
         label = int(detections["labels"][i])
         name = classes[label - 1] if 1 <= label <= len(classes) else f"class {label}"
-        _label(draw, f"{name} {scores[i]:.2f}" if scores else name, boxes[i], factor, font, colours[i])
+        _label(picture, f"{name} {scores[i]:.2f}" if scores else name, boxes[i], factor, font, colours[i])
     return picture
 
 
@@ -54,7 +54,7 @@ def _tint(pixels: "np.ndarray", masks: Sequence[tuple[Tensor, tuple[int, ...]]])
 
 
 def _label(
-    draw: ImageDraw.ImageDraw,
+    picture: Image.Image,
     text: str,
     box: Sequence[float],
     factor: int,
@@ -62,8 +62,9 @@ def _label(
     colour: tuple[int, ...],
 ) -> None:
     """Write a label above the box, or inside it at the edge of the image."""
+    draw = ImageDraw.Draw(picture)
     width, height = draw.textbbox((0, 0), text, font=font)[2:]
-    left = max(0, min(factor * box[0], draw.im.size[0] - width - 6))
+    left = max(0, min(factor * box[0], picture.width - width - 6))
     top = factor * box[1] - height - 4
     if top < 0:
         top = max(0, factor * box[1])
