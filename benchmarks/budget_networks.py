@@ -88,7 +88,6 @@ ARMS = {
         Arm("grouped4-shuffle-scatter", (20, 40, 80), groups=4, shuffle=True, scatter=True),
         Arm("tied2-shuffle-private", (20, 40, 76), blocks=2, shuffle=True, private=True, times_macs=2),
         Arm("untied-twice-the-parameters", (14, 28, 59), times_params=2, times_macs=2),
-        Arm("tied4-shuffle", (40, 76, 152), blocks=4, shuffle=True, times_macs=4),
         Arm("tied4-shuffle-scatter", (40, 76, 152), blocks=4, shuffle=True, scatter=True, times_macs=4),
     )
 }

@@ -73,6 +73,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/compress"))
     parser.add_argument("--plot", type=Path, help="where to draw accuracy against parameters, .png or .svg")
     args = parser.parse_args()
+    if unknown := [method for method in args.methods if method not in METHODS]:
+        parser.error(f"--methods: {'; '.join(unknown)}: choose from {'; '.join(METHODS)}")
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.plot:
@@ -97,7 +99,7 @@ def run(args: argparse.Namespace) -> list[Result]:
         L.seed_everything(seed, verbose=False)
         data: ClassificationData = data_class()
         data.prepare_data()
-        steps = args.finetune_images and args.finetune_images // data.batch_size
+        steps = args.finetune_images and max(1, args.finetune_images // data.batch_size)
         validation = gather(data.val_dataloader())
         batches = [images for images, _ in islice(data.train_dataloader(), args.images // data.batch_size)]
         task = fit(None, args.model, data, Budget(args.epochs, optimization), args.output / f"dense-{seed}")

@@ -33,7 +33,7 @@ def run(session: Session) -> bool:
     train, val, classes = read_zip(Path(path), size, device) if path else synthetic(size, device)
     session.log(f"{len(train)} images to train on, {len(val)} to test, {classes} classes")
     trainers: dict[str, Trainer] = {}
-    torch._dynamo.reset()
+    torch.compiler.reset()
     with torch._dynamo.config.patch(recompile_limit=256):  # torch would run the ninth compiled network as eager
         for network, seed in left:
             if not session.allows(5 if network in trainers else 60):  # compiling takes its time

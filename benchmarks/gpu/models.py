@@ -76,7 +76,7 @@ def report(rows: Mapping[str, Row]) -> str:
 
 def _measure(session: Session, unit: Unit, networks: list[str]) -> None:
     """Time the networks in turns; those for which there is no time are left out."""
-    torch._dynamo.reset()
+    torch.compiler.reset()
     steps: dict[str, Callable[[], object]] = {}
     rows: dict[str, Row] = {}
     longest = 0.0

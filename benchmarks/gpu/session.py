@@ -2,15 +2,12 @@
 
 import json
 import math
-import os
-import platform
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 
 from tiedconv._files import write_whole
@@ -96,18 +93,14 @@ class Session:
 
 def describe(part: str, device: torch.device, *, tiny: bool, autotune: bool) -> dict[str, Any]:
     """Return what is written above the figures: machine, versions and options."""
-    machine = describe_machine(device)
+    machine: dict[str, Any] = describe_machine(device)
     on_cuda = device.type == "cuda"
     return {
         "part": part,
-        "card": machine["device"],
-        "torch": torch.__version__,
+        "card": machine.pop("device"),
+        **machine,
         "cuda": torch.version.cuda if on_cuda else None,
         "cudnn": torch.backends.cudnn.version() if on_cuda else None,
-        "timm": timm.__version__,
-        "python": platform.python_version(),
-        "processor": machine["processor"],
-        "cores": os.cpu_count(),
         "tiny": tiny,
         "autotune": autotune,
     }

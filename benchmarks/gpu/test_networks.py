@@ -139,7 +139,7 @@ def test_training_step(precision, name, record_property):
 
 @pytest.mark.parametrize("name", TRAINED[:2])
 def test_training_step_compiled(name, record_property):
-    torch._dynamo.reset()
+    torch.compiler.reset()
     check_step(name, PRECISIONS[-1], record_property, is_compiled=True)
 
 

@@ -88,7 +88,7 @@ class Trainer:
             seconds += time.perf_counter() - start
             if (epoch + 1) % self.recipe.every == 0 or epoch + 1 == self.recipe.epochs:
                 correct = self._correct()
-                curve.append([epoch + 1, round(loss, 4), _percent(correct)])
+                curve.append([epoch + 1, round(loss, 4) if math.isfinite(loss) else None, _percent(correct)])
                 self.session.log(
                     f"{name(self.network, seed)}: epoch {epoch + 1}, loss {loss:.3f}, {curve[-1][2]:.2f} %"
                 )

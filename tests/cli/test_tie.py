@@ -63,6 +63,19 @@ def test_what_cannot_be_done_is_said(tmp_path, arguments, message):
     assert not (tmp_path / "out" / "model").exists()
 
 
+def test_a_seed_decides_random_weights_so_that_a_training_goes_on_in_another_process(tmp_path):
+    random = ["tie", "--model", "resnet_tiny", "--model_kwargs", '{"layers": [1, 1, 1, 1]}', "--init", "random"]
+    for folder, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        main([*random, "--seed", seed, "--output", str(tmp_path / folder)])
+    first, same, other = ((tmp_path / folder / "model" / "model.safetensors").read_bytes() for folder in "abc")
+    assert first == same != other
+
+
+def test_a_saved_model_is_trained_by_its_name(tmp_path):
+    with pytest.raises(SystemExit, match=r"with data, model must be the name of a model, got .*model\.safetensors as"):
+        main(["tie", "--model", str(tmp_path), "--data", "Digits"])
+
+
 def test_a_model_that_is_tied_already_is_refused(tmp_path):
     torch.save(
         {

@@ -249,6 +249,16 @@ def test_a_model_without_finished_runs(render):
     assert "Every run" not in page.text
 
 
+def test_losses_that_are_not_finite_leave_a_gap(render):
+    run = make_run(0, 0.5)
+    run.history[-1]["train_loss"] = None
+    for epoch in run.history:
+        epoch["val_loss"] = None
+    titles = [svg["aria-label"] for svg in render(make_comparison([make_model("a", [], runs=[run])])).all("svg")]
+    assert any(title.startswith("Training loss by epoch") for title in titles)
+    assert not any(title.startswith("Validation loss") for title in titles)
+
+
 def test_letters_that_matplotlib_lacks(render):
     assert "鯨" in render(make_comparison(classes=["鯨", "🐈", "чай"])).text
 

@@ -1,7 +1,9 @@
 import json
+import math
 import re
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 from tiedconv.compare import classification, compare
 from tiedconv.compare.results import ModelResult
 from tiedconv.compare.runner import train_run
-from tiedconv.compare.training import Budget, ModelSpec, check_same_run, describe_run
+from tiedconv.compare.training import Budget, History, ModelSpec, check_same_run, describe_run
 from tiedconv.data import Digits
 from tiedconv.tasks import ClassificationTask, Optimization
 
@@ -114,6 +116,18 @@ def test_result_of_data_that_have_changed_is_refused(tmp_path, monkeypatch, chan
         monkeypatch.setattr(data, "split", lambda train: range(change["images"]))
     with pytest.raises(ValueError, match=message):
         check_same_run(tmp_path, describe_run(SPEC, data, BUDGET))
+
+
+def test_a_loss_that_overflows_is_kept_as_none():
+    history = History({"train_loss": "train/loss", "top1": "val/top1"})
+    logged = {"train/loss": torch.tensor(math.inf), "val/top1": torch.tensor(0.5)}
+    history.on_train_epoch_end(SimpleNamespace(callback_metrics=logged, current_epoch=3), None)
+    assert history.epochs == [{"epoch": 3, "train_loss": None, "top1": 0.5}]
+
+
+def test_a_default_label_is_the_name_of_a_folder():
+    spec = ModelSpec("torchvision/resnet18", kwargs={"checkpoint_path": "a/b.pth"})
+    assert spec.label == "torchvision resnet18(checkpoint_path=a b.pth)"
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"model": 1}', "null"])

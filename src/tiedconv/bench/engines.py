@@ -84,7 +84,7 @@ def compiler() -> Iterator[None]:
     import torch._dynamo
     import torch._inductor.config
 
-    torch._dynamo.reset()
+    torch.compiler.reset()
     with torch._dynamo.config.patch(recompile_limit=256), torch._inductor.config.patch(freezing=True):
         yield
 

@@ -257,6 +257,7 @@ def _peaks(rows: list[ModelRow], options: ModelOptions, progress: Progress) -> l
         except Exception as raised:  # also if the process was killed for its memory
             error = describe_error(raised)
         measured.append(replace(row, mib=mib, error=error))
+    progress("memory", len(rows), len(rows))
     return measured
 
 

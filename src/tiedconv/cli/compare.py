@@ -1,6 +1,5 @@
 """``tiedconv compare``."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from ..compare import Budget, Detector, ModelSpec
 from ..compare import compare as train_alike
 from ..compare.results import Comparison, ModelResult, metric_name
 from ..data import ClassificationData, DetectionData
-from ._console import log, new_table, table_console
+from ._console import command_line, log, new_table, table_console
 
 
 def compare(
@@ -43,9 +42,8 @@ def compare(
     """
     console = table_console()
     specs = [ModelSpec(model) if isinstance(model, str) else model for model in models]
-    command = ["tiedconv", *sys.argv[1:]]
     comparison = train_alike(
-        specs, data, budget, list(seeds), output, detector=detector, title=title, command=command, log=log
+        specs, data, budget, list(seeds), output, detector=detector, title=title, command=command_line(), log=log
     )
     console.print(_table(comparison))
     console.print(

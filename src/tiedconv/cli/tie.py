@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -18,7 +19,8 @@ from ..data import ClassificationData
 from ..export.hub import save_pretrained
 from ..models import build_model, check_model
 from ..models.inputs import check_images, set_images
-from ..models.named import TORCHVISION, is_random
+from ..models.named import TORCHVISION, is_name, is_random
+from ..models.saved import WEIGHTS
 from ..models.weights import read_checkpoint
 from ..tasks.optimization import Optimization
 from ._console import Progress, log, new_table, table_console
@@ -46,7 +48,8 @@ def tie(
     output/tying.json.
 
     Args:
-        model: name of a timm model, torchvision/<name>, a folder of a saved model, or hf-hub:<repository>.
+        model: name of a timm model or torchvision/<name>; without data also a folder of a saved model, or
+            hf-hub:<repository>.
         checkpoint: weights of it, from `tiedconv fit`, torch.save or .safetensors.
         model_kwargs: more arguments of the model. Default: those that a checkpoint of `tiedconv fit` was built with.
         blocks: how many blocks share a layer's weight; in a config file also numbers by patterns of layer names.
@@ -58,9 +61,10 @@ def tie(
         samples: training images for init=data and for the norms' statistics.
         finetune: epochs to train the tied model.
         optimization: optimiser and schedule of that.
-        seed: of the training and of the choice of samples.
+        seed: of random weights, of the training and of the choice of samples.
         output: folder for the tied model and the numbers.
     """
+    torch.manual_seed(seed)
     console = table_console()
     if is_random(model, checkpoint, (model_kwargs or {}).get("pretrained", False)):
         console.print(f"{model} has random weights. --checkpoint loads trained ones.", markup=False)
@@ -74,7 +78,12 @@ def tie(
         write_whole(output / "tying.json", json_format.dumps({"report": report.to_dict()}, indent=1))
         _save(network, model, output, console)
         return
-    check_model(model)  # a training is resumed from a name, not from a folder
+    if not is_name(model):
+        raise ValueError(
+            f"tie: with data, model must be the name of a model, got {model}: a training is resumed from a name. Give "
+            f"that name, and the saved model's {WEIGHTS} as checkpoint."
+        )
+    check_model(model)
     sizes: dict[str, Any] = {"num_classes": data.num_classes, "in_chans": data.in_chans}
     trained = {} if checkpoint is None else read_checkpoint(checkpoint)[1]
     if trained.get("tied") is not None:

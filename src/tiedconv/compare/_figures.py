@@ -51,16 +51,19 @@ def learning_curves(comparison: Comparison) -> str:
         ("train_loss", "Training loss", "Mean loss per image"),
     ):
         curves = {
-            model.label: [[epoch[name] for epoch in run.history if name in epoch] for run in model.runs]
+            model.label: [
+                [math.nan if epoch[name] is None else epoch[name] for epoch in run.history if name in epoch]
+                for run in model.runs
+            ]
             for model in comparison.models
         }
-        ends = {label: [run[-1] for run in runs if run] for label, runs in curves.items()}
-        means = {label: statistics.fmean(values) for label, values in ends.items() if values}
-        if not means:
+        finite = [value for runs in curves.values() for run in runs for value in run if not math.isnan(value)]
+        if not finite:
             continue
+        ends = {label: [run[-1] for run in runs if run and not math.isnan(run[-1])] for label, runs in curves.items()}
+        means = {label: statistics.fmean(values) for label, values in ends.items() if values}
         is_share = name == "top1"
-        losses = [value for runs in curves.values() for run in runs for value in run]
-        log = not is_share and 0 < 10 * min(losses) < max(losses) < math.inf
+        log = not is_share and 0 < 10 * min(finite) < max(finite)
         ax = plots.plot_curves(curves, style.new_axes(3.5, 2.5), ylabel=ylabel, percent=is_share, log=log)
         last = ", ".join(f"{m} {style.percent(round(v, 3)) if is_share else f'{v:.3f}'}" for m, v in means.items())
         figures.append(plot(ax, title=title, alt=f"{title} by epoch. After the last epoch: {last}."))

@@ -18,7 +18,8 @@ class Run:
     Attributes:
         seed: seed of initialisation, order of the images and augmentation.
         seconds: training time, summed over interrupted parts.
-        history: of each epoch its number, the mean losses per image and, of a classifier, the validation accuracy.
+        history: of each epoch its number, the mean losses per image (None: not finite) and, of a classifier, the
+            validation accuracy.
         metrics: of the last epoch on the validation images, fractions 0-1: ``top1`` and ``top5``, or COCO's for boxes
             and perhaps masks, such as ``mask_AP``; None where there is nothing to find.
         details: what else the report shows. Of a classifier ``confusion`` (``[i][j]``: images of class ``i`` taken for

@@ -1,6 +1,5 @@
 """The whole comparison: every model with every seed, then timings, ``results.json`` and the report."""
 
-import shlex
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -36,7 +35,7 @@ def compare(
     *,
     detector: Detector = Detector(),
     title: str = "",
-    command: Sequence[str] = (),
+    command: str = "",
     log: Log = print,
 ) -> Comparison:
     """Train several models alike and write ``results.json`` and ``report.html`` into ``output``, after every run.
@@ -85,7 +84,7 @@ def compare(
     conditions |= {"Budget": as_facts(given), "Machine": describe_machine(default_device())}
     comparison = Comparison(
         title=title or f"{of_what} on {type(data).__name__}",
-        command=shlex.join(command),
+        command=command,
         conditions=conditions,
         seeds=list(seeds),
         models=list(results.values()),

@@ -1,6 +1,7 @@
 """The training of one run: its budget, its model, and its folder, where an interrupted training goes on."""
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -79,11 +80,11 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         if not self.label:
-            name = self.name.replace("/", " ")
             arguments = [f"{k}={v}" for k, v in self.kwargs.items()]
             if self.tied is not None:
                 arguments.append(f"tied={self.tied}")
-            object.__setattr__(self, "label", f"{name}({','.join(arguments)})" if arguments else name)
+            label = f"{self.name}({','.join(arguments)})" if arguments else self.name
+            object.__setattr__(self, "label", label.replace("/", " ").replace("\\", " "))
         if any(c in self.label for c in "/\\\0") or self.label in (".", ".."):
             raise ValueError(f"ModelSpec: label={self.label!r} names a folder too and must be one without slashes.")
 
@@ -127,7 +128,9 @@ class History(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.seconds += time.perf_counter() - self._start
-        kept = {name: trainer.callback_metrics[logged].item() for name, logged in self.metrics.items()}
+        found = {name: trainer.callback_metrics[logged].item() for name, logged in self.metrics.items()}
+        # In float16 a loss may overflow although the training goes on, and JSON has no number for that.
+        kept = {name: value if math.isfinite(value) else None for name, value in found.items()}
         self.epochs.append({"epoch": trainer.current_epoch, **kept})
 
     def state_dict(self) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def build_model(
         >>> build_model("torchvision/resnet18", num_classes=10).fc.out_features
         10
     """
-    named = _is_name(name)
+    named = is_name(name)
     if named:
         if "/" in name and not name.startswith(TORCHVISION):
             raise ValueError(f"build_model: there is no folder {name}. A repository of the Hub is called {HUB}{name}.")
@@ -85,7 +85,7 @@ def build_model(
 
 def is_random(name: str, checkpoint: str | Path | None = None, pretrained: bool = False) -> bool:
     """Say whether :func:`build_model` gives random weights."""
-    return checkpoint is None and not pretrained and _is_name(name)
+    return checkpoint is None and not pretrained and is_name(name)
 
 
 def check_model(name: str) -> None:
@@ -144,7 +144,7 @@ def tie_as_saved(model: nn.Module, tied: Mapping[str, int]) -> None:
         tie_(model, left, init="random")
 
 
-def _is_name(name: str) -> bool:
+def is_name(name: str) -> bool:
     """Say whether ``name`` is that of a library's model, not of a folder or repository."""
     if name.startswith((TORCHVISION, HUB)):
         return name.startswith(TORCHVISION)
