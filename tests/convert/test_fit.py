@@ -1,6 +1,7 @@
 """The data fit against least squares on patches, written out; order, repeated calls, modes and what it leaves alone."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from tiedconv import tie_
+from tiedconv.convert import recalibrate_norms_, search_blocks
 from tiedconv.convert.fit import as_batches
 from tiedconv.convert.project import project_bias, project_weight
 
@@ -102,19 +104,21 @@ def test_a_layer_is_fitted_on_what_the_tied_layers_before_it_give():
 
 
 class Twice(nn.Module):
-    """Calls one layer twice."""
+    """Calls one layer twice, the second time by the name of its argument."""
 
-    def __init__(self) -> None:
+    def __init__(self, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.layer = nn.Linear(6, 6)
+        self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.layer(torch.tanh(self.layer(x)))
+        y: Tensor = self.layer(input=self.activation(self.layer(x)))
         return y
 
 
-def test_a_layer_that_is_called_twice_is_fitted_to_both_calls():
-    model, x = Twice().double(), torch.randn(20, 6, dtype=torch.float64)
+@pytest.mark.parametrize("activation", [torch.tanh, torch.tanh_])
+def test_a_layer_that_is_called_twice_is_fitted_to_both_calls(activation):
+    model, x = Twice(activation).double(), torch.randn(20, 6, dtype=torch.float64)
     old = model.layer
     first = old(x)
     projected = nn.Sequential(copy.deepcopy(old))
@@ -124,6 +128,29 @@ def test_a_layer_that_is_called_twice_is_fitted_to_both_calls():
     outputs = torch.cat([first, old(torch.tanh(first))]).detach()
     check_fit(old, model.layer, inputs, outputs)
     assert report.tied[0].macs == 2 * 36
+
+
+class Centred(nn.Module):
+    """Changes the images that it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sub_(0.5)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda model, images: tie_(model, 2, "all", "data", images=images),
+        lambda model, images: search_blocks(model, images, params=0.9, filter_fn="all"),
+        recalibrate_norms_,
+    ],
+    ids=["tie_", "search_blocks", "recalibrate_norms_"],
+)
+def test_images_stay_if_the_model_changes_what_it_is_given(function):
+    images = torch.rand(5, 4, 6, 6)
+    before = images.clone()
+    function(nn.Sequential(Centred(), nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1)), images)
+    assert torch.equal(images, before)
 
 
 def test_statistics_and_modes_stay():
@@ -153,7 +180,8 @@ def test_images_may_come_in_batches(kind):
 
 
 def test_a_large_tensor_is_taken_in_batches():
-    assert [len(batch) for batch in as_batches(torch.zeros(70, 1))] == [32, 32, 6]
+    sizes = {n: [len(batch) for batch in as_batches(torch.zeros(n, 1))] for n in (1, 32, 33, 70)}
+    assert sizes == {1: [1], 32: [32], 33: [17, 16], 70: [24, 23, 23]}  # each counts alike in a norm's statistics
 
 
 def test_progress_is_told_after_every_layer():

@@ -46,3 +46,13 @@ def test_no_images_are_refused_and_the_norms_stay():
     assert model[1].running_mean.tolist() == [1] * 4
     assert model[1].momentum == 0.3
     assert model[1].training
+
+
+def test_norms_keep_their_statistics_if_a_later_batch_fails():
+    model = network()
+    recalibrate_norms_(model, torch.randn(4, 3, 8, 8))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(RuntimeError, match=r"^recalibrate_norms_: .*expected input"):
+        recalibrate_norms_(model, [torch.randn(4, 3, 8, 8), torch.randn(4, 2, 8, 8)])
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert model[1].momentum == 0.3

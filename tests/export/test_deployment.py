@@ -185,3 +185,10 @@ def test_layers_that_torch_does_not_find_are_refused(convs):
         deploy(model)
     model.convs = [nn.Conv2d(4, 4, 1)]
     deploy(model)
+
+
+def test_modules_that_are_also_in_a_list_are_no_obstacle():
+    model = nn.Sequential(nn.Sequential(TiedConv2d(4, 4, 1, blocks=2)))
+    model.stages = [model[0]]
+    x = torch.randn(1, 4, 3, 3)
+    torch.testing.assert_close(deploy(model).stages[0](x), model(x))

@@ -6,11 +6,11 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._checks import first_line
 from ..nn import TiedLinear
+from ..ops.algorithms import CONV
 from .project import OutputFit
 
 Images = Tensor | Iterable[Tensor]
@@ -71,9 +71,11 @@ def _fit_layer(model: nn.Module, dense: nn.Module, name: str, images: list[Tenso
 
 
 def as_batches(images: Images) -> list[Tensor]:
-    """Return the batches of ``images``: 32 at a time from a tensor (N, ...), the items of an iterable."""
+    """Return the batches of ``images``: alike and of at most 32 from a tensor (N, ...), the items of an iterable."""
+    batches: list[Any] = []
     if isinstance(images, Tensor):
-        batches = list(images.split(32)) if images.dim() else []
+        if images.dim() and len(images):
+            batches = list(images.tensor_split(-(-len(images) // 32)))
     elif isinstance(images, Iterable):
         batches = [item[0] if isinstance(item, list | tuple) and item else item for item in images]
     else:
@@ -114,9 +116,8 @@ def _samples(tied: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     # A convolution with one filter for every number of a patch: one line for all dimensions, strides and dilations.
     size, channels = tied.weight[0, 0].numel(), x.shape[1]
     one_hot = torch.eye(size, dtype=x.dtype, device=x.device).view(size, 1, *tied.kernel_size)
-    conv: Any = (F.conv1d, F.conv2d, F.conv3d)[tied.N - 1]
     filters = one_hot.repeat(channels, 1, *(1,) * tied.N)
-    return conv(x, filters, None, tied.stride, padding, tied.dilation, channels).flatten(2), y.flatten(2)
+    return CONV[tied.N](x, filters, None, tied.stride, padding, tied.dilation, channels).flatten(2), y.flatten(2)
 
 
 def _calls(model: nn.Module, names: Collection[str], batch: Tensor) -> dict[str, int]:
@@ -128,7 +129,7 @@ def _calls(model: nn.Module, names: Collection[str], batch: Tensor) -> dict[str,
 
     handles = [model.get_submodule(name).register_forward_hook(partial(count, name)) for name in names]
     try:
-        model(batch[:1])
+        model(batch[:1].clone())  # as in check_runs
     finally:
         for handle in handles:
             handle.remove()
@@ -139,15 +140,17 @@ def _seen(model: nn.Module, name: str, batch: Tensor, calls: int, *, outputs: bo
     """Return what a layer takes, or returns, in each of its calls in a forward pass that ends with the last one."""
     seen: list[Tensor] = []
 
-    def note(module: nn.Module, args: Any, output: Any = None) -> None:
-        seen.append(output if outputs else args[0])
+    def note(module: nn.Module, args: Any, kwargs: Any, output: Any = None) -> None:
+        found = output if outputs else args[0] if args else kwargs["input"]
+        seen.append(found.clone())  # which an in-place layer behind it may change before the last call
         if len(seen) == calls:
             raise _Reached
 
     layer = model.get_submodule(name)
-    handle = layer.register_forward_hook(note) if outputs else layer.register_forward_pre_hook(note)
+    register = layer.register_forward_hook if outputs else layer.register_forward_pre_hook
+    handle = register(note, with_kwargs=True)
     try:
-        model(batch)
+        model(batch.clone())
     except _Reached:
         pass
     finally:

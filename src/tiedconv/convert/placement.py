@@ -187,9 +187,8 @@ def parameter_owners(model: nn.Module) -> dict[int, list[str]]:
     """Return which modules own each parameter, by the parameter's id."""
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                owners.setdefault(id(parameter), []).append(name or "the model itself")
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(name or "the model itself")
     return owners
 
 

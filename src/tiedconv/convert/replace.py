@@ -1,6 +1,6 @@
 """Layers of a model replaced in place."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
@@ -43,12 +43,13 @@ def check_open(model: nn.Module) -> None:
         raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}.")
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(f"{type(model).__name__} is compiled by torch.jit. Give the module that it came from.")
-    for module in model.modules():
+    found = set(model.modules())
+    for module in found:
         kind = type(module).__name__
-        if kind in _WRAPPERS and (module is model or _holds_tied(module)):
+        if kind in _WRAPPERS and (module is model or any(isinstance(m, TIED_LAYERS) for m in module.modules())):
             raise TypeError(f"the model is wrapped in {kind}. Give the module inside, before it is wrapped.")
         for attribute, value in vars(module).items():
-            if attribute != "_modules" and _holds_tied(value):
+            if attribute != "_modules" and _hides_tied(value, found):
                 raise TypeError(
                     f"{kind}.{attribute} holds tied layers in a {type(value).__name__}, where torch does not find them "
                     "and none can be replaced. Use nn.ModuleList or nn.ModuleDict."
@@ -60,11 +61,14 @@ def check_open(model: nn.Module) -> None:
             )
 
 
-def _holds_tied(value: object) -> bool:
+def _hides_tied(value: object, found: Container[nn.Module]) -> bool:
+    """Whether an attribute refers to tied layers that exchanging the children of the modules ``found`` cannot reach."""
     if isinstance(value, nn.Module):
-        return any(isinstance(module, TIED_LAYERS) for module in value.modules())
+        return isinstance(value, TIED_LAYERS) or (
+            value not in found and any(isinstance(module, TIED_LAYERS) for module in value.modules())
+        )
     items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return any(map(_holds_tied, items))
+    return any(_hides_tied(item, found) for item in items)
 
 
 def _is_ours(target: object) -> bool:

@@ -160,7 +160,7 @@ def _measure(
 
 
 def _output(model: nn.Module, batch: Tensor) -> Tensor:
-    output: Any = model(batch)
+    output: Any = model(batch.clone())  # which its code may change
     if not isinstance(output, Tensor):
         raise TypeError(f"the model must return a tensor, got {type(output).__name__}.")
     return output.double()

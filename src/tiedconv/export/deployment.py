@@ -51,7 +51,7 @@ def deploy(model: nn.Module) -> nn.Module:
     with named("deploy"):
         check_open(model)
         tied_layers(model)  # before anything is copied
-    root = nn.ModuleList([copied(model)])  # what holds a model that is itself a tied layer
+        root = nn.ModuleList([copied(model)])  # what holds a model that is itself a tied layer
     replace(root, {name: _ordinary(layer) for name, layer in tied_layers(root).items()})
     root.eval()
     return root[0]
@@ -69,8 +69,8 @@ class Branches(nn.Module):
         super().__init__()
         self.convs = nn.ModuleList(convs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        parts = x.chunk(len(self.convs), dim=-3)
+    def forward(self, input: Tensor) -> Tensor:
+        parts = input.chunk(len(self.convs), dim=-3)
         outputs = []  # TorchScript knows neither a comprehension nor zip over modules
         for i, conv in enumerate(self.convs):
             outputs.append(conv(parts[i]))

@@ -22,7 +22,7 @@ from ._card import model_card
 from .program import whole
 
 _CARD = "README.md"
-_TIED = tuple(TIED.values())
+_TIED: Any = tuple(TIED.values())
 
 
 def save_pretrained(
@@ -146,7 +146,9 @@ def _state(model: nn.Module) -> dict[str, torch.Tensor]:
 def _describe(model: nn.Module, architecture: str | None, model_args: dict[str, Any]) -> dict[str, Any]:
     """Return the content of ``config.json``, and check that it builds this model."""
     kind, of_torchvision = type(model).__name__, type(model).__module__.startswith("torchvision.models.")
-    tied = {name: m.blocks for name, m in model.named_modules() if isinstance(m, _TIED) and m.blocks > 1}
+    tied: dict[str, Any] = {
+        name: m.blocks for name, m in model.named_modules() if isinstance(m, _TIED) and m.blocks > 1
+    }
     if of_torchvision:
         if architecture is None or not architecture.startswith(TORCHVISION):
             raise ValueError(
@@ -163,7 +165,8 @@ def _describe(model: nn.Module, architecture: str | None, model_args: dict[str, 
             f"save_pretrained: architecture={architecture!r} is for models of torchvision, got a {kind}. Leave it out."
         )
     elif hasattr(model, "pretrained_cfg") and hasattr(model, "num_classes"):
-        config = _timm_config(model, model_args)
+        with named("save_pretrained"):
+            config = _timm_config(model, model_args)
     else:
         return {"architecture": kind, "tiedconv": {"library": None, "kwargs": {}, "tied": tied}}
     with named("save_pretrained"):
@@ -180,7 +183,7 @@ def _describe(model: nn.Module, architecture: str | None, model_args: dict[str, 
         name = config["architecture"]
         raise ValueError(
             f"save_pretrained: the model is not what {name} builds ({difference}). Give the arguments that it was "
-            "built with as model_args."
+            "built with as model_args; in place of a deployed or untied model, save the one that it came from."
         )
     return config
 

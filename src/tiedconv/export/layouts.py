@@ -29,7 +29,7 @@ def weight_bytes(model: nn.Module) -> dict[Layout | Literal["dense"], int]:
         >>> weight_bytes(nn.Sequential(TiedConv2d(64, 64, 3, blocks=2, bias=False)))
         {'thin': 36864, 'fast': 73728, 'dense': 147456}
     """
-    dense = on_meta(model)
+    dense = nn.Sequential(on_meta(model))  # for a model that is itself a tied layer
     untie_(dense, "dense")
     models: dict[Any, nn.Module] = {"thin": model, "fast": deploy(on_meta(model)), "dense": dense}
     return {name: sum(p.nbytes for p in m.parameters()) for name, m in models.items()}

@@ -224,7 +224,7 @@ def _images(input_size: Sequence[int], *, dynamic_size: bool, batch_size: int | 
 def _output(model: nn.Module, x: Tensor) -> Tensor:
     name, shape = type(model).__name__, tuple(x.shape)
     try:
-        y = model(x)
+        y = model(x.clone())  # which its code may change
     except Exception as error:  # of any kind
         raise ValueError(
             f"{name} cannot take images {shape}: {first_line(error)}. If it has one image size, pass its "

@@ -72,12 +72,14 @@ class _TiedConvNd(nn.Module):
         """
         nn.Conv2d.reset_parameters(self)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         padding: Size | str = self.padding
         with _checks.named(type(self).__name__):
             if self.padding_mode != "zeros":
-                x, padding = self.pad_input(x), 0
-            return convolve(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups, self.blocks)
+                input, padding = self.pad_input(input), 0
+            return convolve(
+                input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups, self.blocks
+            )
 
     def pad_input(self, x: Tensor) -> Tensor:
         """Pad ``x`` in a ``padding_mode`` other than ``"zeros"``, and keep its memory format."""

@@ -70,9 +70,9 @@ class TiedLinear(nn.Module):
         """Draw weight and bias as ``torch.nn.Linear`` does for the fan-in of one block, C_i/B."""
         nn.Linear.reset_parameters(self)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         try:  # costs nothing; a `with` block around the call would take 3 % of its time
-            return linear(x, self.weight, self.bias, self.blocks)
+            return linear(input, self.weight, self.bias, self.blocks)
         except RuntimeError:
             with _checks.named(type(self).__name__):
                 raise

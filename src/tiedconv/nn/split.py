@@ -103,10 +103,12 @@ class SplitTiedConv2d(nn.Module):
         for weight in self.weights:
             nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         weights = list(self.weights)
         with _checks.named(type(self).__name__):
-            return split_convolve(x, weights, None, self.stride, self.padding, self.dilation, self.groups, self.blocks)
+            return split_convolve(
+                input, weights, None, self.stride, self.padding, self.dilation, self.groups, self.blocks
+            )
 
     def extra_repr(self) -> str:
         return (

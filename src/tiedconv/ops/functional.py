@@ -1,4 +1,4 @@
-"""Tied convolutions and tied linear maps as functions on tensors, with the signatures of ``torch.nn.functional``."""
+"""Tied convolutions and linear maps as functions on tensors, with arguments in the order of ``torch.nn.functional``."""
 
 from typing import Any, Literal
 
