@@ -8,7 +8,8 @@ from tiedconv.nn import SplitTiedConv2d, TiedConv2d
 
 def test_bytes_of_every_layout():
     tied = TiedConv2d(8, 8, 3, blocks=2)  # 4 x 4 filters and 4 biases
-    assert weight_bytes(tied) == weight_bytes(nn.Sequential(tied)) == {"thin": 4 * 148, "fast": 4 * 296, "dense": 4 * 584}
+    expected = {"thin": 4 * 148, "fast": 4 * 296, "dense": 4 * 584}
+    assert weight_bytes(tied) == weight_bytes(nn.Sequential(tied)) == expected
 
 
 def test_the_zeros_of_merged_splits_count():
