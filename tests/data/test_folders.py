@@ -58,6 +58,12 @@ def test_image_folder_says_which_shares_training_crops_may_take(tmp_path, scale)
         ImageFolder(str(fill(tmp_path)), scale=scale)
 
 
+@pytest.mark.parametrize("crop_pct", [87.5, 0, -1])
+def test_image_folder_says_which_share_validation_crops_may_keep(tmp_path, crop_pct):
+    with pytest.raises(ValueError, match=r"ImageFolder: crop_pct must be a share, 0 < crop_pct <= 1, got"):
+        ImageFolder(str(fill(tmp_path)), crop_pct=crop_pct)
+
+
 def test_image_folder_names_the_folder_that_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"val is not a folder of class folders. .*/train/<class>/<image>"):
         ImageFolder(str(fill(tmp_path, parts=("train",))))

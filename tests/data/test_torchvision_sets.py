@@ -94,6 +94,15 @@ def test_cifar_reads_the_published_format(tmp_path, monkeypatch, data_class, fol
         assert data.classes[7] == "name 7"
 
 
+def test_a_download_that_fails_is_said(tmp_path, monkeypatch):
+    def offline(*args, **options):
+        raise RuntimeError("Error downloading x.tar.gz:\n no route to host")
+
+    monkeypatch.setattr(CIFAR10, "source_class", offline)
+    with pytest.raises(FileNotFoundError, match=r"The download failed: Error downloading x\.tar\.gz: no route to host"):
+        CIFAR10(root=str(tmp_path), download=True).prepare_data()
+
+
 def test_cifar_says_when_the_files_are_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"CIFAR10: no data in .* download=True"):
         CIFAR10(root=str(tmp_path)).prepare_data()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
 
 from tiedconv.data import Digits
-from tiedconv.tasks import ClassificationTask, Optimization
+from tiedconv.tasks import ClassificationTask, Optimization, quiet_lightning
 
 BATCHES = 3
 
@@ -40,6 +40,16 @@ class LearningRates(L.Callback):
 def make_task(**options):
     L.seed_everything(3, verbose=False)
     return ClassificationTask("resnet_tiny", 10, 1, **options)
+
+
+def test_any_data_module_of_lightning_will_do(tmp_path):
+    pairs = torch.utils.data.TensorDataset(torch.randn(8, 1, 8, 8), torch.zeros(8, dtype=torch.long))
+    data = L.LightningDataModule()
+    data.train_dataloader = data.val_dataloader = lambda: torch.utils.data.DataLoader(pairs, 4)
+    trainer = L.Trainer(max_epochs=1, accelerator="cpu", logger=False, default_root_dir=tmp_path)
+    with quiet_lightning(advice=False):
+        trainer.fit(ClassificationTask("resnet_tiny", 10, 1), datamodule=data)
+    assert trainer.current_epoch == 1
 
 
 def make_trainer(folder, epochs=2, callbacks=(), **options):

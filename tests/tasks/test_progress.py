@@ -38,6 +38,17 @@ def test_epochs_and_minutes_get_a_line_each_where_no_terminal_is(training, tmp_p
     assert lines[-1].startswith("test,")
 
 
+def test_accumulated_gradients_leave_the_loss_of_a_step(training, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_EVERY", 0.0)
+    few = {**FEW, "max_epochs": 1, "limit_train_batches": 4, "limit_val_batches": 0}
+    trainer = L.Trainer(
+        **QUIET, **few, accumulate_grad_batches=4, callbacks=[progress_bar()], default_root_dir=tmp_path
+    )
+    trainer.fit(*training)
+    printed = [float(loss) for loss in re.findall(r"step \d of 4, loss ([^,]*)", capsys.readouterr().err)]
+    assert sum(printed) / 4 == pytest.approx(trainer.callback_metrics["train/loss"].item(), rel=0.01)
+
+
 def test_the_time_of_a_step_is_that_since_the_last_line_without_validations(monkeypatch, capsys):
     clock = iter([0, 50, 100, 500, 560])
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))

@@ -44,7 +44,7 @@ def check_open(model: nn.Module) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(f"{type(model).__name__} is compiled by torch.jit. Give the module that it came from.")
     found = set(model.modules())
-    for module in found:
+    for module in model.modules():
         kind = type(module).__name__
         if kind in _WRAPPERS and (module is model or any(isinstance(m, TIED_LAYERS) for m in module.modules())):
             raise TypeError(f"the model is wrapped in {kind}. Give the module inside, before it is wrapped.")

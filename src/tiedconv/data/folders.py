@@ -40,7 +40,7 @@ class ImageFolder(ClassificationData):
     Raises:
         FileNotFoundError: if ``root`` lacks one of the two folders; when a split is built, if a class has no image.
         OSError: when a split is built, if a file is not an image, whatever its suffix says.
-        ValueError: if the two folders do not hold the same classes, or ``scale`` is not a range within 0-1.
+        ValueError: if the two folders do not hold the same classes, or ``crop_pct`` or ``scale`` is not within 0-1.
     """
 
     mean = IMAGENET_DEFAULT_MEAN
@@ -61,6 +61,8 @@ class ImageFolder(ClassificationData):
     ) -> None:
         super().__init__(batch_size, num_workers, predict_path)
         self.save_hyperparameters()
+        if not 0 < crop_pct <= 1:
+            raise ValueError(f"{type(self).__name__}: crop_pct must be a share, 0 < crop_pct <= 1, got {crop_pct}.")
         if not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError(
                 f"{type(self).__name__}: scale must be two shares of an area, 0 < least <= greatest <= 1, got {scale}."

@@ -162,15 +162,11 @@ class OcclusionScenes(Coco):
         self.save_hyperparameters({"root": root, "scenes": asdict(scenes), "masks": masks, "flip": flip})
 
     @property
-    def classes(self) -> list[str]:
+    def categories(self) -> dict[int, str]:
         if (self.root / _DONE).exists():  # then the objects may be gone
-            return super().classes
+            return super().categories
         with named("OcclusionScenes"):
-            return class_names(self.scenes.objects)
-
-    @property
-    def category_ids(self) -> list[int]:
-        return list(range(1, len(self.classes) + 1))
+            return dict(enumerate(class_names(self.scenes.objects), start=1))
 
     def prepare_data(self) -> None:
         if (self.root / _DONE).exists():

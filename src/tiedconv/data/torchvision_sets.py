@@ -32,7 +32,9 @@ class _SmallImages(ClassificationData):
         try:
             self._open(train=True)
         except RuntimeError as error:
-            raise FileNotFoundError(f"{type(self).__name__}: no data in {self.root!r}. {self.how_to_get}") from error
+            failed = f"The download failed: {' '.join(str(error).split())}"
+            advice = failed if self.download else self.how_to_get
+            raise FileNotFoundError(f"{type(self).__name__}: no data in {self.root!r}. {advice}") from error
 
     def build(self, train: bool) -> Dataset[Any]:
         if not train:

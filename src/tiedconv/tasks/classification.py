@@ -99,9 +99,9 @@ class ClassificationTask(Task):
         return outputs if isinstance(outputs, Tensor) else outputs.logits
 
     def setup(self, stage: str) -> None:
-        data = getattr(self.trainer, "datamodule", None)
-        if data is not None:
-            self.example_input_array = torch.zeros(1, *data.input_size)  # Lightning's summary counts FLOPs with it
+        size = getattr(getattr(self.trainer, "datamodule", None), "input_size", None)  # other data modules have none
+        if size is not None:
+            self.example_input_array = torch.zeros(1, *size)  # Lightning's summary counts FLOPs with it
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch

@@ -51,7 +51,8 @@ class PlainProgress(ProgressBar):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         what = f"epoch {trainer.current_epoch + 1}, step"
-        self._print_step(what, batch_idx, self.total_train_batches, outputs["loss"])
+        loss = outputs["loss"] * trainer.accumulate_grad_batches  # by which Lightning has divided it
+        self._print_step(what, batch_idx, self.total_train_batches, loss)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epoch, last = trainer.current_epoch + 1, trainer.max_epochs
