@@ -42,16 +42,6 @@ def make_task(**options):
     return ClassificationTask("resnet_tiny", 10, 1, **options)
 
 
-def test_any_data_module_of_lightning_will_do(tmp_path):
-    pairs = torch.utils.data.TensorDataset(torch.randn(8, 1, 8, 8), torch.zeros(8, dtype=torch.long))
-    data = L.LightningDataModule()
-    data.train_dataloader = data.val_dataloader = lambda: torch.utils.data.DataLoader(pairs, 4)
-    trainer = L.Trainer(max_epochs=1, accelerator="cpu", logger=False, default_root_dir=tmp_path)
-    with quiet_lightning(advice=False):
-        trainer.fit(ClassificationTask("resnet_tiny", 10, 1), datamodule=data)
-    assert trainer.current_epoch == 1
-
-
 def make_trainer(folder, epochs=2, callbacks=(), **options):
     defaults = {
         "accelerator": "cpu",
@@ -64,6 +54,16 @@ def make_trainer(folder, epochs=2, callbacks=(), **options):
         "num_sanity_val_steps": 0,
     }
     return L.Trainer(default_root_dir=folder, max_epochs=epochs, callbacks=list(callbacks), **{**defaults, **options})
+
+
+def test_any_data_module_of_lightning_will_do(tmp_path):
+    pairs = torch.utils.data.TensorDataset(torch.randn(8, 1, 8, 8), torch.zeros(8, dtype=torch.long))
+    data = L.LightningDataModule()
+    data.train_dataloader = data.val_dataloader = lambda: torch.utils.data.DataLoader(pairs, 4)
+    trainer = make_trainer(tmp_path, epochs=1, enable_model_summary=True)
+    with quiet_lightning(advice=False):
+        trainer.fit(make_task(), datamodule=data)
+    assert trainer.current_epoch == 1
 
 
 def rates(tmp_path, optimization, epochs):

@@ -46,7 +46,7 @@ def check_open(model: nn.Module) -> None:
     found = set(model.modules())
     for module in model.modules():
         kind = type(module).__name__
-        if kind in _WRAPPERS and (module is model or any(isinstance(m, TIED_LAYERS) for m in module.modules())):
+        if kind in _WRAPPERS and (module is model or _holds_tied(module)):
             raise TypeError(f"the model is wrapped in {kind}. Give the module inside, before it is wrapped.")
         for attribute, value in vars(module).items():
             if attribute != "_modules" and _hides_tied(value, found):
@@ -61,12 +61,14 @@ def check_open(model: nn.Module) -> None:
             )
 
 
+def _holds_tied(module: nn.Module) -> bool:
+    return any(isinstance(inner, TIED_LAYERS) for inner in module.modules())
+
+
 def _hides_tied(value: object, found: Container[nn.Module]) -> bool:
     """Whether an attribute refers to tied layers that exchanging the children of the modules ``found`` cannot reach."""
     if isinstance(value, nn.Module):
-        return isinstance(value, TIED_LAYERS) or (
-            value not in found and any(isinstance(module, TIED_LAYERS) for module in value.modules())
-        )
+        return isinstance(value, TIED_LAYERS) or (value not in found and _holds_tied(value))
     items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
     return any(_hides_tied(item, found) for item in items)
 

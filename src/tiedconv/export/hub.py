@@ -146,9 +146,7 @@ def _state(model: nn.Module) -> dict[str, torch.Tensor]:
 def _describe(model: nn.Module, architecture: str | None, model_args: dict[str, Any]) -> dict[str, Any]:
     """Return the content of ``config.json``, and check that it builds this model."""
     kind, of_torchvision = type(model).__name__, type(model).__module__.startswith("torchvision.models.")
-    tied: dict[str, Any] = {
-        name: m.blocks for name, m in model.named_modules() if isinstance(m, _TIED) and m.blocks > 1
-    }
+    tied = {name: m.blocks for name, m in model.named_modules() if isinstance(m, _TIED) and m.blocks > 1}
     if of_torchvision:
         if architecture is None or not architecture.startswith(TORCHVISION):
             raise ValueError(
@@ -165,8 +163,7 @@ def _describe(model: nn.Module, architecture: str | None, model_args: dict[str, 
             f"save_pretrained: architecture={architecture!r} is for models of torchvision, got a {kind}. Leave it out."
         )
     elif hasattr(model, "pretrained_cfg") and hasattr(model, "num_classes"):
-        with named("save_pretrained"):
-            config = _timm_config(model, model_args)
+        config = _timm_config(model, model_args)
     else:
         return {"architecture": kind, "tiedconv": {"library": None, "kwargs": {}, "tied": tied}}
     with named("save_pretrained"):
@@ -188,6 +185,7 @@ def _describe(model: nn.Module, architecture: str | None, model_args: dict[str, 
     return config
 
 
+@named("save_pretrained")
 def _timm_config(model: nn.Module, model_args: dict[str, Any]) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         path = Path(folder) / CONFIG
