@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tests.cli.trainings import ONE_STEP, TINY, TRAINER, last
+from torch.utils.data import DataLoader, Dataset
 
 from tiedconv.cli.main import main
 from tiedconv.tasks import ClassificationTask, DetectionTask, quiet_lightning
@@ -224,6 +225,32 @@ def test_worker_process_names_the_image(fit, tmp_path):
     broken.write_bytes(b"no image")
     with pytest.raises(SystemExit, match=r"^tiedconv fit: \S*train/a/photo.png cannot be read as an image"):
         fit(data=photos(root, workers=1))
+
+
+class _Raising(Dataset):
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        raise self.error from OSError("ValueError: the cause")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("box 7 is outside.\nCorrect a.json."), r"^box 7 is outside\.\nCorrect a\.json\.$"),
+        (UnidentifiedImageError("cannot identify a.png"), r"^cannot identify a\.png$"),
+        (KeyError("label"), r"^A process that loads images raised KeyError: 'label'\. Set data\.num_workers to 0"),
+        (AssertionError(), r"^A process that loads images raised AssertionError\. Set data\.num_workers"),
+        (ValueError(), r"^A process that loads images raised ValueError\. Set data\.num_workers"),
+    ],
+)
+def test_what_a_worker_process_raised_is_told_whole(error, said):
+    with pytest.raises(RuntimeError, match=said), quiet_lightning(advice=True):
+        next(iter(DataLoader(_Raising(error), num_workers=1)))
 
 
 def die(self, index):

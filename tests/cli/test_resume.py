@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from tests.cli.trainings import last
 
+from tiedconv.data import ImageFolder, write_shards
 from tiedconv.tasks import ClassificationTask
 
 SIX = {"limit_train_batches": 6}
@@ -124,6 +125,26 @@ def test_seed_and_batch_size_change_at_the_end_of_an_epoch_alone(fit):
     fit("--ckpt_path=last", max_epochs=2, **SIX)
     fit("--ckpt_path=last", "--seed_everything=5", data=changed(batch_size=4), max_epochs=3, **SIX)
     last(epoch=2)
+
+
+@INSIDE
+def test_images_and_their_window_stay_inside_an_epoch(fit):
+    images("pets", "cat", "dog")
+    write_shards(ImageFolder("pets", image_size=32), "shards", images_per_shard=2)
+
+    def go_on(window: int | None = None, *options: str, **settings) -> None:
+        data = {"root": "shards", "image_size": 32, "batch_size": 4, "num_workers": 0, "window": window}
+        data = {"class_path": "StreamedImages", "init_args": data}
+        fit(*options, data=data, max_epochs=2, limit_train_batches=2, **settings)
+
+    go_on(max_steps=3)
+    with pytest.raises(SystemExit, match=r"with window = None there, 1 here: images would be left out"):
+        go_on(1, "--ckpt_path=last")
+    shutil.copy("pets/train/cat/0.png", "pets/train/cat/4.png")
+    shutil.rmtree("shards")
+    write_shards(ImageFolder("pets", image_size=32), "shards", images_per_shard=2)
+    with pytest.raises(SystemExit, match=r"with training images = 8 there, 9 here: images would be left out"):
+        go_on(None, "--ckpt_path=last")
 
 
 def test_data_of_other_classes_are_refused(fit):

@@ -1,5 +1,7 @@
 """YOLO's text files and data.yaml, on images of 40 x 20 pixels."""
 
+import os
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -170,8 +172,13 @@ def test_sizes_of_many_images_are_remembered(tmp_path, monkeypatch):
     monkeypatch.setattr(_looks, "_MANY", 1)
     write_yolo(tmp_path)
     first = yolo(tmp_path).ground_truth()
-    (tmp_path / "images" / "val" / "a.png").write_bytes(b"")  # the folder stays as it was
-    assert yolo(tmp_path).ground_truth() == first
+    with monkeypatch.context() as patch:
+        patch.setattr("tiedconv.data.yolo.upright_size", None)  # which a look would call
+        assert yolo(tmp_path).ground_truth() == first
+    image_file(tmp_path / "images" / "val" / "a.png", (2 * WIDTH, 2 * HEIGHT))  # in place: the folder stays as it was
+    os.utime(tmp_path / "images" / "val" / "a.png", (1, 1))  # whatever the clock's steps are
+    changed = yolo(tmp_path).ground_truth()
+    assert changed["images"][0]["width"] == 2 * WIDTH
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,9 @@ def tie_and_finetune(
 
     weights = _sha256(model)
     measure("before")
-    batches = list(data.training_images(samples))
+    taken = list(data.training_images(samples))
+    # All alike, where the last one taken may be short: statistics of norms are the mean over the batches.
+    batches = torch.cat(taken).tensor_split(len(taken))
     report = tie_(
         model,
         blocks,

@@ -13,6 +13,7 @@ from typing import Any
 from .._files import write_whole
 
 _MANY = 2000  # files; a look at fewer takes no noticeable time, and is not remembered
+_AT_ONCE = 16  # network disks answer late, but many requests at once
 
 
 def look_at_files(
@@ -20,7 +21,7 @@ def look_at_files(
 ) -> dict[str, list[str]]:
     """Look at files of a folder, and return the names of those that ``look`` remarks on, by remark.
 
-    The result is remembered in the user's cache until ``names``, ``about`` or a folder's time of change differ.
+    The result is remembered in the user's cache until ``names``, ``about`` or a file's time of change differ.
 
     Args:
         folder: where the names start.
@@ -46,12 +47,19 @@ def look_at_files(
 
 
 def _memory(folder: Path, names: Sequence[str], about: Sequence[Any]) -> Path:
-    """Return the file that remembers a look at these files, for the present state of their folders."""
-    folders = {os.path.dirname(folder / name) for name in names}
-    changes = [(path, os.stat(path).st_mtime_ns) for path in sorted(folders) if os.path.isdir(path)]
+    """Return the file that remembers a look at these files, for the present state of each."""
+    with ThreadPool(_AT_ONCE) as pool:
+        changes = pool.map(lambda name: _time_of_change(folder / name), names, chunksize=256)
     text = repr((str(folder.resolve()), changes, names, about))
     key = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tiedconv" / f"images-{key[:32]}.json"
+
+
+def _time_of_change(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0  # a look says what is wrong with it
 
 
 def _look_at_all(names: Sequence[str], look: Callable[[int], str]) -> dict[str, list[str]]:
@@ -61,7 +69,7 @@ def _look_at_all(names: Sequence[str], look: Callable[[int], str]) -> dict[str, 
         except (OSError, ValueError) as error:
             return error
 
-    with ThreadPool(16) as pool:  # network disks answer late, but many requests at once
+    with ThreadPool(_AT_ONCE) as pool:
         seen = pool.map(attempt, range(len(names)), chunksize=256)
     errors = [one for one in seen if isinstance(one, Exception)]
     if errors:

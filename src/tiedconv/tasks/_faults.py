@@ -3,6 +3,7 @@
 import errno
 import logging
 import math
+import re
 import sys
 import threading
 import warnings
@@ -104,10 +105,15 @@ def _explained(error: Exception) -> Exception | None:
             f"Another process of this training ended or cannot be reached: {first} If it said why, that is above, or "
             "in the log of its machine. Start all of them again and go on from the last checkpoint."
         )
-    if first.startswith("Caught ") and "in DataLoader worker process" in first:
-        # torch puts the whole trace into the message; its last line is what the process raised.
-        kind, _, message = rest.rstrip().rpartition("\n")[2].partition(": ")
-        return RuntimeError(message or kind)
+    if worker := re.match(r"Caught (\w+) in DataLoader worker process", first):
+        # torch puts the whole trace into the message; it ends with what the process raised, in one line or more.
+        kind = worker[1]
+        message = re.split(rf"^(?:\S*\.)?{kind}(?:: |$)", rest, flags=re.MULTILINE)[-1].strip()
+        if isinstance(error, OSError | RuntimeError | ValueError) and message:
+            return RuntimeError(message)
+        # Of other kinds the message alone, such as a key, says little.
+        raised = f"{kind}: {message}" if message else kind
+        return RuntimeError(f"A process that loads images raised {raised}. Set data.num_workers to 0 to see where.")
     if first.startswith("DataLoader worker"):
         return RuntimeError(
             f"{first.rstrip(' .')}. It loaded images; usually memory is short. Lower data.num_workers, or set it to "

@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from .._files import part_of, printable, write_whole
-from ..data.base import global_seed
+from ..data.base import ImageData, global_seed
 from ..models.inputs import some
 from ..models.weights import describe_difference, explained_damage
 from ._faults import check_finite
@@ -199,13 +199,16 @@ def _network(options: Mapping[str, Any]) -> str:
 
 
 def _describe_data(trainer: L.Trainer) -> dict[str, Any]:
-    """Return the classes, if known, and what the order of images depends on."""
+    """Return the classes, if known, and, while training, what the order of images depends on."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     classes = getattr(data, "classes", None)
+    ours = isinstance(data, ImageData) and trainer.state.fn == TrainerFn.FITTING
     return {
         "classes": None if classes is None else [printable(str(name)) for name in classes],
         "seed": global_seed(),
         "images a step": getattr(data, "batch_size", 0) * trainer.world_size,
+        "training images": len(data.split(train=True)) if ours else None,
+        "window": getattr(data, "window", None),  # of StreamedImages
     }
 
 
