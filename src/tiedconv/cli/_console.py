@@ -75,7 +75,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        self._stop()
 
     def __call__(self, what: str, done: int = 0, total: int | None = None) -> None:
         task = self._bars.tasks[0] if self._bars.tasks else None
@@ -87,7 +87,7 @@ class Progress:
             self._last_line = -math.inf
         self._bars.update(task.id, completed=done, total=total)
         if done == total:
-            self._bars.stop()
+            self._stop()
         elif not self._bars.disable:
             self._bars.start()
         elif time.monotonic() - self._last_line >= _EVERY:
@@ -95,6 +95,10 @@ class Progress:
             left = task.time_remaining
             estimate = "" if left is None else f", about {timedelta(seconds=round(left))} left"
             log(what if total is None else f"{what}: {done} of {total}{estimate}")
+
+    def _stop(self) -> None:
+        if not self._bars.disable:  # rich before 15 would print an empty line
+            self._bars.stop()
 
     def each(self, what: str, items: Iterable[T], total: int) -> Iterator[T]:
         """Yield ``items``, of which there are ``total``, and show how many are done."""
