@@ -57,6 +57,7 @@ def test_filters_are_not_repeated_for_small_maps_of_many_channels(channels, bloc
     assert choose(x, weight, ConvArgs((1, 1), (1, 1), (1, 1), 1, blocks)) is path
 
 
+@pytest.mark.skipif(torch.__version__ < "2.14", reason="torch reports compilation as an export")
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_compiled_calls_in_channels_last_memory_are_grouped_on_cpus(kernel):
     chosen = []

@@ -145,7 +145,8 @@ def convolve(
 
     While ``torch.export`` or ``torch.jit`` record the call, and so in ONNX files, ``view`` computes it: it needs the
     filters once, where exporters would write out the repeated ones of ``grouped``. Sizes are symbols or tensors then,
-    and a comparison would be recorded as a constant.
+    and a comparison would be recorded as a constant. Before 2.14 torch reports ``torch.compile`` as an export, too
+    (pytorch/pytorch#176347), so ``view`` computes all compiled calls there.
     """
     traced = torch.compiler.is_exporting() or torch.jit.is_tracing()
     fits = traced or (x.shape[1:2] == (weight.shape[1] * groups * blocks,) and x.dtype == weight.dtype)
