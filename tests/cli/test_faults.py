@@ -241,10 +241,10 @@ class _Raising(Dataset):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (ValueError("box 7 is outside.\nCorrect a.json."), r"^box 7 is outside\.\nCorrect a\.json\.$"),
+        (ValueError("a.json:\nValueError: box 7\nCorrect it."), r"^a\.json:\nValueError: box 7\nCorrect it\.$"),
         (UnidentifiedImageError("cannot identify a.png"), r"^cannot identify a\.png$"),
         (KeyError("label"), r"^A process that loads images raised KeyError: 'label'\. Set data\.num_workers to 0"),
-        (AssertionError(), r"^A process that loads images raised AssertionError\. Set data\.num_workers"),
+        (AssertionError("No."), r"^A process that loads images raised AssertionError: No\. Set data\.num_workers"),
         (ValueError(), r"^A process that loads images raised ValueError\. Set data\.num_workers"),
     ],
 )

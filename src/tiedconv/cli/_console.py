@@ -65,7 +65,7 @@ class Progress:
             transient=True,
             refresh_per_second=1,  # rarely enough not to disturb measurements
             speed_estimate_period=3600,  # steps may take minutes
-            disable=not console.is_terminal,
+            disable=not console.is_interactive,
         )
         self._last_line = -math.inf
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,9 +92,9 @@ def tie_and_finetune(
 
     weights = _sha256(model)
     measure("before")
-    taken = list(data.training_images(samples))
-    # All alike, where the last one taken may be short: statistics of norms are the mean over the batches.
-    batches = torch.cat(taken).tensor_split(len(taken))
+    images = torch.cat(list(data.training_images(samples)))
+    # All alike, where the loader's last one may be short: statistics of norms are the mean over the batches.
+    batches = images.tensor_split(math.ceil(len(images) / data.batch_size))
     report = tie_(
         model,
         blocks,

@@ -21,7 +21,7 @@ def look_at_files(
 ) -> dict[str, list[str]]:
     """Look at files of a folder, and return the names of those that ``look`` remarks on, by remark.
 
-    The result is remembered in the user's cache until ``names``, ``about`` or a file's time of change differ.
+    The result is remembered in the user's cache until ``names``, ``about``, or a file's size or time of change differ.
 
     Args:
         folder: where the names start.
@@ -49,17 +49,18 @@ def look_at_files(
 def _memory(folder: Path, names: Sequence[str], about: Sequence[Any]) -> Path:
     """Return the file that remembers a look at these files, for the present state of each."""
     with ThreadPool(_AT_ONCE) as pool:
-        changes = pool.map(lambda name: _time_of_change(folder / name), names, chunksize=256)
-    text = repr((str(folder.resolve()), changes, names, about))
+        states = pool.map(lambda name: _state(folder / name), names, chunksize=256)
+    text = repr((str(folder.resolve()), states, names, about))
     key = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tiedconv" / f"images-{key[:32]}.json"
 
 
-def _time_of_change(path: Path) -> int:
+def _state(path: Path) -> tuple[int, ...]:
     try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0  # a look says what is wrong with it
+        found = path.stat()
+    except (OSError, ValueError):
+        return ()  # a look says what is wrong with it
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns  # a copy may keep the time of its original
 
 
 def _look_at_all(names: Sequence[str], look: Callable[[int], str]) -> dict[str, list[str]]:

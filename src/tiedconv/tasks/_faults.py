@@ -107,13 +107,15 @@ def _explained(error: Exception) -> Exception | None:
         )
     if worker := re.match(r"Caught (\w+) in DataLoader worker process", first):
         # torch puts the whole trace into the message; it ends with what the process raised, in one line or more.
-        kind = worker[1]
-        message = re.split(rf"^(?:\S*\.)?{kind}(?:: |$)", rest, flags=re.MULTILINE)[-1].strip()
+        kind, trace = worker[1], rest.rpartition("Traceback (most recent call last):")[2]
+        message = re.split(rf"^(?:\S*\.)?{kind}(?:: |$)", trace, maxsplit=1, flags=re.MULTILINE)[-1].strip()
         if isinstance(error, OSError | RuntimeError | ValueError) and message:
             return RuntimeError(message)
         # Of other kinds the message alone, such as a key, says little.
         raised = f"{kind}: {message}" if message else kind
-        return RuntimeError(f"A process that loads images raised {raised}. Set data.num_workers to 0 to see where.")
+        return RuntimeError(
+            f"A process that loads images raised {raised.rstrip('.')}. Set data.num_workers to 0 to see where."
+        )
     if first.startswith("DataLoader worker"):
         return RuntimeError(
             f"{first.rstrip(' .')}. It loaded images; usually memory is short. Lower data.num_workers, or set it to "
