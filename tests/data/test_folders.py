@@ -314,7 +314,7 @@ def test_files_that_are_not_images_are_found_before_the_first_epoch(tmp_path):
         data.setup("fit")
 
 
-def test_a_changed_folder_of_many_images_is_looked_at_again(tmp_path, monkeypatch):
+def test_a_changed_file_among_many_images_is_looked_at_again(tmp_path, monkeypatch):
     """Also by a path that starts where the command runs."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(_looks, "_MANY", 1)
